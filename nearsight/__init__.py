@@ -1,0 +1,39 @@
+"""Nearsight: electronic structure from local atomic orbitals, by density functional theory or by an equivariant network.
+
+The public names load on first use, so that `import nearsight` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "NearsightError": "nearsight.core.errors",
+    "Structure": "nearsight.core.structure",
+    "Pairs": "nearsight.core.structure",
+    "Species": "nearsight.core.species",
+    "Basis": "nearsight.core.basis",
+    "BlockMatrix": "nearsight.core.blocks",
+    "Calculation": "nearsight.io.deeph",
+    "read": "nearsight.io.formats",
+    "write": "nearsight.io.formats",
+    "read_structure": "nearsight.io.structures",
+    "bands": "nearsight.properties.spectra",
+    "compare": "nearsight.properties.compare",
+    "check": "nearsight.properties.check",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'nearsight' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
