@@ -1,0 +1,11 @@
+"""Physical constants, once. Inside: Hartree and Bohr; on disk and on the command line: eV and angstrom.
+
+Source: CODATA 2018 (https://physics.nist.gov/cuu/Constants/), the set that the reference calculations were written with.
+Programs that carry their own constants are listed by name, so that `io/` can undo them exactly.
+"""
+
+HARTREE_EV = 27.211386245988  # 1 Ha in eV
+BOHR_ANG = 0.529177210903  # 1 Bohr in angstrom
+RYDBERG_EV = HARTREE_EV / 2  # 1 Ry in eV
+BOLTZMANN_HA = 3.1668115634556e-06  # k_B in Ha/K
+HARTREE_BOHR3_GPA = 29421.02648438959  # 1 Ha/Bohr^3 in GPa
