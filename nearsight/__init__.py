@@ -1,4 +1,4 @@
-"""Nearsight: electronic structure from local atomic orbitals, by density functional theory or by an equivariant network.
+"""Nearsight: electronic structure from local atomic orbitals, by density functional theory or an equivariant network.
 
 The public names load on first use, so that `import nearsight` is quick.
 """
@@ -26,7 +26,7 @@ _HOME = {
     "check": "nearsight.properties.check",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:
