@@ -116,6 +116,14 @@ class Calculation:
     info: Mapping[str, Any] = field(default_factory=dict)
     result: Mapping[str, Any] = field(default_factory=dict)
 
+    def require_hamiltonian(self) -> BlockMatrix:
+        """H [Ha]. Raises NearsightError where the folder has none."""
+        if self.hamiltonian is None:
+            raise NearsightError(
+                "this calculation has no hamiltonian.h5: compute it (scf) or predict it (predict) first"
+            )
+        return self.hamiltonian
+
     @property
     def electrons(self) -> float | None:
         """Number of electrons, where the folder tells it."""
@@ -194,8 +202,8 @@ def write_folder(
     """Write a calculation folder, whole or not at all; result.json is its last file.
 
     hamiltonian, fermi_level [Ha].  result: content of result.json, already in eV and angstrom.  extra: further text
-    files by name (a name may have a folder in it).  Atoms are grouped by element on disk, as the layout asks: where that
-    changes their order, info.json says so in `atom_order` (the index that each written atom had), and
+    files by name (a name may have a folder in it).  Atoms are grouped by element on disk, as the layout asks: where
+    that changes their order, info.json says so in `atom_order` (the index that each written atom had), and
     `forces_eV_per_Ang` in `result` is put in the same order.
     """
     order = grouped_order(structure.numbers)

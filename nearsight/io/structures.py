@@ -17,7 +17,8 @@ CLOSEST_ANG = 0.3  # atoms nearer than this are a mistake in the input: H2 has 0
 def read_structure(path: Path | str, vacuum: float | None = None) -> Structure:
     """A structure from any file that ASE reads, or from a calculation folder (its POSCAR).
 
-    vacuum: [angstrom] box for a molecule without a cell: this far from the outermost atoms on every side.
+    vacuum: [angstrom] the distance from the outermost atoms to the faces of a box, along every direction in which the
+        file gives no cell vector: a molecule has none, a sheet two.
     Raises NearsightError: no such file; a format that is not recognised or a broken file; no cell; a cell of zero
     volume; two atoms closer than 0.3 angstrom; no atoms.
     """
@@ -38,7 +39,7 @@ def _read_by_ase(path: Path, vacuum: float | None) -> Structure:
     try:
         atoms = ase.io.read(path)
     except Exception as error:  # ASE's readers raise whatever a broken file makes them stumble over
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else "it does not have the form its name promises"
         raise NearsightError(
             f"{path} cannot be read as a structure ({reason}); cif, xyz, POSCAR, xsf, ... are known"
         ) from error
@@ -47,7 +48,10 @@ def _read_by_ase(path: Path, vacuum: float | None) -> Structure:
     if vacuum is not None:
         if vacuum <= 0:
             raise NearsightError(f"a vacuum of {vacuum} angstrom makes no box: give a positive length")
-        atoms.center(vacuum=vacuum)
+        empty = [axis for axis in range(3) if not atoms.cell.array[axis].any()]
+        if not empty:
+            raise NearsightError(f"{path} has a cell: --vacuum is for molecules, sheets and wires without one")
+        atoms.center(vacuum=vacuum, axis=tuple(empty))
     elif not atoms.cell.array.any():
         raise NearsightError(
             f"{path} has no cell: put the molecule in a box with --vacuum ANGSTROM (5 or more), or give the file a cell"

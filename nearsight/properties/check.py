@@ -1,0 +1,110 @@
+"""Is a calculation sound? Laws that any structure with its matrices must keep, each with what was found."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+
+from nearsight.core.blocks import BlockMatrix
+from nearsight.core.errors import NearsightError
+from nearsight.core.units import BOHR_ANG, HARTREE_EV
+from nearsight.io.deeph import Calculation
+from nearsight.io.structures import check_structure
+from nearsight.solve.kpoints import mesh
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One law: what it is, what was found, whether it holds."""
+
+    law: str
+    found: str
+    holds: bool
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def check(calculation: Calculation) -> list[Finding]:
+    """Structure, hermiticity of every matrix, S positive definite, electron count and the place of the Fermi level."""
+    findings = [_structure(calculation)]
+    for name, matrix, unit, limit in (
+        ("S", calculation.overlap, 1.0, 1e-5),
+        ("H", calculation.hamiltonian, HARTREE_EV, 1e-3),
+        ("D", calculation.density_matrix, 1.0, 1e-4),
+    ):
+        if matrix is not None:
+            error = float((matrix - matrix.dagger()).values.abs().max()) * unit
+            text = f"{error:.1e}" + (" eV" if name == "H" else "")
+            findings.append(Finding(f"{name} is hermitian", f"largest deviation {text}", error <= limit))
+    findings.append(_norms(calculation.overlap))
+    findings.append(_positive(calculation))
+    for test in (_electrons, _fermi):
+        finding = test(calculation)
+        if finding is not None:
+            findings.append(finding)
+    converged = calculation.result.get("converged")
+    if converged is not None:
+        findings.append(
+            Finding("self-consistency was reached", f"converged: {str(converged).lower()}", bool(converged))
+        )
+    return findings
+
+
+def _structure(c: Calculation) -> Finding:
+    try:
+        check_structure(c.structure)
+    except NearsightError as error:
+        return Finding("the structure can be computed", str(error), False)
+    p = c.overlap.pairs
+    far = float(p.vectors(c.structure).norm(dim=1).max()) * BOHR_ANG
+    return Finding(
+        "the structure can be computed", f"{len(c.structure)} atoms, {len(p)} pairs to {far:.2f} angstrom", True
+    )
+
+
+def _norms(overlap: BlockMatrix) -> Finding:
+    """<phi|phi> = 1 for every orbital."""
+    local_row, local_column = overlap.layout.local
+    p = overlap.pairs
+    on_site = ((p.i == p.j) & (p.R == 0).all(1))[overlap.layout.pair]
+    error = float((overlap.values[0, on_site & (local_row == local_column)] - 1).abs().max())
+    return Finding("orbitals are normalised", f"largest deviation {error:.1e}", error <= 1e-3)
+
+
+def _sampling(c: Calculation) -> torch.Tensor:
+    """A coarse k-mesh with Gamma and the zone boundary: 2 points along each short axis."""
+    size = [2 if float(b) > 0.4 else 1 for b in c.structure.reciprocal.norm(dim=1)]
+    return mesh((size[0], size[1], size[2])).k
+
+
+def _positive(c: Calculation) -> Finding:
+    lowest = min(float(torch.linalg.eigvalsh(c.overlap.at_k(k[None])[0]).min()) for k in _sampling(c))
+    return Finding("S is positive definite", f"lowest eigenvalue {lowest:.2e}", lowest > 0)
+
+
+def _electrons(c: Calculation) -> Finding | None:
+    if c.density_matrix is None:
+        return None
+    density = c.density_matrix.on(c.overlap.layout)
+    spin_diagonal = density.values[[0, 3]] if density.spin == "spinor" else density.values
+    count = float((spin_diagonal.real.sum(0) * c.overlap.values[0]).sum())
+    told = c.electrons if c.electrons is not None else float(round(count))
+    return Finding("Tr[D S] is the number of electrons", f"{count:.6f}, expected {told:g}", abs(count - told) <= 1e-3)
+
+
+def _fermi(c: Calculation) -> Finding | None:
+    from nearsight.solve.eigen import eigenvalues
+
+    if c.hamiltonian is None or c.fermi_level is None:
+        return None
+    try:
+        levels = eigenvalues(c.hamiltonian, c.overlap, _sampling(c))
+    except NearsightError:
+        return None  # S is not positive definite: reported already
+    low, high = float(levels.min()) * HARTREE_EV, float(levels.max()) * HARTREE_EV
+    fermi = c.fermi_level * HARTREE_EV
+    return Finding(
+        "the Fermi level lies among the levels", f"{fermi:.3f} in {low:.3f} .. {high:.3f} eV", low < fermi < high
+    )

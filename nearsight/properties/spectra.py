@@ -1,0 +1,73 @@
+"""Band structures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from nearsight.core.blocks import BlockMatrix
+from nearsight.core.units import HARTREE_EV
+from nearsight.io.deeph import Calculation
+from nearsight.solve.eigen import eigenvalues
+from nearsight.solve.kpoints import BandPath, band_path
+
+LABELS = {"GAMMA": "Γ", "SIGMA": "Σ", "DELTA": "Δ", "LAMBDA": "Λ"}
+
+
+@dataclass(frozen=True, eq=False)
+class Bands:
+    """Energies e_n(k) along a path.
+
+    path: k-points and distances [1/Bohr].  energies: [components, k, n], Ha, ascending in n.  fermi_level: Ha, or None.
+    """
+
+    path: BandPath
+    energies: Tensor
+    fermi_level: float | None = None
+
+    @property
+    def ticks(self) -> tuple[list[float], list[str]]:
+        """Distances [1/Bohr] and names of the path's corners; where two stand at one place, both: `U|K`."""
+        places: dict[float, list[str]] = {}
+        for index, label in self.path.labels:
+            name = LABELS.get(label.split("_")[0], label.split("_")[0]) + "".join(
+                f"$_{s}$" for s in label.split("_")[1:]
+            )
+            names = places.setdefault(round(float(self.path.distance[index]), 9), [])
+            if name not in names:
+                names.append(name)
+        return list(places), ["|".join(names) for names in places.values()]
+
+    def to_json(self) -> dict[str, Any]:
+        """Energies and Fermi level [eV], k (fractional), distances [1/Bohr], corners."""
+        return {
+            "k": self.path.k.tolist(),
+            "distance_per_bohr": self.path.distance.tolist(),
+            "labels": [[i, name] for i, name in self.path.labels],
+            "fermi_energy_eV": None if self.fermi_level is None else self.fermi_level * HARTREE_EV,
+            "energies_eV": (self.energies * HARTREE_EV).tolist(),
+        }
+
+
+def bands(hamiltonian: BlockMatrix, overlap: BlockMatrix, path: BandPath, fermi_level: float | None = None) -> Bands:
+    """e_n(k) of H(k) c = e S(k) c along a path [Ha].
+
+    Raises NearsightError where S(k) is not positive definite.
+    """
+    return Bands(path, eigenvalues(hamiltonian, overlap, path.k.to(overlap.values.device)).cpu(), fermi_level)
+
+
+def bands_of(calculation: Calculation, points: int | None = None, labels: str | None = None) -> Bands:
+    """Bands of a calculation along its standard path (`solve.kpoints.band_path`).
+
+    points: how many k in all; by default as many as take about a minute.  labels: corners to visit, e.g. "GAMMA-M-K".
+    """
+    path = band_path(calculation.structure, points or affordable_points(calculation.basis.size), labels)
+    return bands(calculation.require_hamiltonian(), calculation.overlap, path, calculation.fermi_level)
+
+
+def affordable_points(orbitals: int) -> int:
+    """k-points on a path that keep the n^3 work of diagonalisation below a minute: between 24 and 120."""
+    return max(24, min(120, int(2.5e9 / orbitals**3)))
