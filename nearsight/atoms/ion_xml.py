@@ -131,9 +131,9 @@ def write_ion_xml(species: Species, path: str | os.PathLike[str]) -> None:
     _replace(path, "\n".join(lines))
 
 
-def _shell_order(o: Orbital) -> tuple[int, bool, int, int]:
-    """The project's order: by l, polarisation last of its l, then n (semicore first), then zeta."""
-    return (o.l, o.polarization, o.n, o.zeta)
+def _shell_order(o: Orbital) -> tuple[bool, int, int, int]:
+    """The project's order, SIESTA's too: by l, then n (semicore first), then zeta; polarisation shells after all others."""
+    return (o.polarization, o.l, o.n, o.zeta)
 
 
 class _Element:

@@ -79,6 +79,12 @@ class BlockLayout:
         """Indices of the elements of one pair of each (i, j, R), (j, i, -R)."""
         return self.pairs.half[self.pair].nonzero()[:, 0]
 
+    @cached_property
+    def cells(self) -> tuple[Tensor, Tensor]:
+        """The distinct R [cells, 3], and the index of each pair's R among them [pairs]."""
+        cells, index = torch.unique(self.pairs.R, dim=0, return_inverse=True)
+        return cells, index
+
     def phases(self, k: Tensor) -> Tensor:
         """exp(2 pi i k.R) [k, pairs] for fractional k [k, 3]."""
         angle = 2 * torch.pi * (k @ self.pairs.R.to(k).T)
@@ -208,13 +214,20 @@ class BlockMatrix:
         A spinor gives [1, k, 2n, 2n], spin outermost.
         """
         n = self.basis.size
-        flat = self.layout.row * n + self.layout.column
-        gamma = bool((k == 0).all())
-        if gamma:
-            values = self.values[:, None, :].expand(-1, len(k), -1)
+        if bool((k == 0).all()):
+            flat = self.layout.row * n + self.layout.column
+            dense = self.values.new_zeros(len(self.values), 1, n * n).index_add(2, flat, self.values[:, None])
+            dense = dense.expand(-1, len(k), -1)
         else:
-            values = self.values[:, None, :] * self.layout.phases(k.to(self.values.real.dtype))[:, self.layout.pair]
-        dense = values.new_zeros(len(self.values), len(k), n * n).index_add(2, flat, values)
+            cells, cell = self.layout.cells
+            flat = (cell[self.layout.pair] * n + self.layout.row) * n + self.layout.column
+            by_cell = self.values.new_zeros(len(self.values), len(cells) * n * n)
+            by_cell = by_cell.index_add(1, flat, self.values).reshape(len(self.values), len(cells), n * n)
+            angle = 2 * torch.pi * (k @ cells.to(k).T).to(self.values.real.dtype)
+            if by_cell.is_complex():
+                dense = torch.complex(angle.cos(), angle.sin()) @ by_cell
+            else:  # two real products: half the work of a complex one
+                dense = torch.complex(angle.cos() @ by_cell, angle.sin() @ by_cell)
         dense = dense.reshape(len(self.values), len(k), n, n)
         if self.spin != "spinor":
             return dense
@@ -222,17 +235,21 @@ class BlockMatrix:
         return torch.cat([torch.cat([uu, ud], -1), torch.cat([du, dd], -1)], -2)[None]
 
     def from_k(self, dense: Tensor, k: Tensor, weights: Tensor) -> BlockMatrix:
-        """The adjoint of at_k: M_ij(R) = sum_k w_k Re[exp(-2 pi i k.R)... ] of dense [components, k, n, n] on this layout.
+        """M_ij(R) = sum_k w_k Re[exp(-2 pi i k.R) M_ij(k)] for hermitian M(k) [components, k, n, n], on this layout.
 
-        For a density matrix D(k) this gives D(R), real when time reversal pairs k with -k (only one of them is passed).
+        Real because time reversal pairs k with -k and only one of the two is passed, with the weight of both.
         """
         n = self.basis.size
-        flat = self.layout.row * n + self.layout.column
-        values = dense.flatten(2)[:, :, flat]
-        if values.is_complex():
-            phases = self.layout.phases(k.to(values.real.dtype))[:, self.layout.pair]
-            values = (values * phases.conj()).real
-        return self.with_values(torch.einsum("skn,k->sn", values, weights.to(values)))
+        w = weights.to(dense.real.dtype)
+        if not dense.is_complex():
+            flat = self.layout.row * n + self.layout.column
+            return self.with_values(torch.einsum("sknm,k->snm", dense, w).flatten(1)[:, flat])
+        cells, cell = self.layout.cells
+        angle = 2 * torch.pi * (cells.to(k) @ k.T).to(w.dtype)
+        dense = dense.flatten(2)
+        by_cell = (angle.cos() * w) @ dense.real + (angle.sin() * w) @ dense.imag
+        flat = (cell[self.layout.pair] * n + self.layout.row) * n + self.layout.column
+        return self.with_values(by_cell.flatten(1)[:, flat])
 
     def to_csr(self, k: Tensor | None = None) -> list[scipy.sparse.csr_matrix]:
         """M(k) as one scipy CSR matrix a component (k fractional [3]; None means Gamma)."""

@@ -70,7 +70,8 @@ class Projector:
 class Species:
     """Orbitals, pseudopotential and atomic density of one kind of atom (Hartree atomic units).
 
-    orbitals: shells in the project's one order: by l, then n (semicore first), then zeta; polarisation shells last of their l.
+    orbitals: shells in the project's one order: by l, then n (semicore first), then zeta; polarisation
+        shells after all others (Mo: s s s p d d p).
     projectors: separable non-local part. Scalar-relativistic projectors only, unless `relativistic_projectors` is given too.
     neutral_atom_potential: V_NA(r) = V_local(r) + V_H[n_atom](r)  [Ha], zero beyond its cutoff.
     local_charge: n_local(r), the charge whose electrostatic potential is V_local, electron's sign: integrates to

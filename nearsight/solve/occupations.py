@@ -1,0 +1,167 @@
+"""Fermi-Dirac occupations and the density matrix as one differentiable function of the Hamiltonian."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nearsight.core.blocks import BlockMatrix
+from nearsight.core.errors import NearsightError
+from nearsight.solve.eigen import InverseSquareRootFactor
+from nearsight.solve.kpoints import KPoints
+
+
+def fermi_dirac(x: Tensor) -> Tensor:
+    """f(x) = 1 / (1 + exp(x)), x = (e - mu) / kT."""
+    return torch.sigmoid(-x)
+
+
+def fermi_level(energies: Tensor, weights: Tensor, electrons: float, kT: float) -> Tensor:  # noqa: N803
+    """mu with sum_k w_k g f((e - mu) / kT) = electrons, by bisection then Newton (energies [s, k, n]; g = 2 / s).
+
+    Raises NearsightError when the bands cannot hold the electrons.
+    """
+    degeneracy = 2.0 / len(energies) if len(energies) <= 2 else 1.0
+    w = degeneracy * weights[None, :, None].expand_as(energies)
+    capacity = float(w.sum())
+    if not 0 < electrons <= capacity + 1e-9:
+        raise NearsightError(f"{electrons:g} electrons do not fit into {capacity:g} states: choose a larger basis")
+    if electrons > capacity - 1e-9:
+        return energies.max() + 40 * kT
+    low, high = energies.min() - 40 * kT, energies.max() + 40 * kT
+    for _ in range(200):
+        mu = 0.5 * (low + high)
+        count = (w * fermi_dirac((energies - mu) / kT)).sum()
+        low, high = torch.where(count < electrons, mu, low), torch.where(count < electrons, high, mu)
+        if bool((high - low) <= 4e-16 * (high.abs() + low.abs())):
+            break
+    return 0.5 * (low + high)
+
+
+@dataclass(frozen=True, eq=False)
+class Occupied:
+    """What diagonalisation gives: energies [s, k, n] (Ha), occupations f in 0..1, coefficients C [s, k, n, n], mu (Ha).
+
+    entropy_term: T S of the electrons [Ha], >= 0.
+    """
+
+    energies: Tensor
+    occupations: Tensor
+    coefficients: Tensor
+    fermi_level: Tensor
+    entropy_term: Tensor
+    kT: float
+    weights: Tensor
+
+    @property
+    def degeneracy(self) -> float:
+        """Electrons a full state holds: 2 without spin, 1 with."""
+        return 2.0 if len(self.energies) == 1 else 1.0
+
+
+def occupy(factor: InverseSquareRootFactor, h_k: Tensor, weights: Tensor, electrons: float, kT: float) -> Occupied:  # noqa: N803
+    """Diagonalise dense H(k) [s, k, n, n] and fill the levels at fixed electron number."""
+    e, c = factor.solve(h_k)
+    mu = fermi_level(e, weights, electrons, kT)
+    x = (e - mu) / kT
+    f = fermi_dirac(x)
+    g = 2.0 if len(e) == 1 else 1.0
+    # -f ln f - (1-f) ln(1-f) = softplus(-|x|) + |x| / (1 + exp|x|): no cancellation in either tail
+    entropy = torch.nn.functional.softplus(-x.abs()) + x.abs() * fermi_dirac(x.abs())
+    ts = kT * g * torch.einsum("skn,k->", entropy, weights)
+    return Occupied(e, f, c, mu, ts, kT, weights)
+
+
+def divided_difference(e: Tensor, f: Tensor, mu: Tensor, kT: float) -> Tensor:  # noqa: N803
+    """K_ij = (f_i - f_j) / (e_i - e_j), K_ii = f'(e_i), for Fermi-Dirac occupations [..., n, n]; finite at degeneracy.
+
+    f(a) - f(b) = -sinh((a-b)/2) / (2 cosh(a/2) cosh(b/2)) with a = (e - mu)/kT: written with exponentials of -|.| only, so
+    that nothing overflows, and with sinh(t)/t taken from its series near t = 0.
+    """
+    x = (e - mu) / kT
+    t = 0.5 * (x[..., :, None] - x[..., None, :])
+    close = t.abs() < 0.5
+    small = torch.where(close, t, torch.zeros_like(t))
+    t2 = small * small
+    sinhc = 1 + t2 / 6 * (1 + t2 / 20 * (1 + t2 / 42 * (1 + t2 / 72 * (1 + t2 / 110 * (1 + t2 / 156)))))
+    half = 0.5 * x
+    inverse_cosh = 2 * torch.exp(-half.abs()) / (1 + torch.exp(-2 * half.abs()))
+    near = -0.25 * sinhc * inverse_cosh[..., :, None] * inverse_cosh[..., None, :] / kT
+    far = (f[..., :, None] - f[..., None, :]) / torch.where(close, torch.ones_like(t), 2 * t * kT)
+    return torch.where(close, near, far)
+
+
+def response(state: Occupied, f_tilde: Tensor) -> Tensor:
+    """P = K o F~ + dmu-term, so that d Tr[G D] = Tr[C P C^dagger dH] where F~ = C^dagger G C; per unit degeneracy and weight.
+
+    The second term is the shift of the Fermi level at fixed electron number:
+    dmu-term_ii = -f'_i sum_kj w f'_j F~_jj / sum_kj w f'_j.
+    """
+    kernel = divided_difference(state.energies, state.occupations, state.fermi_level, state.kT)
+    slope = torch.diagonal(kernel, dim1=-2, dim2=-1)
+    diagonal = torch.diagonal(f_tilde, dim1=-2, dim2=-1).real
+    w = state.weights[None, :, None]
+    total = (w * slope).sum()
+    mean = (w * slope * diagonal).sum() / torch.where(total < 0, total, torch.full_like(total, -1e-300))
+    result = kernel * f_tilde
+    return result - torch.diag_embed((slope * mean).to(result.dtype))
+
+
+class _DensityMatrix(torch.autograd.Function):
+    """(D values, T S) from H values; the backward pass is the closed form of `response`, with no 1/(e_i - e_j)."""
+
+    @staticmethod
+    def forward(ctx, values, hamiltonian, factor, kpoints, electrons, kT):  # noqa: ANN001, ANN205, N803
+        h = hamiltonian.with_values(values)
+        state = occupy(factor, h.at_k(kpoints.k), kpoints.weights, electrons, kT)
+        density = density_from(state, h, kpoints)
+        ctx.state, ctx.hamiltonian, ctx.kpoints = state, h, kpoints
+        ctx.mark_non_differentiable(state.energies, state.fermi_level)
+        return density.values, state.entropy_term, state.energies, state.fermi_level
+
+    @staticmethod
+    def backward(ctx, grad_density, grad_entropy, _energies, _mu):  # noqa: ANN001, ANN205
+        state: Occupied = ctx.state
+        gradient = ctx.hamiltonian.with_values(grad_density)
+        f_tilde = state.coefficients.mH @ gradient.at_k(ctx.kpoints.k) @ state.coefficients
+        # d(TS) = sum_i e_i df_i at fixed electron number: the entropy adds g e_i to the diagonal
+        f_tilde = f_tilde + torch.diag_embed((grad_entropy * state.energies).to(f_tilde.dtype))
+        dense = state.coefficients @ response(state, f_tilde) @ state.coefficients.mH
+        result = ctx.hamiltonian.from_k(state.degeneracy * dense, ctx.kpoints.k, ctx.kpoints.weights)
+        return result.values, None, None, None, None, None
+
+
+def density_from(state: Occupied, like: BlockMatrix, kpoints: KPoints) -> BlockMatrix:
+    """D_ij(R) = sum_k w_k g Re[exp(-2 pi i k.R) sum_n f_n C_in C*_jn] on the layout of `like`."""
+    filled = state.coefficients * (state.degeneracy * state.occupations).to(state.coefficients.dtype)[..., None, :]
+    return like.from_k(filled @ state.coefficients.mH, kpoints.k, kpoints.weights)
+
+
+@dataclass(frozen=True, eq=False)
+class DensityMatrix:
+    """D = f(H) with the entropy term T S [Ha], both differentiable in H; the levels [s, k, n] and mu [Ha] are not."""
+
+    matrix: BlockMatrix
+    entropy_term: Tensor
+    energies: Tensor
+    fermi_level: Tensor
+
+
+def density_matrix(
+    hamiltonian: BlockMatrix,
+    factor: InverseSquareRootFactor,
+    kpoints: KPoints,
+    electrons: float,
+    kT: float,  # noqa: N803
+) -> DensityMatrix:
+    """The density matrix of a Hamiltonian at fixed electron number, with the derivative of docs/conventions.md.
+
+    For Omega = E[D] - T S, autograd through this gives dOmega/dH = C [K o (F~ - diag e) + dmu-term] C^dagger, which is exact
+    for degenerate levels too (eigenvectors are never differentiated).  kT in Ha, > 0.
+    """
+    if not kT > 0:
+        raise NearsightError(f"smearing kT must be positive, not {kT:g}; an insulator may take a very small one (0.001 eV)")
+    d, ts, e, mu = _DensityMatrix.apply(hamiltonian.values, hamiltonian, factor, kpoints, electrons, kT)
+    return DensityMatrix(hamiltonian.with_values(d), ts, e, mu)
