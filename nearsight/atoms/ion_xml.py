@@ -1,8 +1,8 @@
 """The `.ion.xml` file: a species as SIESTA writes it, in and out.
 
 Tables are (r_i, R(r_i)/r_i^l) on r_i = i * delta; energies and V_NA in Ry, lengths in Bohr, `chlocal` in
-electrons/Bohr^3 with the electron's sign (its integral is -valence). SIESTA has no place for j-resolved projectors beside
-scalar ones, nor for a species' provenance: they go into elements of our own, which other readers skip.
+electrons/Bohr^3 with the electron's sign (its integral is -valence). SIESTA has no place for j-resolved projectors
+beside scalar ones, nor for a species' provenance: they go into elements of our own, which other readers skip.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def read_ion_xml(path: str | os.PathLike[str], symbol: str | None = None) -> Spe
     valence = ion.number("valence")
     local_charge = _radial(ion.child("chlocal"), l=0)
     charge = 4 * np.pi * np.trapezoid(local_charge.values * local_charge.r**2, dx=local_charge.spacing)
-    if abs(charge + valence) > 0.02 * max(1.0, valence):
+    if abs(float(charge) + valence) > 0.02 * max(1.0, valence):
         raise NearsightError(
             f"{path}: <chlocal> integrates to {charge:.4f}, not to -valence = {-valence:g}; write the file again"
         )
@@ -132,7 +132,7 @@ def write_ion_xml(species: Species, path: str | os.PathLike[str]) -> None:
 
 
 def _shell_order(o: Orbital) -> tuple[bool, int, int, int]:
-    """The project's order, SIESTA's too: by l, then n (semicore first), then zeta; polarisation shells after all others."""
+    """The project's order, SIESTA's too: by l, n (semicore first), zeta; polarisation shells after all others."""
     return (o.polarization, o.l, o.n, o.zeta)
 
 

