@@ -66,7 +66,7 @@ def compare(
 ) -> Comparison:
     """Compare two calculations of one structure in one basis.
 
-    window_ev: half width of the band window around the reference's Fermi level [eV].  path: where bands are compared; by
+    window_ev: half width of the band window around the Fermi level [eV].  path: where bands are compared; by
         default the standard path, with as many points as a minute allows.
     Raises NearsightError where the structures or the bases differ, or a Hamiltonian is missing.
     """

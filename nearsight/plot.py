@@ -1,0 +1,103 @@
+"""Pictures of results. Draws what it is given and computes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nearsight.core.errors import NearsightError
+from nearsight.core.units import HARTREE_EV
+from nearsight.io.atomic import whole_file
+from nearsight.properties.spectra import Bands
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#30424f", "#d1495b", "#2a9d8f", "#e09f3e", "#6d597a")
+STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.linewidth": 0.7,
+    "xtick.direction": "in",
+    "ytick.direction": "in",
+    "ytick.right": True,
+    "ytick.minor.visible": True,
+    "xtick.major.size": 0,
+    "legend.frameon": False,
+    "savefig.dpi": 200,
+    "mathtext.default": "regular",
+}
+
+
+def plot_bands(
+    results: Sequence[tuple[str, Bands]],
+    out: Path | str,
+    *,
+    window_ev: tuple[float, float] = (-10.0, 10.0),
+    title: str | None = None,
+    note: str | None = None,
+) -> None:
+    """Band structures over each other, written to `out` (png, pdf or svg).
+
+    results: (name, bands) of one path each; the first is drawn as a solid line, the others dashed over it, all against
+    the first known Fermi level.  window_ev: energies shown, relative to it [eV].  title, note: text above and below.
+    Raises NearsightError where the paths differ or the file cannot be written.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    if not results:
+        raise NearsightError("no bands to draw")
+    lengths = {len(b.path.k) for _, b in results}
+    if len(lengths) > 1:
+        raise NearsightError("bands on different paths cannot be drawn over each other: give one path to all")
+    with rc_context(STYLE):  # type: ignore[arg-type]  # a plain dict is what matplotlib documents
+        figure = Figure(figsize=(4.8, 4.0), layout="constrained")
+        _draw(figure.subplots(), results, window_ev)
+        if len(results) > 1 or len(results[0][1].energies) > 1:
+            figure.legend(loc="outside upper center", ncols=4, fontsize=8)
+        if title:
+            figure.suptitle(title, fontsize=9)
+        if note:
+            figure.supxlabel(note, fontsize=7.5, color="0.35")
+        save(figure, out)
+
+
+def _draw(axes: Axes, results: Sequence[tuple[str, Bands]], window_ev: tuple[float, float]) -> None:
+    zero = next((b.fermi_level for _, b in results if b.fermi_level is not None), None)
+    for n, (name, bands) in enumerate(results):
+        x = bands.path.distance.numpy()
+        energies = (bands.energies - (zero or 0.0)).numpy() * HARTREE_EV
+        for s, component in enumerate(energies):
+            line: dict[str, Any] = {"ls": "-", "lw": 1.5, "alpha": 0.65} if n == 0 else {"ls": (0, (3, 2)), "lw": 1.0}
+            colour = COLOURS[(n + (2 * s if len(results) == 1 else 0)) % len(COLOURS)]
+            label = name + ("" if len(energies) == 1 else (" ↑", " ↓")[s])
+            shown = component[:, (component.max(0) >= window_ev[0]) & (component.min(0) <= window_ev[1])]
+            lines = axes.plot(x, shown, color=colour, **line)
+            if lines:
+                lines[0].set_label(label)
+    places, names = results[0][1].ticks
+    for place in places[1:-1]:
+        axes.axvline(place, color="0.75", lw=0.6, zorder=0)
+    if zero is not None:
+        axes.axhline(0, color="0.55", lw=0.6, ls=":", zorder=0)
+    axes.set_xticks(places, names)
+    axes.set_xlim(places[0], places[-1])
+    low, high = window_ev
+    axes.set_ylim(low, high)
+    axes.set_ylabel("$E - E_F$ (eV)" if zero is not None else "E (eV)")
+
+
+def save(figure: Figure, out: Path | str) -> None:
+    """Write a figure, whole or not at all, in the format of the name's ending.
+
+    Raises NearsightError for an ending that is no picture's.
+    """
+    out = Path(out)
+    kind = out.suffix.lstrip(".").lower() or "png"
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise NearsightError(f"{out}: pictures can be written as png, pdf or svg, not .{kind}")
+    with whole_file(out) as part:
+        figure.savefig(part, format=kind)
