@@ -82,6 +82,7 @@ def read_ion_xml(path: str | os.PathLike[str], symbol: str | None = None) -> Spe
         local_charge=local_charge,
         core_density=_radial(core, l=0) if core else None,
         relativistic_projectors=relativistic,
+        self_energy=ion.number("self_energy") * RYDBERG,
         provenance=provenance,
     )
 

@@ -73,7 +73,8 @@ class BasisSettings:
 
     size: "sz", "szp", "dz", "dzp", "tz" or "tzp"; semicore shells always get one function.
     energy_shift: rise of each level that fixes r_c, in a hard wall [Ry].
-    split_norm: norm of the first zeta beyond the matching radius of the second; the third has its square root.
+    split_norm, split_norm_hydrogen: norm that fixes the matching radius of the second zeta, see `matching_radius`; the
+    third zeta has the square root of it.
     confinement: the wall inside which the orbitals of radius r_c are found.
     polarization: "response" of the outermost shell to an electric field, or the confined l+1 "state".
     """
@@ -127,7 +128,7 @@ def generate_species(
 def species_from(pp: Pseudopotential, basis: BasisSettings) -> Species:
     """The species of a pseudopotential: orbitals from its self-consistent atom, and its local and separable part."""
     atom = solve_atom(pp)
-    orbitals = _orbitals(pp, atom, basis)
+    orbitals, notes = _orbitals(pp, atom, basis)
     local = LocalPart(pp)
     return Species(
         symbol=pp.symbol,
@@ -145,7 +146,8 @@ def species_from(pp: Pseudopotential, basis: BasisSettings) -> Species:
             "pseudopotential_sha256": pp.sha256,
             "xc": pp.xc,
             "basis": repr(basis),
-        },
+        }
+        | ({"notes": notes} if notes else {}),
     )
 
 
@@ -162,7 +164,7 @@ class _Shell:
 
 
 def _shells(pp: Pseudopotential, atom: PseudoAtom) -> list[_Shell]:
-    """The reference atom's shells, told apart into semicore and valence, and the outermost s shell where it is empty."""
+    """The reference atom's shells, told apart into semicore and valence, and the outermost s shell even if empty."""
     period = 1 + sum(pp.number > z for z in _NOBLE)
     main_p = any(s.l == 1 and s.n == period and s.occupation > 0 for s in atom.shells)
     has_d = any(s.l == 2 and s.n == period - 1 for s in atom.shells)
@@ -182,7 +184,8 @@ def _shells(pp: Pseudopotential, atom: PseudoAtom) -> list[_Shell]:
     return shells
 
 
-def _orbitals(pp: Pseudopotential, atom: PseudoAtom, basis: BasisSettings) -> tuple[Orbital, ...]:
+def _orbitals(pp: Pseudopotential, atom: PseudoAtom, basis: BasisSettings) -> tuple[tuple[Orbital, ...], str]:
+    """The shells in the project's order, and what was done otherwise than asked."""
     shells = _shells(pp, atom)
     total = sum(s.occupation for s in shells)
     if abs(total - pp.valence) > 1e-2:
@@ -190,7 +193,9 @@ def _orbitals(pp: Pseudopotential, atom: PseudoAtom, basis: BasisSettings) -> tu
             f"{pp.path}: its shells hold {total:g} electrons, not the valence charge {pp.valence:g}; take another file"
         )
     split = basis.split_norm_hydrogen if pp.number == 1 else basis.split_norm
-    orbitals, states = [], {}
+    orbitals: list[Orbital] = []
+    states: dict[tuple[int, int], ConfinedState] = {}
+    notes: list[str] = []
     for s in shells:
         radius = confinement_radius(atom.potential, s.l, s.index, s.energy, basis.energy_shift * RYDBERG)
         state = confined_state(atom.potential, s.l, s.index, radius, basis.confinement)
@@ -199,10 +204,13 @@ def _orbitals(pp: Pseudopotential, atom: PseudoAtom, basis: BasisSettings) -> tu
         population = s.occupation * pp.valence / total
         orbitals.append(Orbital(first, s.n, 1, population))
         for zeta in range(2, 1 + (1 if s.semicore else _ZETAS[basis.size])):
-            orbitals.append(Orbital(split_zeta(first, split ** (1 / (zeta - 1))), s.n, zeta, 0.0))
+            match, regular = matching_radius(first, split ** (1 / (zeta - 1)))
+            if not regular:
+                notes.append(f"{s.n}{'spdf'[s.l]} zeta {zeta} split where its tail alone has a fifth of the split norm")
+            orbitals.append(Orbital(split_zeta(first, match), s.n, zeta, 0.0))
     if basis.size.endswith("p"):
         orbitals.append(_polarization(shells, states, atom.potential, basis))
-    return tuple(sorted(orbitals, key=lambda o: (o.polarization, o.l, o.n, o.zeta)))
+    return tuple(sorted(orbitals, key=lambda o: (o.polarization, o.l, o.n, o.zeta))), "; ".join(notes)
 
 
 def confinement_radius(potential: RadialPotential, l: int, index: int, free_energy: float, shift: float) -> float:
@@ -248,32 +256,57 @@ def _walled(
     return sphere, H, null_space(sphere.edge[None])
 
 
-def split_zeta(first: RadialFunction, norm: float) -> RadialFunction:
-    """The next zeta: first(r) - r^l (a + b r^2 + c r^4) inside r_m, zero outside, normalised.
+def matching_radius(first: RadialFunction, norm: float) -> tuple[float, bool]:
+    """r_m [Bohr] at which to split a first zeta, and whether the rule of the whole norm found it.
 
-    r_m is where the norm of the first zeta beyond it is `norm`; a, b, c match value, slope and curvature there, so that
-    the function ends as smoothly as a first zeta does (the parabola of the usual split norm leaves a kink in the
-    slope).
-    Raises NearsightError where the difference vanishes.
+    The rule: the parabola r^l (a - b r^2) that meets the orbital at r_m in value and slope, together with the orbital
+    outside, has the norm `norm` (SIESTA's split norm; the largest such radius). A shell that is hollow or has a node
+    (Li, Na, K, 5s of the transition metals) meets it only close to r_c, where the second zeta would be all but the
+    first one again; beyond 0.85 r_c the remedy is used: the orbital outside r_m alone has a fifth of the norm, which
+    is its usual share.
     """
     r, l = first.r, first.l
     f = CubicSpline(r, first.values)
-    outside = CubicSpline(r, (first.values * r ** (l + 1)) ** 2).antiderivative()
-    total = float(outside(r[-1]))
-    match = float(brentq(lambda x: (total - float(outside(x))) - norm * total, r[1], r[-1], xtol=1e-8))
+    inside = CubicSpline(r, (first.values * r ** (l + 1)) ** 2).antiderivative()
+
+    def tail(m: float) -> float:
+        return 1.0 - float(inside(m))
+
+    def whole(m: float) -> float:
+        b = -float(f(m, 1)) / (2 * m)
+        a = float(f(m)) + b * m**2
+        # int_0^m r^(2l+2) (a - b r^2)^2 dr
+        p = 2 * l + 3
+        return tail(m) + m**p * (a * a / p - 2 * a * b * m**2 / (p + 2) + b * b * m**4 / (p + 4))
+
+    trial = np.linspace(first.cutoff * 0.999, 0.1, 400)
+    excess = np.array([whole(m) - norm for m in trial])
+    crossing = np.nonzero((excess[:-1] < 0) & (excess[1:] >= 0))[0]
+    if len(crossing):
+        found = float(brentq(lambda m: whole(m) - norm, trial[crossing[0] + 1], trial[crossing[0]], xtol=1e-8))
+        if found <= 0.85 * first.cutoff:
+            return found, True
+    return float(brentq(lambda m: tail(m) - norm / 5, r[1], r[-1], xtol=1e-8)), False
+
+
+def split_zeta(first: RadialFunction, radius: float) -> RadialFunction:
+    """The next zeta: first(r) - r^l (a + b r^2 + c r^4) inside `radius`, zero outside, normalised.
+
+    a, b, c match value, slope and curvature at the radius, so that the function ends there as smoothly as a first zeta
+    does (the parabola of the usual recipe leaves a jump in the curvature, which a real-space grid resolves badly).
+    Raises NearsightError where the difference vanishes.
+    """
+    l = first.l
+    f = CubicSpline(first.r, first.values)
     powers = np.array([0, 2, 4])
-    rows = [
-        match**powers,
-        powers * match ** np.maximum(powers - 1, 0),
-        powers * (powers - 1) * match ** np.abs(powers - 2),
-    ]
-    inner = np.linalg.solve(np.array(rows, dtype=np.float64), np.array([f(match), f(match, 1), f(match, 2)]))
-    x, h = grid(match)
-    values = f(x) - (x[:, None] ** powers) @ inner
+    rows = np.array([radius**powers, [0, 2 * radius, 4 * radius**3], [0, 2, 12 * radius**2]])
+    inner = np.linalg.solve(rows, np.array([f(radius), f(radius, 1), f(radius, 2)]))
+    r, h = grid(radius)
+    values = f(r) - (r[:, None] ** powers) @ inner
     values[-1] = 0.0
-    if np.trapezoid((values * x ** (l + 1)) ** 2, x) < 1e-6:
+    if np.trapezoid((values * r ** (l + 1)) ** 2, r) < 1e-6:
         raise NearsightError(
-            f"split norm {norm:g} leaves nothing for the next zeta of l = {l}; take a larger split norm"
+            f"splitting l = {l} at {radius:.2f} Bohr leaves nothing for the next zeta; take a larger split norm"
         )
     return _normalised(l, values, h)
 
@@ -311,7 +344,7 @@ def response(
     phi = state.coefficients @ state.sphere.phi
     field = sphere.phi @ (sphere.weight * sphere.r * phi)
     energies, vectors = eigh(allowed.T @ H @ allowed)
-    # A level of l+1 near e would make the response that level alone: half a Rydberg-tenth keeps it a response.
+    # A level of l+1 close to e would take over the response: hold the gap above 0.05 Ha.
     gap = np.maximum(energies[occupied:] - state.energy, 0.05)
     coefficients = vectors[:, occupied:] @ ((vectors[:, occupied:].T @ (allowed.T @ field)) / gap)
     return ConfinedState(state.energy, sphere, allowed @ coefficients)

@@ -41,7 +41,8 @@ class Beta:
 
 @dataclass(frozen=True, eq=False)
 class ReferenceShell:
-    """A shell of the reference atom: occupation in electrons, energy [Ha], and r R(r) on the file's grid."""
+    """A shell of the reference atom: occupation in electrons, energy [Ha; NaN if not stated],
+    and r R(r) on the file's grid."""
 
     n: int
     l: int
@@ -124,7 +125,7 @@ class Pseudopotential:
         root, U = np.sqrt(s[keep]), U[:, keep]
         energies, mix = np.linalg.eigh(root[:, None] * (U.T @ D @ U) * root[None, :])
         waves = mix.T @ ((U / root).T @ beta)
-        strong = np.abs(energies) > 1e-6  # Ha; <chi|psi>^2 <= 1, so dropping these changes no level by more
+        strong = np.abs(energies) > 1e-5  # Ha; <chi|psi>^2 <= 1, so dropping these changes no level by more
         order = np.argsort(-np.abs(energies[strong]))
         return SeparableChannel(l, j, waves[strong][order], energies[strong][order])
 
@@ -259,7 +260,7 @@ class _Upf:
                     l=int(self._field(node, "l")),
                     j=j,
                     occupation=max(0.0, self._field(node, "occupation")),
-                    energy=RYDBERG * self._field(node, "pseudo_energy"),
+                    energy=RYDBERG * self._field(node, "pseudo_energy") if node.get("pseudo_energy") else float("nan"),
                     wave=self._array(node, r.size),
                 )
             )

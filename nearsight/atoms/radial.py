@@ -154,7 +154,7 @@ def solve_atom(
 
     relativistic: keep the shells of a fully relativistic pseudopotential apart by j; otherwise use the scalar average.
     tolerance: int |n_out - n_in| d^3r per electron.
-    Raises NearsightError: no reference shells, an unknown functional, no convergence.
+    Raises NearsightError: no reference shells, an unknown functional, a ghost state, no convergence.
     """
     pp = pseudopotential
     if relativistic and not pp.fully_relativistic:
@@ -183,6 +183,8 @@ def solve_atom(
             energies, vectors = eigh(H, subset_by_index=[0, len(shells) - 1])
             phi, phi_slope = vectors.T @ sphere.phi, vectors.T @ sphere.slope
             states[l, j] = energies, phi
+            if iterations == 1:
+                _refuse_ghosts(pp, l, shells, energies)
             f = np.array([s.occupation for s in shells]) / (4 * np.pi)
             result += f @ phi**2, 2 * f @ (phi * phi_slope)
         change = 4 * np.pi * radial_weight(r) @ np.abs(result[0] - n)
@@ -228,6 +230,20 @@ def _configuration(pp: Pseudopotential, relativistic: bool) -> dict[tuple[int, f
             energy = float(np.average([old.energy, s.energy], weights=weights))
             levels[s.n] = _Level(s.n, total, energy)
     return {key: [levels[n] for n in sorted(levels)] for key, levels in sorted(merged.items(), key=str)}
+
+
+def _refuse_ghosts(pp: Pseudopotential, l: int, shells: list[_Level], energies: NDArray[np.float64]) -> None:
+    """In the file's own density the lowest levels are the file's, unless the separable form has bound a spurious one.
+
+    The margin is far above what averaging over j moves a level (0.02 Ha), far below any known ghost.
+    """
+    for shell, energy in zip(shells, energies, strict=True):
+        if energy < shell.energy - 0.1:
+            raise NearsightError(
+                f"{pp.path}: its projectors bind a ghost state of {pp.symbol}, l = {l}, at {energy:.1f} Ha, below the "
+                f"shell n = {shell.n} at {shell.energy:.2f} Ha; take the file of another functional, or a folder with "
+                "another pseudopotential"
+            )
 
 
 def local_potential(pp: Pseudopotential, r: NDArray[np.float64]) -> NDArray[np.float64]:
