@@ -1,0 +1,311 @@
+"""The command line: one verb, one public function. Everything here is words and progress bars."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nearsight.core.errors import NearsightError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from nearsight.properties.spectra import Bands
+
+app = typer.Typer(
+    name="nearsight",
+    help="Electronic structure by density functional theory, and by networks that learn its Hamiltonian.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+dataset_app = typer.Typer(help="Many ground states at once.", no_args_is_help=True)
+app.add_typer(dataset_app, name="dataset")
+
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def main() -> None:
+    """Run the command line: exit 0 when all is well, 1 with one line on stderr when not, 2 for a usage error."""
+    import warnings
+
+    warnings.filterwarnings("ignore", module="seekpath")  # it warns of every cell that is nearly of higher symmetry
+    try:
+        app()
+    except NearsightError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("stopped; the same command goes on from here", 130)
+    except OSError as error:
+        _fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+
+
+def _fail(message: str, status: int = 1) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from nearsight import __version__
+
+        print(f"nearsight {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def scf(
+    structure: Annotated[Path, typer.Argument(help="Any structure file that ASE reads, or a calculation folder.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Calculation folder to write.")],
+    xc: Annotated[str | None, typer.Option(help="lda or pbe.")] = None,
+    kmesh: Annotated[tuple[int, int, int] | None, typer.Option(help="Gamma-centred k-mesh.", metavar="N N N")] = None,
+    mesh_cutoff: Annotated[float | None, typer.Option(help="Cutoff of the real-space mesh.", metavar="RY")] = None,
+    mesh: Annotated[tuple[int, int, int] | None, typer.Option(help="The mesh itself.", metavar="N N N")] = None,
+    basis: Annotated[str | None, typer.Option(help="sz, dz, szp, dzp or tzp.")] = None,
+    energy_shift: Annotated[float | None, typer.Option(help="Confinement of the orbitals.", metavar="RY")] = None,
+    species: Annotated[Path | None, typer.Option(help="Folder of <Symbol>.ion.xml, in place of a basis.")] = None,
+    smearing: Annotated[float | None, typer.Option(help="k_B T of Fermi-Dirac occupations.", metavar="EV")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    vacuum: Annotated[
+        float | None, typer.Option(help="Box around a molecule without a cell.", metavar="ANGSTROM")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; options here come on top.")] = None,
+    words: Set = None,
+) -> None:
+    """Compute the ground state of a structure by density functional theory."""
+    from nearsight.dft.run import run_scf
+    from nearsight.dft.settings import ScfSettings
+    from nearsight.io.configuration import override, read_table, validated
+    from nearsight.io.structures import read_structure
+
+    given = {
+        "xc": xc,
+        "kmesh": kmesh,
+        "mesh_cutoff_ry": mesh_cutoff,
+        "mesh": mesh,
+        "basis": basis,
+        "energy_shift_ry": energy_shift,
+        "species": None if species is None else str(species),
+        "smearing_ev": smearing,
+        "device": device,
+    }
+    table = read_table(config) if config else {}
+    table = override(table | {k: v for k, v in given.items() if v is not None}, words or [])
+    settings = validated(ScfSettings, table)
+    run_scf(read_structure(structure, vacuum), settings, out=out)
+
+
+@dataset_app.command("build")
+def dataset_build(
+    config: Annotated[Path, typer.Argument(help="set.yaml: structure, distort, scf, workers.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the calculation folders.")],
+    workers: Annotated[int | None, typer.Option(help="Processes; by default one for each core.")] = None,
+    words: Set = None,
+) -> None:
+    """Compute the ground states of many structures; run it again to go on where it was stopped."""
+    from nearsight.workflows.dataset import build, read_settings
+
+    settings = read_settings(config, (*(words or []), *([f"workers={workers}"] if workers is not None else [])))
+    with _progress() as progress:
+        task = progress.add_task("ground states", total=None)
+
+        def told(outcome: Any, done: int, total: int) -> None:
+            if outcome.error:
+                progress.console.print(f"[red]{outcome.name} failed[/]: {outcome.error}", highlight=False)
+            progress.update(task, completed=done, total=total)
+
+        made = build(settings, out, told)
+        progress.update(task, completed=made.jobs - len(made.failed), total=made.jobs)
+    if made.failed:
+        name, error = made.failed[0]
+        raise NearsightError(
+            f"{len(made.failed)} of {made.jobs} failed, first {name}: {error} (all in {out / 'failures.json'}; "
+            "the same command tries them again)"
+        )
+    print(f"{made.jobs} ground states in {out}")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="model.yaml: data, model, trainer.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the trained model.")],
+    words: Set = None,
+) -> None:
+    """Train a network on the Hamiltonians of a data set; run it again to go on where it was stopped."""
+    from nearsight.io.configuration import override, read_table
+    from nearsight.learn.train import train as train_model
+
+    train_model(override(read_table(config), words or []), out)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
+    structure: Annotated[Path, typer.Argument(help="Any structure file that ASE reads, or a calculation folder.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Calculation folder to write.")],
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    vacuum: Annotated[
+        float | None, typer.Option(help="Box around a molecule without a cell.", metavar="ANGSTROM")
+    ] = None,
+) -> None:
+    """Predict the Hamiltonian of a structure with a trained network."""
+    from nearsight.io.structures import read_structure
+    from nearsight.learn.model import predict as predict_folder
+
+    predict_folder(model, read_structure(structure, vacuum), out, device=device)
+    print(f"Hamiltonian and overlap in {out}")
+
+
+@app.command()
+def bands(
+    folders: Annotated[list[Path], typer.Argument(help="Calculation folders; several are drawn over each other.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Picture: png, pdf or svg.")] = None,
+    path: Annotated[str | None, typer.Option(help="Corners to visit, e.g. GAMMA-M-K-GAMMA.")] = None,
+    points: Annotated[int | None, typer.Option(help="k-points on the path.", min=2)] = None,
+    window: Annotated[tuple[float, float], typer.Option(help="Energies shown.", metavar="EV EV")] = (-10.0, 10.0),
+    json: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.")] = None,
+) -> None:
+    """Draw the band structure of a calculation, in DIR/bands.png if not told otherwise."""
+    from nearsight.io.atomic import write_json
+    from nearsight.io.formats import read
+    from nearsight.plot import plot_bands
+    from nearsight.properties.spectra import bands as compute
+    from nearsight.properties.spectra import bands_of
+
+    results: list[tuple[str, Bands]] = []
+    with _spinner("diagonalising"):
+        for folder in folders:
+            c = read(folder)
+            if not results:
+                results.append((folder.name or str(folder), bands_of(c, points, path)))
+            else:
+                k = results[0][1].path
+                results.append(
+                    (folder.name or str(folder), compute(c.require_hamiltonian(), c.overlap, k, c.fermi_level))
+                )
+    picture = out or folders[0] / "bands.png"
+    plot_bands(results, picture, window_ev=window)
+    if json is not None:
+        write_json(json, {name: b.to_json() for name, b in results})
+    print(f"bands in {picture}")
+
+
+@app.command()
+def compare(
+    reference: Annotated[Path, typer.Argument(help="Calculation folder to measure against.")],
+    other: Annotated[Path, typer.Argument(help="Calculation folder of the same structure.")],
+    window: Annotated[float, typer.Option(help="Half width of the band window.", metavar="EV")] = 5.0,
+    json: Json = False,
+) -> None:
+    """How far apart are two Hamiltonians of one structure, and their bands?"""
+    from nearsight.io.formats import read
+    from nearsight.properties.compare import compare as measure
+
+    with _spinner("comparing"):
+        result = measure(read(reference), read(other), window_ev=window).to_json()
+    if json:
+        _print_json(result)
+        return
+    console = _console()
+    from rich.table import Table
+
+    table = Table("difference", "value", box=None, pad_edge=False, header_style="bold")
+    for name, value in result.items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        for key, number in inner:
+            table.add_row(f"{name} {key}".strip(), _figure(number))
+    console.print(table)
+
+
+@app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="Calculation folder.")],
+    json: Json = False,
+) -> None:
+    """Is a calculation sound? Hermiticity, positive overlap, electron count; exit 1 if not."""
+    from nearsight.io.formats import read
+    from nearsight.properties.check import check as examine
+
+    with _spinner("checking"):
+        findings = examine(read(folder))
+    if json:
+        _print_json({"sound": all(f.holds for f in findings), "findings": [f.to_json() for f in findings]})
+    else:
+        console = _console()
+        for f in findings:
+            sign = "[green]holds[/]" if f.holds else "[bold red]broken[/]"
+            console.print(f"{sign:<20} {f.law}: {f.found}", highlight=False, soft_wrap=True)
+    broken = [f for f in findings if not f.holds]
+    if broken:
+        raise NearsightError(f"{folder} is not sound: {broken[0].law} is broken ({broken[0].found})")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for everything that the tour makes.")] = Path("demo"),
+) -> None:
+    """The tour on real input: DFT of distorted graphene, a network trained on it, its bands on a larger cell."""
+    from nearsight.plot import plot_bands
+    from nearsight.workflows.demo import run
+
+    run(out, _console(), plot_bands)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _progress() -> Progress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def _spinner(text: str) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True).status(text)
+
+
+def _print_json(content: Any) -> None:
+    import json
+
+    print(json.dumps(content, indent=1))
+
+
+def _figure(value: Any) -> str:
+    if value is None:
+        return "unknown"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()
