@@ -89,6 +89,7 @@ class Species:
     local_charge: RadialFunction
     core_density: RadialFunction | None = None
     relativistic_projectors: tuple[Projector, ...] = ()
+    self_energy: float | None = None  # 1/2 int V_local n_local [Ha] as the generating program has it; None: from the charge
     provenance: dict[str, str] = field(default_factory=dict)  # where it came from: file, sha256, basis settings, xc
 
     @property

@@ -19,7 +19,7 @@ def fermi_dirac(x: Tensor) -> Tensor:
 
 
 def fermi_level(energies: Tensor, weights: Tensor, electrons: float, kT: float) -> Tensor:  # noqa: N803
-    """mu with sum_k w_k g f((e - mu) / kT) = electrons, by bisection then Newton (energies [s, k, n]; g = 2 / s).
+    """mu with sum_k w_k g f((e - mu) / kT) = electrons, by bisection (energies [s, k, n]; g = 2 / s).
 
     Raises NearsightError when the bands cannot hold the electrons.
     """
@@ -37,7 +37,14 @@ def fermi_level(energies: Tensor, weights: Tensor, electrons: float, kT: float) 
         low, high = torch.where(count < electrons, mu, low), torch.where(count < electrons, high, mu)
         if bool((high - low) <= 4e-16 * (high.abs() + low.abs())):
             break
-    return 0.5 * (low + high)
+    mu = 0.5 * (low + high)
+    # in a gap every mu counts the same to rounding: take its middle
+    below, above = energies[energies <= mu], energies[energies > mu]
+    if len(below) and len(above):
+        middle = 0.5 * (below.max() + above.min())
+        if bool(((w * fermi_dirac((energies - middle) / kT)).sum() - electrons).abs() < 1e-11 * electrons):
+            return middle
+    return mu
 
 
 @dataclass(frozen=True, eq=False)

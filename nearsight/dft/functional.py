@@ -1,0 +1,154 @@
+"""The energy functional of a structure: E[D] as a sum of terms, and its derivative, the Kohn-Sham matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nearsight.core.blocks import BlockLayout, BlockMatrix
+from nearsight.core.errors import NearsightError
+from nearsight.core.species import Species
+from nearsight.core.structure import SYMBOLS, Structure
+from nearsight.dft import ions, two_center
+from nearsight.dft.grid import GridOrbitals
+from nearsight.dft.mesh import Mesh
+from nearsight.dft.terms import (
+    ExchangeCorrelation,
+    Hartree,
+    Ions,
+    Kinetic,
+    MatrixTerm,
+    NeutralAtom,
+    NonLocal,
+    PotentialTerm,
+    State,
+    Term,
+)
+from nearsight.dft.two_center import EXACT, Quadrature
+from nearsight.dft.window import Window
+from nearsight.dft.xc import FUNCTIONALS, XCName
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """E[D] by term [Ha], its derivative F = dE/dD (the Kohn-Sham matrix, Ha) and the density [components, x, y, z]."""
+
+    energies: dict[str, Tensor]
+    total: Tensor
+    hamiltonian: BlockMatrix
+    density: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class EnergyFunctional:
+    """E[D] of one structure: everything that does not depend on the density matrix is held here. Build with `of`."""
+
+    structure: Structure
+    species: Mapping[int, Species]
+    layout: BlockLayout
+    mesh: Mesh
+    grid: GridOrbitals
+    overlap: BlockMatrix
+    terms: tuple[Term, ...]
+    ions: Ions
+    atomic_density: Tensor
+    electrons: float
+
+    @staticmethod
+    def of(
+        structure: Structure,
+        species: Mapping[int, Species],
+        xc: XCName,
+        mesh_shape: tuple[int, int, int],
+        quadrature: Quadrature = EXACT,
+    ) -> EnergyFunctional:
+        """The functional of a structure, on the device and in the dtype of its cell.
+
+        Raises NearsightError for an element without a species.
+        """
+        missing = sorted({SYMBOLS[z] for z in structure.numbers.tolist() if z not in species})
+        if missing:
+            raise NearsightError(f"no species for {', '.join(missing)}: give its .ion.xml file or a pseudopotential")
+        species = {z: species[z] for z in sorted(set(structure.numbers.tolist()))}
+        layout = two_center.matrix_layout(structure, species)
+        mesh = Mesh(mesh_shape, structure.cell)
+        grid = GridOrbitals.of(structure, species, layout, mesh)
+        kinetic = two_center.orbital_tables(species, two_center.kinetic, quadrature)
+        core = mesh.superpose(structure, {z: s.core_density for z, s in species.items()})
+        window = Window.around(mesh, grid.touched | (core > 0))
+        na, self_energies = ions.ion_energies(structure, species, quadrature)
+        return EnergyFunctional(
+            structure=structure,
+            species=species,
+            layout=layout,
+            mesh=mesh,
+            grid=grid,
+            overlap=two_center.overlap(structure, species, layout, quadrature),
+            terms=(
+                Kinetic(two_center.assemble(layout, structure, kinetic)),
+                NonLocal(two_center.nonlocal_potential(structure, species, layout, quadrature)),
+                NeutralAtom(mesh.superpose(structure, {z: s.neutral_atom_potential for z, s in species.items()}), mesh),
+                Hartree(mesh),
+                ExchangeCorrelation(FUNCTIONALS[xc], core, mesh, window),
+            ),
+            ions=Ions(na, self_energies),
+            atomic_density=grid.density(atomic_density_matrix(layout, structure, species))[0],
+            electrons=float(sum(species[z].valence for z in structure.numbers.tolist())),
+        )
+
+    def state(self, density_matrix: BlockMatrix) -> State:
+        density = self.grid.density(density_matrix)
+        return State(density_matrix, density, density.sum(0) - self.atomic_density)
+
+    def energy(self, density_matrix: BlockMatrix) -> Tensor:
+        """E[D] in Ha, differentiable in D by autograd: the one scalar that all else derives from."""
+        state = self.state(density_matrix)
+        return self.ions.total + sum(term.energy(state) for term in self.terms)
+
+    def evaluate(self, density_matrix: BlockMatrix) -> Evaluation:
+        """Energies by term and the Kohn-Sham matrix F = dE/dD, by the closed-form potentials (no graph)."""
+        with torch.no_grad():
+            return self._evaluate(self.state(density_matrix))
+
+    def hamiltonian_of_density(self, density: Tensor) -> BlockMatrix:
+        """F[n] for a density [components, x, y, z] that need not come from a density matrix."""
+        with torch.no_grad():
+            zero = BlockMatrix(self.layout, density.new_zeros(len(density), self.layout.size))
+            return self._evaluate(State(zero, density, density.sum(0) - self.atomic_density)).hamiltonian
+
+    def initial_hamiltonian(self) -> BlockMatrix:
+        """H0 = F[sum of atomic densities]: a start that is within a few meV of the end in most elements of H."""
+        return self.hamiltonian_of_density(self.atomic_density[None])
+
+    def _evaluate(self, state: State) -> Evaluation:
+        energies = {self.ions.names[0]: self.ions.neutral_atoms, self.ions.names[1]: self.ions.self_energies}
+        potential: Tensor | float = 0.0
+        matrix: Tensor | float = 0.0
+        for term in self.terms:
+            if isinstance(term, PotentialTerm):
+                energies[term.name], v = term.energy_and_potential(state)
+                potential = potential + v
+            elif isinstance(term, MatrixTerm):
+                energies[term.name] = term.energy(state)
+                matrix = matrix + term.matrix.values
+        assert isinstance(potential, Tensor)
+        hamiltonian = self.grid.matrix(potential)
+        total = self.ions.total + sum(energies[term.name] for term in self.terms)
+        return Evaluation(energies, total, hamiltonian.with_values(hamiltonian.values + matrix), state.density)
+
+
+def atomic_density_matrix(
+    layout: BlockLayout, structure: Structure, species: Mapping[int, Species]
+) -> BlockMatrix:
+    """Diagonal D of the free neutral atoms: each shell's population spread evenly over its orbitals."""
+    values = structure.cell.new_zeros(1, layout.size)
+    for z, s in species.items():
+        filling = [o.population / (2 * o.l + 1) for o in s.orbitals for _ in range(2 * o.l + 1)]
+        block = torch.diag(values.new_tensor(filling)).flatten()
+        atoms = (structure.numbers == z).nonzero()[:, 0]
+        start = layout.boundaries[layout.pairs.on_site[atoms]]
+        values[0, start[:, None] + torch.arange(len(block), device=start.device)] = block
+    return BlockMatrix(layout, values)

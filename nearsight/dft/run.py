@@ -1,0 +1,208 @@
+"""From a structure and settings to a ground state and its calculation folder."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nearsight.atoms.ion_xml import read_ion_xml
+from nearsight.atoms.orbitals import BasisSettings, generate_species
+from nearsight.core.blocks import BlockMatrix
+from nearsight.core.errors import NearsightError
+from nearsight.core.species import Species
+from nearsight.core.structure import SYMBOLS, Structure
+from nearsight.core.units import BOHR_ANG, HARTREE_EV
+from nearsight.dft.functional import EnergyFunctional
+from nearsight.dft.ground_state import SCF, GroundState, Step, ground_state
+from nearsight.dft.mesh import mesh_shape
+from nearsight.dft.mixing import Kerker, Pulay
+from nearsight.dft.settings import ScfSettings
+from nearsight.dft.two_center import EXACT, SIESTA, Quadrature
+from nearsight.io.deeph import read_folder, write_folder
+from nearsight.io.structures import check_structure
+from nearsight.solve import kpoints
+
+
+def load_species(numbers: list[int], settings: ScfSettings) -> dict[int, Species]:
+    """The species of the elements present: read from a folder of .ion.xml files, or generated.
+
+    Raises NearsightError for an element without a file or pseudopotential, or a file of another element.
+    """
+    species = {}
+    for z in sorted(set(numbers)):
+        symbol = SYMBOLS[z]
+        if settings.species is None:
+            basis = BasisSettings(
+                size=settings.basis, energy_shift=settings.energy_shift_ry, split_norm=settings.split_norm
+            )
+            species[z] = generate_species(symbol, settings.xc, basis, settings.pseudopotentials)
+        else:
+            path = settings.species / f"{symbol}.ion.xml"
+            if not settings.species.is_dir():
+                raise NearsightError(f"no such folder of species: {settings.species}")
+            if not path.is_file():
+                raise NearsightError(f"{settings.species} has no {symbol}.ion.xml: add it, or leave --species out")
+            species[z] = read_ion_xml(path, symbol)
+    return species
+
+
+def quadrature_for(species: Mapping[int, Species], choice: str) -> Quadrature:
+    """SIESTA's quadrature where asked for, or where all species are SIESTA's own (auto)."""
+    if choice == "auto":
+        choice = "siesta" if all("pseudopotential" not in s.provenance for s in species.values()) else "exact"
+    return SIESTA if choice == "siesta" else EXACT
+
+
+def chosen_kmesh(structure: Structure, settings: ScfSettings) -> tuple[int, int, int]:
+    """The mesh that was asked for, or the smallest with steps below `kspacing` along each reciprocal vector."""
+    if settings.kmesh is not None:
+        return settings.kmesh
+    lengths = structure.reciprocal.norm(dim=1) / BOHR_ANG  # 1/Angstrom
+    a, b, c = (max(1, ceil(x / settings.kspacing - 1e-6)) for x in lengths.tolist())
+    return a, b, c
+
+
+def resolved(structure: Structure, settings: ScfSettings) -> ScfSettings:
+    """The settings with every choice that was left open filled in."""
+    mesh = settings.mesh or mesh_shape(structure.cell, settings.mesh_cutoff_ry)
+    return settings.model_copy(update={"kmesh": chosen_kmesh(structure, settings), "mesh": mesh})
+
+
+def functional_for(
+    structure: Structure, settings: ScfSettings, species: Mapping[int, Species] | None = None
+) -> EnergyFunctional:
+    """The energy functional that settings describe, on their device."""
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise NearsightError("--device cuda: this machine has no CUDA device that PyTorch can use; take --device cpu")
+    species = species or load_species(structure.numbers.tolist(), settings)
+    mesh = settings.mesh or mesh_shape(structure.cell, settings.mesh_cutoff_ry)
+    quadrature = quadrature_for(species, settings.two_center)
+    return EnergyFunctional.of(structure.to(settings.device), species, settings.xc, mesh, quadrature)
+
+
+def initial_hamiltonian(
+    structure: Structure, settings: ScfSettings, species: Mapping[int, Species] | None = None
+) -> tuple[BlockMatrix, BlockMatrix]:
+    """(H0, S): the Kohn-Sham matrix of superposed atomic densities [Ha], and the overlap. No self-consistency."""
+    functional = functional_for(structure, settings, species)
+    return functional.initial_hamiltonian(), functional.overlap
+
+
+def run_scf(
+    structure: Structure,
+    settings: ScfSettings,
+    out: Path | None = None,
+    progress: Callable[[Step], None] | None = None,
+    species: Mapping[int, Species] | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> GroundState:
+    """Compute a ground state; write its calculation folder to `out`, converged or not (result.json says which).
+
+    Raises NearsightError for bad input; not for a run that does not converge: see GroundState.converged.
+    """
+    started = time.perf_counter()
+    check_structure(structure)
+    settings = resolved(structure, settings)
+    functional = functional_for(structure, settings, species)
+    if warn and round(functional.electrons) % 2 == 1:
+        warn(
+            f"{functional.electrons:g} electrons without spin: half-filled levels are spread over both spins; "
+            "the energy is that of no magnetic moment"
+        )
+    assert settings.kmesh is not None
+    k = kpoints.mesh(settings.kmesh, settings.kshift).to(settings.device)
+    start = None
+    if settings.start is not None:
+        start = _start_from(settings.start, functional)
+    mixing = settings.mixing
+    kerker = None if mixing.kerker is None else Kerker(mixing.kerker * BOHR_ANG)
+    method = SCF(
+        mixing=Pulay(mixing.weight, mixing.history, kerker),
+        tolerance=settings.tolerance_ev / HARTREE_EV,
+        max_iterations=settings.max_iterations,
+    )
+    result = ground_state(functional, k, settings.smearing_ev / HARTREE_EV, method, start, progress)
+    if out is not None:
+        write_result(out, result, settings, time.perf_counter() - started)
+    return result
+
+
+def _start_from(folder: Path, functional: EnergyFunctional) -> BlockMatrix:
+    previous = read_folder(folder)
+    hamiltonian = previous.require_hamiltonian()
+    if not hamiltonian.basis.same_as(functional.layout.basis):
+        raise NearsightError(f"cannot start from {folder}: its atoms or orbitals are not those of this calculation")
+    return hamiltonian.to(functional.structure.cell.device)
+
+
+def report(result: GroundState, settings: ScfSettings, wall_seconds: float) -> dict[str, Any]:
+    """The content of result.json: energies by term in eV, the Fermi level, how it was reached, with what."""
+    import h5py
+    import numpy
+    import scipy
+
+    from nearsight import __version__
+
+    energies = {name: e * HARTREE_EV for name, e in result.energies.items()}
+    energies |= {
+        "total": result.total * HARTREE_EV,
+        "free": result.free * HARTREE_EV,
+        "harris": result.harris * HARTREE_EV,
+        "zero_smearing": result.extrapolated * HARTREE_EV,
+    }
+    functional = result.functional
+    return {
+        "energy_eV": energies,
+        "fermi_energy_eV": result.fermi_level * HARTREE_EV,
+        "converged": result.converged,
+        "iterations": len(result.steps),
+        "residual_eV": result.steps[-1].residual * HARTREE_EV,
+        "mesh": list(functional.mesh.shape),
+        "kmesh": list(settings.kmesh or ()),
+        "k_points": len(result.kpoints),
+        "electrons": functional.electrons,
+        "orbitals": functional.layout.basis.size,
+        "history": [
+            {
+                "iteration": s.iteration,
+                "total_eV": s.total * HARTREE_EV,
+                "free_eV": s.free * HARTREE_EV,
+                "residual_eV": s.residual * HARTREE_EV,
+            }
+            for s in result.steps
+        ],
+        "wall_seconds": wall_seconds,
+        "config": settings.model_dump(mode="json"),
+        "species": {s.symbol: {**s.provenance, "valence": s.valence} for s in functional.species.values()},
+        "versions": {
+            "nearsight": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+            "scipy": scipy.__version__,
+            "h5py": h5py.__version__,
+        },
+    }
+
+
+def write_result(out: Path, result: GroundState, settings: ScfSettings, wall_seconds: float) -> None:
+    """The calculation folder of a ground state, with its species beside the matrices, whole or not at all."""
+    functional = result.functional
+    write_folder(
+        out,
+        functional.structure.to("cpu"),
+        functional.overlap.to("cpu"),
+        result.hamiltonian.to("cpu"),
+        result.density_matrix.to("cpu"),
+        fermi_level=result.fermi_level,
+        electrons=functional.electrons,
+        result=report(result, settings, wall_seconds),
+    )
+
+

@@ -1,0 +1,60 @@
+"""What a user says of a ground-state calculation: validated, resolved, and written beside every result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+BasisSize = Literal["sz", "dz", "szp", "dzp", "tz", "tzp"]
+
+
+class MixingSettings(BaseModel):
+    """weight, history: of Pulay's method. kerker: q0 [1/Angstrom] of a Kerker preconditioner on the density; null: none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: float = Field(0.4, gt=0, le=1)
+    history: int = Field(8, ge=1)
+    kerker: float | None = Field(None, gt=0)
+
+
+class ScfSettings(BaseModel):
+    """The `scf` table. Energies in eV unless the name says Ry; the mesh cutoff and energy shift are in Ry, as the field has them.
+
+    kmesh: null chooses the smallest Gamma-centred mesh with steps below `kspacing` [1/Angstrom].
+    mesh: null takes it from `mesh_cutoff_ry`.  species: folder of <Symbol>.ion.xml; null generates orbitals
+    (basis, energy_shift_ry) from `pseudopotentials`, a folder of UPF files, null meaning the installed package.
+    two_center: how two-centre integrals are done; auto is `siesta` where every species comes from SIESTA's own files.
+    start: a calculation folder whose Hamiltonian begins the cycle.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    xc: Literal["lda", "pbe"] = "pbe"
+    kmesh: tuple[int, int, int] | None = None
+    kspacing: float = Field(0.25, gt=0)
+    kshift: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    mesh_cutoff_ry: float = Field(300.0, gt=0)
+    mesh: tuple[int, int, int] | None = None
+    basis: BasisSize = "dzp"
+    energy_shift_ry: float = Field(0.01, gt=0)
+    split_norm: float = Field(0.15, gt=0, lt=1)
+    species: Path | None = None
+    pseudopotentials: Path | None = None
+    smearing_ev: float = Field(0.025, gt=0)
+    device: Literal["cpu", "cuda"] = "cpu"
+    max_iterations: int = Field(100, ge=1)
+    tolerance_ev: float = Field(1e-5, gt=0)
+    mixing: MixingSettings = MixingSettings()
+    two_center: Literal["auto", "exact", "siesta"] = "auto"
+    start: Path | None = None
+
+    @model_validator(mode="after")
+    def _positive_meshes(self) -> ScfSettings:
+        for name in ("kmesh", "mesh"):
+            size = getattr(self, name)
+            if size is not None and min(size) < 1:
+                raise ValueError(f"{name} {' '.join(map(str, size))}: every number must be at least 1")
+        return self

@@ -1,0 +1,154 @@
+"""The terms of the energy functional. Each knows its energy in a state and its share of the Kohn-Sham potential.
+
+A state is a density matrix with the density it makes; the Kohn-Sham matrix is the derivative of the sum of energies:
+F = dE/dD = (one-body matrices) + <phi| sum of potentials |phi>.  Names are SIESTA's, formulas in docs/conventions.md.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import Tensor
+
+from nearsight.core.blocks import BlockMatrix
+from nearsight.dft.mesh import Mesh
+from nearsight.dft.window import Window
+from nearsight.dft.xc import FLOOR, LDA, PBE
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """density_matrix, and on the mesh: density n [components, x, y, z] and excess = sum n - n_atom [x, y, z] (1/Bohr^3)."""
+
+    density_matrix: BlockMatrix
+    density: Tensor
+    excess: Tensor
+
+
+class Term(ABC):
+    """One term of the energy: E[D], differentiable."""
+
+    name: str
+
+    @abstractmethod
+    def energy(self, state: State) -> Tensor:
+        """[Ha]"""
+
+
+class MatrixTerm(Term):
+    """A term that is linear in the density matrix: E = Tr[D M]."""
+
+    matrix: BlockMatrix
+
+    def energy(self, state: State) -> Tensor:
+        return sum_over_spin(state.density_matrix).trace(self.matrix)
+
+
+class PotentialTerm(Term):
+    """A term that acts through a potential on the mesh."""
+
+    @abstractmethod
+    def energy_and_potential(self, state: State) -> tuple[Tensor, Tensor]:
+        """E [Ha] and dE/dn(r) per volume element [1 or components, x, y, z] (Ha)."""
+
+    def energy(self, state: State) -> Tensor:
+        return self.energy_and_potential(state)[0]
+
+
+def sum_over_spin(matrix: BlockMatrix) -> BlockMatrix:
+    """D_up + D_down; the matrix itself without spin."""
+    return matrix if matrix.spin == "none" else BlockMatrix(matrix.layout, matrix.values.sum(0, keepdim=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Kinetic(MatrixTerm):
+    """E_kin = Tr[D T]"""
+
+    matrix: BlockMatrix
+    name: str = "Ekin"
+
+
+@dataclass(frozen=True, eq=False)
+class NonLocal(MatrixTerm):
+    """E_nl = Tr[D V_KB]"""
+
+    matrix: BlockMatrix
+    name: str = "Enl"
+
+
+@dataclass(frozen=True, eq=False)
+class NeutralAtom(PotentialTerm):
+    """DE_na = int V_NA (n - n_atom); V_NA [x, y, z] in Ha."""
+
+    potential: Tensor
+    mesh: Mesh
+    name: str = "DEna"
+
+    def energy_and_potential(self, state: State) -> tuple[Tensor, Tensor]:
+        return (self.potential * state.excess).sum() * self.mesh.volume_element, self.potential[None]
+
+
+@dataclass(frozen=True, eq=False)
+class Hartree(PotentialTerm):
+    """DU_scf = 1/2 int V_H[dn] dn, dn = n - n_atom."""
+
+    mesh: Mesh
+    name: str = "DUscf"
+
+    def energy_and_potential(self, state: State) -> tuple[Tensor, Tensor]:
+        potential = self.mesh.hartree_potential(state.excess)
+        return 0.5 * (potential * state.excess).sum() * self.mesh.volume_element, potential[None]
+
+
+@dataclass(frozen=True, eq=False)
+class ExchangeCorrelation(PotentialTerm):
+    """E_xc = int e_xc(n + n_core, |grad (n + n_core)|^2), where there is density only.
+
+    The potential is the exact derivative of the sum over mesh points: v = de/dn - div(2 de/dsigma grad n) with the adjoint
+    of the same finite differences (White and Bird, Phys. Rev. B 50, 4954 (1994)).
+    core: partial core density [x, y, z].  window: the part of the mesh that holds all density.
+    """
+
+    functional: LDA | PBE
+    core: Tensor
+    mesh: Mesh
+    window: Window
+    name: str = "Exc"
+
+    @cached_property
+    def _core(self) -> Tensor:
+        return self.window.cut(self.core)
+
+    def energy_and_potential(self, state: State) -> tuple[Tensor, Tensor]:
+        n = self.window.cut(state.density[0]) + self._core
+        active = (n > FLOOR).flatten().nonzero()[:, 0]
+        gradient = self.window.gradient(n) if self.functional.uses_gradient else None
+        local = n.flatten()[active]
+        sigma = None if gradient is None else gradient.flatten(1)[:, active].square().sum(0)
+        e, v, dsigma = self.functional(local, sigma)
+        potential = n.new_zeros(n.numel()).index_copy(0, active, v).reshape(n.shape)
+        if gradient is not None and dsigma is not None:
+            weight = n.new_zeros(n.numel()).index_copy(0, active, 2 * dsigma).reshape(n.shape)
+            potential = potential - self.window.divergence(weight * gradient)
+        return e.sum() * self.mesh.volume_element, self.window.paste(potential)[None]
+
+
+@dataclass(frozen=True, eq=False)
+class Ions:
+    """Energies of the ions alone [Ha]: E_na (pairs of neutral atoms) and E_ions (self energies, subtracted)."""
+
+    neutral_atoms: Tensor
+    self_energies: Tensor
+    names: tuple[str, str] = field(default=("Ena", "Eions"))
+
+    @property
+    def total(self) -> Tensor:
+        return self.neutral_atoms - self.self_energies
+
+
+def electron_count(matrix: BlockMatrix, overlap: BlockMatrix) -> Tensor:
+    """Tr[D S]"""
+    return sum_over_spin(matrix).trace(overlap)
+
