@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+    from nearsight.dft.ground_state import Step
     from nearsight.properties.spectra import Bands
 
 app = typer.Typer(
@@ -44,6 +45,10 @@ def main() -> None:
         _fail("stopped; the same command goes on from here", 130)
     except OSError as error:
         _fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {' '.join(message.split())}", file=sys.stderr)
 
 
 def _fail(message: str, status: int = 1) -> None:
@@ -83,6 +88,7 @@ def scf(
     words: Set = None,
 ) -> None:
     """Compute the ground state of a structure by density functional theory."""
+    from nearsight.core.units import HARTREE_EV
     from nearsight.dft.run import run_scf
     from nearsight.dft.settings import ScfSettings
     from nearsight.io.configuration import override, read_table, validated
@@ -102,7 +108,24 @@ def scf(
     table = read_table(config) if config else {}
     table = override(table | {k: v for k, v in given.items() if v is not None}, words or [])
     settings = validated(ScfSettings, table)
-    run_scf(read_structure(structure, vacuum), settings, out=out)
+    with _spinner("setting up: species, two-centre integrals, mesh") as status:
+
+        def told(step: Step) -> None:
+            change = f"residual {step.residual * HARTREE_EV:.2e} eV"
+            status.update(f"iteration {step.iteration:3d}  E = {step.total * HARTREE_EV:.6f} eV  {change}")
+
+        state = run_scf(read_structure(structure, vacuum), settings, out=out, progress=told, warn=_warn)
+    if not state.converged:
+        residual = state.steps[-1].residual * HARTREE_EV
+        raise NearsightError(
+            f"not converged in {len(state.steps)} iterations (residual {residual:.1e} eV); "
+            f"the last state is in {out}: go on from it with --set start={out}, or try --set mixing.weight=0.1 "
+            "or a larger --smearing"
+        )
+    print(
+        f"E = {state.total * HARTREE_EV:.6f} eV, free energy {state.free * HARTREE_EV:.6f} eV, "
+        f"Fermi level {state.fermi_level * HARTREE_EV:.4f} eV, {len(state.steps)} iterations; in {out}"
+    )
 
 
 @dataset_app.command("build")
@@ -117,15 +140,16 @@ def dataset_build(
 
     settings = read_settings(config, (*(words or []), *([f"workers={workers}"] if workers is not None else [])))
     with _progress() as progress:
-        task = progress.add_task("ground states", total=None)
+        bars = _Bars(progress)
+        bars.stage("ground states")
 
         def told(outcome: Any, done: int, total: int) -> None:
             if outcome.error:
-                progress.console.print(f"[red]{outcome.name} failed[/]: {outcome.error}", highlight=False)
-            progress.update(task, completed=done, total=total)
+                progress.console.print(f"{outcome.name} failed: {outcome.error}", highlight=False, markup=False)
+            bars.advance(done, total)
 
         made = build(settings, out, told)
-        progress.update(task, completed=made.jobs - len(made.failed), total=made.jobs)
+        bars.advance(made.jobs - len(made.failed), made.jobs)
     if made.failed:
         name, error = made.failed[0]
         raise NearsightError(
@@ -258,7 +282,13 @@ def demo(
     from nearsight.plot import plot_bands
     from nearsight.workflows.demo import run
 
-    run(out, _console(), plot_bands)
+    with _progress() as progress:
+        report = run(out, _Bars(progress), plot_bands)
+    figures = report["comparison"]
+    print(
+        f"H: mean error {figures['hamiltonian_mae_meV']:.2f} meV; bands within 5 eV of the Fermi level: "
+        f"{figures['bands_mae_meV']:.1f} meV\nsee {out / 'bands.png'} and {out / 'report.json'}"
+    )
 
 
 def _console() -> Console:
@@ -287,6 +317,20 @@ def _progress() -> Progress:
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
+
+
+class _Bars:
+    """A bar for each stage of a long run."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.task: Any = None
+
+    def stage(self, text: str) -> None:
+        self.task = self.progress.add_task(text, total=None)
+
+    def advance(self, done: float, total: float, text: str = "") -> None:
+        self.progress.update(self.task, completed=done, total=total)
 
 
 def _spinner(text: str) -> Any:

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +16,12 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from nearsight.atoms.ion_xml import write_ion_xml
 from nearsight.core.errors import NearsightError
-from nearsight.core.structure import Structure, supercell
+from nearsight.core.species import Species
+from nearsight.core.structure import SYMBOLS, Structure, supercell
 from nearsight.core.units import BOHR_ANG
+from nearsight.dft.run import load_species, run_scf
 from nearsight.dft.settings import ScfSettings
 from nearsight.io.atomic import flush, read_json, whole_file
 from nearsight.io.configuration import override, read_table, validated
@@ -60,7 +64,7 @@ class SetSettings(BaseModel):
 
 @dataclass(frozen=True)
 class BuildReport:
-    """jobs: how many the set has.  worked: outcomes of this run.  failed: (name, error) of each job without a result."""
+    """jobs: how many the set has.  worked: outcomes of this run.  failed: (name, error) of jobs without a result."""
 
     folder: Path
     jobs: int
@@ -141,6 +145,7 @@ def build(settings: SetSettings, out: Path | str, report: Report = lambda outcom
             todo = ledger.plan(jobs, lambda name: (out / name / "result.json").exists())
             with whole_file(out / "config.yaml") as part:
                 part.write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+            _write_species(out / "species", structures, settings.scf)
             done = len(jobs) - len(todo)
 
             def told(outcome: Outcome) -> None:
@@ -161,14 +166,14 @@ def build(settings: SetSettings, out: Path | str, report: Report = lambda outcom
 def compute(work: tuple[str, str, Structure, ScfSettings]) -> str:
     """One job: the ground state, first under a hidden name, then, if it converged, in its place.
 
-    Returns the sha256 of hamiltonian.h5.  A state that did not converge stays under `.work/`, where the next try begins.
+    Returns the sha256 of hamiltonian.h5.  A state that did not converge stays under `.work/` for the next try.
     """
-    from nearsight.dft.run import run_scf
-
     root, name, structure, settings = work
     place, hidden = Path(root) / name, Path(root) / ".work" / name
     if not (place / "result.json").exists():
-        run_scf(structure, settings, out=hidden)
+        if (hidden / "hamiltonian.h5").exists():
+            settings = settings.model_copy(update={"start": hidden})
+        run_scf(structure, settings, out=hidden, species=_species(frozenset(structure.numbers.tolist()), settings))
         result = read_json(hidden / "result.json")
         if not result.get("converged", False):
             raise NearsightError(f"not converged in {result.get('iterations')} steps; the last state is in {hidden}")
@@ -177,9 +182,25 @@ def compute(work: tuple[str, str, Structure, ScfSettings]) -> str:
     return hashlib.sha256((place / "hamiltonian.h5").read_bytes()).hexdigest()
 
 
+@cache
+def _species(numbers: frozenset[int], settings: ScfSettings) -> dict[int, Species]:
+    """Made once in each worker."""
+    return load_species(sorted(numbers), settings)
+
+
+def _write_species(folder: Path, structures: list[Structure], settings: ScfSettings) -> None:
+    """The orbitals and potentials of the set, for whoever computes overlaps or H0 later: `species/<Symbol>.ion.xml`."""
+    numbers = {z for s in structures for z in s.numbers.tolist()}
+    missing = [z for z in numbers if not (folder / f"{SYMBOLS[z]}.ion.xml").exists()]
+    if missing:
+        folder.mkdir(exist_ok=True)
+        for species in load_species(missing, settings).values():
+            write_ion_xml(species, folder / f"{species.symbol}.ion.xml")
+
+
 def _digest(structure: Structure, scf: Mapping[str, Any]) -> str:
     """Of everything that a job's result depends on; coordinates to 1e-9 Bohr."""
     numbers = [np.round(x.double().numpy(), 9).tolist() for x in (structure.cell, structure.positions)]
-    physics = {k: v for k, v in scf.items() if k not in ("device", "threads")}
+    physics = {k: v for k, v in scf.items() if k not in ("device", "start")}
     text = json.dumps([numbers, structure.numbers.tolist(), physics], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
