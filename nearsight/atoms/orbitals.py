@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -125,6 +126,7 @@ def generate_species(
     return species_from(pseudopotential(symbol, xc, folder), basis)
 
 
+@lru_cache(maxsize=64)
 def species_from(pp: Pseudopotential, basis: BasisSettings) -> Species:
     """The species of a pseudopotential: orbitals from its self-consistent atom, and its local and separable part."""
     atom = solve_atom(pp)

@@ -1,0 +1,345 @@
+"""Laws of species made from pseudopotentials: the pseudo-atom, its orbitals, its local part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.interpolate import CubicSpline
+
+from nearsight.atoms.library import available, pseudopotential
+from nearsight.atoms.neutral_atom import LocalPart
+from nearsight.atoms.orbitals import (
+    BasisSettings,
+    HardWall,
+    SoftWall,
+    confined_state,
+    confinement_radius,
+    generate_species,
+    matching_radius,
+)
+from nearsight.atoms.pseudopotential import read_upf
+from nearsight.atoms.radial import Sphere, bessel_zeros, hartree, solve_atom
+from nearsight.atoms.radial_xc import derivatives, energy_density
+from nearsight.core.errors import NearsightError
+from nearsight.core.species import RadialFunction, Species
+
+RYDBERG = 0.5
+ELEMENTS = [("H", "pbe"), ("C", "pbe"), ("C", "lda"), ("O", "pbe"), ("Na", "pbe"), ("Mo", "pbe"), ("Pb", "pbe")]
+
+
+@pytest.fixture(params=ELEMENTS, ids="-".join)
+def species(request: pytest.FixtureRequest) -> Species:
+    return generate_species(*request.param)
+
+
+def integral(f: RadialFunction, g: RadialFunction | None = None) -> float:
+    """int f g r^2 dr of two radial functions of the same l, or 4 pi int f r^2 dr of one density."""
+    if g is None:
+        return float(4 * np.pi * CubicSpline(f.r, f.values * f.r**2).integrate(0, f.cutoff))
+    r = np.linspace(0, min(f.cutoff, g.cutoff), 4001)
+    product = CubicSpline(f.r, f.values)(r) * CubicSpline(g.r, g.values)(r) * r ** (2 * f.l + 2)
+    return float(CubicSpline(r, product).integrate(0, r[-1]))
+
+
+def upf(symbol: str) -> str:
+    return pseudopotential(symbol, "pbe").path.read_text()
+
+
+# --- parts
+
+
+def test_zeros_of_spherical_bessel_functions() -> None:
+    assert bessel_zeros(1, 2) == pytest.approx([4.493409457909064, 7.725251836937707], abs=1e-12)
+    assert bessel_zeros(3, 1) == pytest.approx([6.987932000500519], abs=1e-12)
+
+
+@pytest.mark.parametrize("l", [0, 1, 2, 3])
+def test_sphere_functions_are_orthonormal(l: int) -> None:
+    s = Sphere(l, 5.3)
+    assert (s.phi * s.weight) @ s.phi.T == pytest.approx(np.eye(len(s.k)), abs=3e-5)
+    low = len(s.k) // 2
+    assert ((s.phi * s.weight) @ s.phi.T)[:low, :low] == pytest.approx(np.eye(low), abs=1e-6)
+
+
+@pytest.mark.parametrize("xc", ["lda", "pbe", "pbesol"])
+def test_xc_derivatives_are_those_of_the_energy(xc: str) -> None:
+    n, slope = np.array([1e-4, 0.03, 0.4, 2.0]), np.array([1e-4, -0.05, -1.0, 3.0])
+    e, by_density, by_slope = derivatives(n, slope, xc)
+    assert e == pytest.approx(energy_density(n, slope**2, xc))
+    d = 1e-5 * n
+    numeric = (energy_density(n + d, slope**2, xc) - energy_density(n - d, slope**2, xc)) / (2 * d)
+    assert by_density == pytest.approx(numeric, rel=1e-7)
+    d = 1e-5 * slope
+    numeric = (energy_density(n, (slope + d) ** 2, xc) - energy_density(n, (slope - d) ** 2, xc)) / (2 * d)
+    assert by_slope == pytest.approx(numeric, rel=1e-6, abs=1e-12)
+
+
+def test_correlation_of_the_uniform_gas() -> None:
+    """Ceperley and Alder's values as PW92 fits them: rs = 2, 5 (Phys. Rev. B 45, 13244, table II; Ha)."""
+    rs = np.array([2.0, 5.0])
+    n = 3 / (4 * np.pi * rs**3)
+    exchange = -0.75 * (3 / np.pi) ** (1 / 3) * n ** (1 / 3)
+    assert energy_density(n, 0 * n, "lda") / n - exchange == pytest.approx([-0.0448, -0.0282], abs=1e-4)
+    assert energy_density(n, 0 * n, "pbe") == pytest.approx(energy_density(n, 0 * n, "lda"), rel=1e-12)
+
+
+def test_hartree_potential_of_a_gaussian() -> None:
+    from scipy.special import erf
+
+    r = np.linspace(0, 12, 601)
+    potential = hartree(r, np.exp(-(r**2)) / np.pi**1.5)
+    assert potential[1:] == pytest.approx(erf(r[1:]) / r[1:], abs=1e-6)
+
+
+# --- the pseudo-atom
+
+
+@pytest.mark.parametrize(
+    ("symbol", "xc", "relativistic"),
+    [
+        *((symbol, "pbe", True) for symbol in ("C", "O", "Si", "Na", "Pb")),
+        *((symbol, "pbe", False) for symbol in ("C", "O", "Si", "Na")),
+        ("C", "lda", False),
+        ("Cu", "lda", False),
+        ("Si", "pbesol", False),
+    ],
+)
+def test_eigenvalues_are_the_files(symbol: str, xc: str, relativistic: bool) -> None:
+    atom = solve_atom(pseudopotential(symbol, xc), relativistic=relativistic)
+    for shell in atom.shells:
+        assert shell.energy == pytest.approx(shell.reference_energy, abs=5e-5 * RYDBERG)
+
+
+def test_scalar_average_is_exact_as_an_operator() -> None:
+    pp = pseudopotential("Pb", "pbe")
+    for channel in pp.scalar_channels():
+        l, dense = channel.l, np.zeros((len(pp.r), len(pp.r)))
+        for i, b in enumerate(pp.betas):
+            if b.l == l:
+                weight = ((b.j or 0) + 0.5) / (2 * l + 1)
+                dense += weight * pp.coupling[i, i] * np.outer(b.r_beta, b.r_beta)
+        made = channel.waves.T * channel.energies @ channel.waves
+        assert np.abs(made - dense).max() < 1e-4 * np.abs(dense).max()
+        assert np.trapezoid(channel.waves[:, None] * channel.waves, pp.r, axis=2) == pytest.approx(
+            np.eye(len(channel.energies)), abs=1e-8
+        )
+
+
+# --- orbitals
+
+
+def test_orbitals_are_normalised_and_end_smoothly(species: Species) -> None:
+    for o in species.orbitals:
+        f = o.radial
+        assert integral(f, f) == pytest.approx(1, abs=1e-8)
+        assert f.cutoff < 12
+        assert f.values[-1] == 0
+        # Value, slope and curvature vanish: f goes as (r_c - r)^3.
+        assert f.values[-3] / f.values[-2] == pytest.approx(8, rel=0.1)
+        assert f.values[-4] / f.values[-2] == pytest.approx(27, rel=0.15)
+
+
+def test_shells_are_in_the_projects_order(species: Species) -> None:
+    keys = [(o.polarization, o.l, o.n, o.zeta) for o in species.orbitals]
+    assert keys == sorted(keys)
+    assert sum(o.population for o in species.orbitals) == pytest.approx(species.valence)
+    assert sum(o.polarization for o in species.orbitals) == 1
+
+
+def test_basis_of_known_elements() -> None:
+    def names(symbol: str, size: str = "dzp") -> list[str]:
+        found = generate_species(symbol, basis=BasisSettings(size=size)).orbitals  # type: ignore[arg-type]
+        return [f"{o.n}{'spdf'[o.l]}{'*' if o.polarization else ''}{o.zeta}" for o in found]
+
+    assert names("C") == ["2s1", "2s2", "2p1", "2p2", "3d*1"]
+    assert names("H") == ["1s1", "1s2", "2p*1"]
+    assert names("Na") == ["2s1", "3s1", "3s2", "2p1", "3p*1"]
+    assert names("Mo") == ["4s1", "5s1", "5s2", "4p1", "4d1", "4d2", "5p*1"]
+    assert names("Ga") == ["4s1", "4s2", "4p1", "4p2", "3d1", "4d*1"]
+    assert names("C", "sz") == ["2s1", "2p1"]
+    assert names("C", "tzp") == ["2s1", "2s2", "2s3", "2p1", "2p2", "2p3", "3d*1"]
+
+
+def test_energy_shift_sets_the_radius() -> None:
+    potential = solve_atom(pseudopotential("C", "pbe")).potential
+    sphere = Sphere(1, potential.radius)
+    free = float(np.linalg.eigvalsh(potential.hamiltonian(sphere))[0])
+    radii = [confinement_radius(potential, 1, 0, free, s) for s in (0.01, 0.005, 0.001)]
+    assert radii == sorted(radii)
+    confined = confined_state(potential, 1, 0, radii[1], HardWall())
+    assert confined.energy - free == pytest.approx(0.005, abs=1e-6)
+
+
+def test_second_zeta_meets_the_first_in_value_slope_and_curvature() -> None:
+    """first - c * second is r^l times an even polynomial inside r_m, and the first zeta itself outside."""
+    first, second = (o.radial for o in generate_species("C").orbitals if o.l == 1)
+    match, regular = matching_radius(first, 0.15)
+    assert regular
+    assert second.cutoff == pytest.approx(match)
+    f, g = CubicSpline(first.r, first.values), CubicSpline(second.r, second.values)
+    x = np.linspace(0, match, 50)
+    # Solve f = c g + a + b r^2 + d r^4 for its four coefficients.
+    A = np.column_stack([g(x), np.ones_like(x), x**2, x**4])
+    solution, *_ = np.linalg.lstsq(A, f(x), rcond=None)
+    assert np.abs(A @ solution - f(x)).max() < 1e-6 * np.abs(first.values).max()
+    a, b, d = solution[1:]
+    assert a + b * match**2 + d * match**4 == pytest.approx(float(f(match)), rel=1e-5)
+    assert 2 * b * match + 4 * d * match**3 == pytest.approx(float(f(match, 1)), rel=1e-4)
+
+
+def test_split_norm_of_a_hollow_shell_falls_back_and_says_so() -> None:
+    assert "3s zeta 2" in generate_species("Na").provenance["notes"]
+    assert "notes" not in generate_species("C").provenance
+
+
+def test_larger_bases_contain_smaller_ones() -> None:
+    small = generate_species("O", basis=BasisSettings(size="dzp"))
+    large = generate_species("O", basis=BasisSettings(size="tzp"))
+    for o in small.orbitals:
+        twin = next(p for p in large.orbitals if (p.n, p.l, p.zeta) == (o.n, o.l, o.zeta))
+        assert np.array_equal(o.radial.values, twin.radial.values)
+
+
+def test_walls_and_polarisation_by_choice() -> None:
+    for settings in (
+        BasisSettings(confinement=HardWall()),
+        BasisSettings(confinement=SoftWall()),
+        BasisSettings(polarization="state"),
+    ):
+        for o in generate_species("O", basis=settings).orbitals:
+            assert integral(o.radial, o.radial) == pytest.approx(1, abs=1e-8)
+
+
+# --- the local part
+
+
+def test_local_charge_and_neutral_atom(species: Species) -> None:
+    assert integral(species.local_charge) == pytest.approx(-species.valence, abs=1e-7)
+    v = species.neutral_atom_potential
+    assert v.values[-1] == 0
+    assert np.abs(v.values[-5:]).max() < 1e-8
+    # V_NA is the potential of the local charge and the electrons together, which is neutral: no Coulomb tail.
+    longest = max(o.radial.cutoff for o in species.orbitals if o.population)
+    assert v.cutoff == pytest.approx(max(longest, species.local_charge.cutoff))
+
+
+def test_neutral_atom_potential_is_the_potential_of_its_charges(species: Species) -> None:
+    v = species.neutral_atom_potential
+    r = v.r
+    density = np.zeros_like(r)
+    for o in species.orbitals:
+        inside = r <= o.radial.cutoff
+        wave = CubicSpline(o.radial.r, o.radial.values)(r[inside]) * r[inside] ** o.l
+        density[inside] += o.population * wave**2 / (4 * np.pi)
+    inside = r <= species.local_charge.cutoff
+    density[inside] += CubicSpline(species.local_charge.r, species.local_charge.values)(r[inside])
+    assert hartree(r, density)[5:] == pytest.approx(v.values[5:], abs=2e-4 * species.valence)
+
+
+def test_local_potential_of_the_file_is_kept() -> None:
+    pp = pseudopotential("C", "lda")
+    local = LocalPart(pp)
+    inside = pp.r < local.cutoff - 1
+    assert local.potential(pp.r[inside]) == pytest.approx(pp.local[inside], abs=1e-5)
+    assert local.potential(np.array([7.0])) == pytest.approx([-4 / 7], abs=1e-12)
+
+
+def test_core_density_only_with_core_correction() -> None:
+    assert generate_species("C", "pbe").core_density is None
+    core = generate_species("C", "lda").core_density
+    assert core is not None
+    assert core.values[-1] == 0
+    assert 0.1 < integral(core) < 2
+
+
+def test_spin_orbit_projectors_are_kept() -> None:
+    species = generate_species("Pb")
+    assert {(p.l, p.j) for p in species.relativistic_projectors} == {
+        (0, 0.5), (1, 0.5), (1, 1.5), (2, 1.5), (2, 2.5), (3, 2.5), (3, 3.5)
+    }  # fmt: skip
+    assert all(p.j is None for p in species.projectors)
+    for p in species.projectors:
+        assert integral(p.radial, p.radial) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_sample_of_the_periodic_table() -> None:
+    """The hard ones: alkalis, 3d with semicore, 4f in the valence, an empty 5s."""
+    for symbol, xc in [("Li", "pbe"), ("K", "pbe"), ("Cs", "lda"), ("Fe", "lda"), ("Hf", "pbe"), ("Pd", "lda")]:
+        species = generate_species(symbol, xc)
+        assert species.orbital_cutoff < 12
+        assert min(o.radial.cutoff for o in species.orbitals) > 1
+    assert [o.population for o in species.orbitals if o.l == 0] == [2.0, 0.0, 0.0]  # Pd: 4s2 5s0
+
+
+# --- errors
+
+
+def test_ghost_states_are_refused() -> None:
+    with pytest.raises(NearsightError, match="ghost state of Sr, l = 1"):
+        generate_species("Sr", "pbe")
+
+
+def test_missing_elements_and_functionals() -> None:
+    assert "C" in available("pbe")
+    with pytest.raises(NearsightError, match=r"no PBE pseudopotential for U .*folder"):
+        generate_species("U")
+    with pytest.raises(NearsightError, match="take the functional lda or pbesol"):
+        generate_species("Cs", "pbe")
+    with pytest.raises(NearsightError, match="is no element"):
+        generate_species("Xx")
+    with pytest.raises(NearsightError, match="functional 'b3lyp'"):
+        generate_species("C", "b3lyp")
+
+
+def test_a_users_folder(tmp_path: Path) -> None:
+    with pytest.raises(NearsightError, match="no UPF file for C"):
+        pseudopotential("C", folder=tmp_path)
+    (tmp_path / "C.pbe-sr.upf").write_text(upf("C"))
+    assert pseudopotential("C", folder=tmp_path).sha256 == pseudopotential("C").sha256
+    with pytest.raises(NearsightError, match="made for PBE, not LDA"):
+        pseudopotential("C", "lda", folder=tmp_path)
+    (tmp_path / "C_other.UPF").write_text(upf("C"))
+    with pytest.raises(NearsightError, match="several UPF files for C"):
+        pseudopotential("C", "pbesol", folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t[: len(t) // 2], "truncated"),
+        (lambda t: t.replace('<UPF version="2.0.1">', "<PP_HEADER>", 1), "not a UPF version 2"),
+        (lambda t: t.replace('pseudo_type="NC"', 'pseudo_type="US"'), "norm-conserving"),
+        (lambda t: t.replace('is_paw="F"', 'is_paw="T"'), "norm-conserving"),
+        (lambda t: t.replace('number_of_proj="6"', 'number_of_proj="7"'), "6 projectors where the header announces 7"),
+        (lambda t: t.replace("PP_LOCAL", "PP_NOTHING"), "PP_LOCAL is missing"),
+        (lambda t: t.replace("  </PP_LOCAL>", "NaN </PP_LOCAL>"), "1249 numbers where 1248"),
+        (
+            lambda t: t.replace("<PP_RAB type", "<PP_RAB kind").replace("0.0100", "NaN", 1),
+            "PP_R holds a value that is not",
+        ),
+        (lambda t: t.replace('label="2S"', 'label="S"'), "label 'S'"),
+    ],
+)
+def test_damaged_files_are_refused(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "C.UPF"
+    path.write_text(change(upf("C")))
+    with pytest.raises(NearsightError, match=message):
+        read_upf(path)
+
+
+def test_projectors_without_strength_are_refused(tmp_path: Path) -> None:
+    text = upf("C")
+    start = text.index(">", text.index("<PP_DIJ")) + 1
+    end = text.index("</PP_DIJ>")
+    path = tmp_path / "C.UPF"
+    path.write_text(text[:start] + "\n" + " 0.0" * 36 + "\n" + text[end:])
+    with pytest.raises(NearsightError, match="PP_DIJ is all zero"):
+        read_upf(path)
+
+
+@pytest.mark.parametrize("bad", [{"size": "qzp"}, {"energy_shift": 0.0}, {"split_norm": 1.5}, {"polarization": "none"}])
+def test_bad_settings_are_refused(bad: dict) -> None:  # type: ignore[type-arg]
+    with pytest.raises(NearsightError, match="take"):
+        BasisSettings(**bad)
