@@ -24,6 +24,7 @@ from nearsight.core.species import Orbital, RadialFunction, Species
 RYDBERG = 0.5  # 1 Ry in Ha, exact
 
 _ZETAS = {"sz": 1, "szp": 1, "dz": 2, "dzp": 2, "tz": 3, "tzp": 3}
+_SEMICORE_SHIFT = 0.1
 _NOBLE = (2, 10, 18, 36, 54, 86, 118)
 
 
@@ -73,7 +74,7 @@ class BasisSettings:
     """How a basis is made from a pseudo-atom.
 
     size: "sz", "szp", "dz", "dzp", "tz" or "tzp"; semicore shells always get one function.
-    energy_shift: rise of each level that fixes r_c, in a hard wall [Ry].
+    energy_shift: rise of each level that fixes r_c, in a hard wall [Ry]; a tenth of it for semicore shells.
     split_norm, split_norm_hydrogen: norm that fixes the matching radius of the second zeta, see `matching_radius`; the
     third zeta has the square root of it.
     confinement: the wall inside which the orbitals of radius r_c are found.
@@ -199,7 +200,9 @@ def _orbitals(pp: Pseudopotential, atom: PseudoAtom, basis: BasisSettings) -> tu
     states: dict[tuple[int, int], ConfinedState] = {}
     notes: list[str] = []
     for s in shells:
-        radius = confinement_radius(atom.potential, s.l, s.index, s.energy, basis.energy_shift * RYDBERG)
+        # Each of many semicore electrons pays the shift in the total energy; their orbitals stay short all the same.
+        shift = basis.energy_shift * RYDBERG * (_SEMICORE_SHIFT if s.semicore else 1.0)
+        radius = confinement_radius(atom.potential, s.l, s.index, s.energy, shift)
         state = confined_state(atom.potential, s.l, s.index, radius, basis.confinement)
         states[s.n, s.l] = state
         first = state.tabulate()
