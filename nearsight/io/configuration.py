@@ -16,8 +16,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def near_miss(word: str, known: Iterable[str]) -> str:
-    """`; did you mean pbe?` or nothing."""
-    near = get_close_matches(str(word).lower(), [str(k) for k in known], 1, 0.5)
+    """`; did you mean pbe?` or nothing. A word of the same letters comes first: dpz is dzp, not dz."""
+    word, words = str(word).lower(), [str(k) for k in known]
+    near = [w for w in words if sorted(w) == sorted(word)] or get_close_matches(word, words, 1, 0.5)
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -1,0 +1,170 @@
+"""What the commands print and leave behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nearsight import __version__
+from nearsight.core.units import HARTREE_EV
+from nearsight.io.deeph import MatrixFile, read_folder, write_folder
+
+GRAPHENE = Path(__file__).parents[1] / "formats" / "data" / "graphene_lda_sz"
+
+
+def test_version_and_help_are_quick(nearsight):
+    assert nearsight("--version").out.strip() == f"nearsight {__version__}"
+    code = "import sys, nearsight, nearsight.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    for verb in ("scf", "dataset", "train", "predict", "bands", "compare", "check", "demo"):
+        assert verb in nearsight("--help").out
+
+
+def shifted(folder: Path, noise_ev: float, mu_ev: float) -> tuple[Path, torch.Tensor]:
+    """Graphene with H + noise + mu S; the noise [Ha]."""
+    c = read_folder(GRAPHENE)
+    h = c.require_hamiltonian()
+    generator = torch.Generator().manual_seed(0)
+    noise = h.with_values(torch.randn(h.values.shape, dtype=torch.float64, generator=generator)).hermitian()
+    noise = noise * (noise_ev / HARTREE_EV)
+    changed = h + noise + c.overlap * (mu_ev / HARTREE_EV)
+    write_folder(folder, c.structure, c.overlap, changed, fermi_level=c.fermi_level)
+    return folder, noise.values
+
+
+def test_compare_json(nearsight, tmp_path):
+    other, noise = shifted(tmp_path / "other", 1e-3, 0.0)
+    result = json.loads(nearsight("compare", GRAPHENE, other, "--json").out)
+    assert result["hamiltonian_mae_meV"] == pytest.approx(float(noise.abs().mean()) * HARTREE_EV * 1000, rel=1e-6)
+    assert result["hamiltonian_max_meV"] == pytest.approx(float(noise.abs().max()) * HARTREE_EV * 1000, rel=1e-6)
+    assert result["overlap_max"] == 0
+    assert 0 < result["gauge_mae_meV"] <= result["hamiltonian_mae_meV"]
+    assert 0 < result["bands_mae_meV"] < result["bands_max_meV"] < 50
+
+
+def test_compare_takes_the_zero_of_energy_out(nearsight, tmp_path):
+    other, _ = shifted(tmp_path / "other", 0.0, 0.3)
+    result = json.loads(nearsight("compare", GRAPHENE, other, "--json").out)
+    assert result["gauge_shift_meV"] == pytest.approx(-300, rel=1e-6)
+    assert result["gauge_mae_meV"] < 1e-6
+    assert result["bands_mae_meV"] == pytest.approx(300, rel=1e-6)
+    assert result["bands_aligned_mae_meV"] < 1e-5
+    assert result["hamiltonian_mae_meV"] > 1
+
+
+def test_compare_sees_through_another_choice_of_cells(nearsight, tmp_path):
+    """Atom 1 taken from a neighbouring cell: other R, the same crystal."""
+    shutil.copytree(GRAPHENE, tmp_path / "x")
+    lines = (tmp_path / "x" / "POSCAR").read_text().splitlines()
+    moved = np.array(lines[9].split(), float) + np.array(lines[2].split(), float)
+    lines[9] = " ".join(map(repr, moved.tolist()))
+    (tmp_path / "x" / "POSCAR").write_text("\n".join(lines) + "\n")
+    for name in ("overlap.h5", "hamiltonian.h5", "density_matrix.h5"):
+        file = MatrixFile.read(tmp_path / "x" / name)
+        pairs = file.atom_pairs.copy()
+        pairs[:, 0] += (pairs[:, 3] == 1).astype(int) - (pairs[:, 4] == 1).astype(int)
+        MatrixFile(pairs, file.chunk_shapes, file.chunk_boundaries, file.entries).write(tmp_path / "x" / name)
+    assert nearsight("check", tmp_path / "x").status == 0
+    result = json.loads(nearsight("compare", GRAPHENE, tmp_path / "x", "--json").out)
+    assert result["hamiltonian_max_meV"] == 0
+    assert result["pairs_only_in_reference"] == 0
+
+
+def test_pairs_that_one_lacks_are_zero(nearsight, tmp_path):
+    shutil.copytree(GRAPHENE, tmp_path / "x")
+    for name in ("overlap.h5", "hamiltonian.h5", "density_matrix.h5"):
+        file = MatrixFile.read(tmp_path / "x" / name)
+        near = np.abs(file.atom_pairs[:, :3]).max(1) < 2
+        entries = np.concatenate([file.block(n).ravel() for n in np.flatnonzero(near)])
+        MatrixFile.of(file.atom_pairs[near], file.chunk_shapes[near], entries).write(tmp_path / "x" / name)
+    result = json.loads(nearsight("compare", GRAPHENE, tmp_path / "x", "--json").out)
+    file = MatrixFile.read(GRAPHENE / "hamiltonian.h5")
+    far = np.abs(file.atom_pairs[:, :3]).max(1) >= 2
+    lost = np.concatenate([file.block(n).ravel() for n in np.flatnonzero(far)])
+    assert result["pairs_only_in_reference"] == far.sum() > 0
+    assert result["hamiltonian_max_meV"] == pytest.approx(1000 * np.abs(lost).max(), rel=1e-6)
+    assert result["hamiltonian_mae_meV"] == pytest.approx(1000 * np.abs(lost).sum() / file.entries.size, rel=1e-6)
+
+
+def test_check_finds_what_is_broken(nearsight, tmp_path):
+    assert nearsight("check", GRAPHENE).status == 0
+    shutil.copytree(GRAPHENE, tmp_path / "x")
+    file = MatrixFile.read(tmp_path / "x" / "density_matrix.h5")
+    changed = MatrixFile(file.atom_pairs, file.chunk_shapes, file.chunk_boundaries, file.entries * 1.02)
+    changed.write(tmp_path / "x" / "density_matrix.h5")
+    result = nearsight("check", tmp_path / "x")
+    assert result.status == 1
+    assert "Tr[D S]" in result.err
+    found = json.loads(nearsight("check", tmp_path / "x", "--json").out)
+    assert [f["law"] for f in found["findings"] if not f["holds"]] == ["Tr[D S] is the number of electrons"]
+
+
+def test_bands_picture_and_numbers(nearsight, tmp_path):
+    numbers, picture = tmp_path / "b.json", tmp_path / "b.png"
+    words = ("bands", GRAPHENE, GRAPHENE, "-o", picture, "--points", 20, "--json", numbers, "--path", "GAMMA-K")
+    assert nearsight(*words).status == 0
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    bands = json.loads(numbers.read_text())["graphene_lda_sz"]
+    fermi, at_k = bands["fermi_energy_eV"], np.array(bands["energies_eV"])[0, -1]
+    assert [name for _, name in bands["labels"]] == ["GAMMA", "K"]
+    dirac = np.sort(np.abs(at_k - fermi))[:2]
+    assert dirac.max() < 1e-3  # graphene's cone is at K
+
+
+@pytest.fixture
+def small_set(tmp_path) -> Path:
+    (tmp_path / "h2.xyz").write_text('2\nLattice="4 0 0 0 4 0 0 0 4" pbc="T T T"\nH 0 0 0\nH 0 0 0.74\n')
+    (tmp_path / "set.yaml").write_text(
+        "structure: h2.xyz\n"
+        "distort: {count: 3, sigma_ang: 0.05, clip_ang: 0.1, seed: 7}\n"
+        "scf: {xc: lda, basis: sz, mesh_cutoff_ry: 60, kmesh: [1, 1, 1]}\n"
+        "workers: 1\n"
+    )
+    return tmp_path
+
+
+def test_dataset_build_and_its_failures(nearsight, small_set):
+    config, out = small_set / "set.yaml", small_set / "out"
+    first = nearsight("dataset", "build", config, "-o", out, "--set", "distort.count=1")
+    assert first.status == 0, first
+    made = (out / "0000" / "hamiltonian.h5").stat().st_mtime_ns
+    assert (out / "species" / "H.ion.xml").exists()
+    again = nearsight("dataset", "build", config, "-o", out)
+    assert again.status == 0, again
+    assert sorted(p.name for p in out.iterdir() if p.name.isdigit()) == ["0000", "0001", "0002"]
+    assert (out / "0000" / "hamiltonian.h5").stat().st_mtime_ns == made
+    assert nearsight("check", out / "0002").status == 0
+    other = nearsight("dataset", "build", config, "-o", out, "--set", "scf.xc=pbe")
+    assert other.status == 1
+    assert "another configuration" in other.err
+    failing = nearsight("dataset", "build", config, "-o", small_set / "bad", "--set", "scf.max_iterations=2")
+    assert failing.status == 1
+    assert "3 of 3 failed" in failing.err
+    assert len(json.loads((small_set / "bad" / "failures.json").read_text())) == 3
+    assert not (small_set / "bad" / "0000").exists()
+
+
+def test_a_killed_build_goes_on(nearsight, small_set):
+    config, out = small_set / "set.yaml", small_set / "out"
+    command = [sys.executable, "-m", "nearsight.cli", "dataset", "build", str(config), "-o", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (out / "0000").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    done = {p.name for p in out.iterdir() if p.name.isdigit()}
+    for name in done:
+        assert (out / name / "result.json").exists()
+    time.sleep(2.5)  # the orphaned worker leaves by itself
+    result = nearsight("dataset", "build", config, "-o", out)
+    assert result.status == 0, result
+    assert sorted(p.name for p in out.iterdir() if p.name.isdigit()) == ["0000", "0001", "0002"]
