@@ -33,29 +33,29 @@ class Comparison:
         reference's Fermi level; None where no Fermi level is known.  bands_aligned_mae_meV: the same after that shift.
     """
 
-    hamiltonian_mae_meV: float  # noqa: N815
-    hamiltonian_max_meV: float  # noqa: N815
-    gauge_mae_meV: float  # noqa: N815
-    gauge_shift_meV: float  # noqa: N815
+    hamiltonian_mae_meV: float
+    hamiltonian_max_meV: float
+    gauge_mae_meV: float
+    gauge_shift_meV: float
     overlap_max: float
-    bands_mae_meV: float | None  # noqa: N815
-    bands_max_meV: float | None  # noqa: N815
-    bands_aligned_mae_meV: float | None  # noqa: N815
+    bands_mae_meV: float | None
+    bands_max_meV: float | None
+    bands_aligned_mae_meV: float | None
     bands_levels: int
     bands_kpoints: int
-    window_eV: float  # noqa: N815
-    fermi_energy_eV: float | None  # noqa: N815
-    fermi_difference_meV: float | None  # noqa: N815
-    on_site_mae_meV: float  # noqa: N815
-    off_site_mae_meV: float  # noqa: N815
+    window_eV: float
+    fermi_energy_eV: float | None
+    fermi_difference_meV: float | None
+    on_site_mae_meV: float
+    off_site_mae_meV: float
     atoms: int
     orbitals: int
     pairs: int
     pairs_only_in_reference: int
     pairs_only_in_other: int
     structure_max_ang: float
-    energy_per_atom_meV: float | None = None  # noqa: N815
-    mae_by_elements_meV: Mapping[str, float] = field(default_factory=dict)  # noqa: N815
+    energy_per_atom_meV: float | None = None
+    mae_by_elements_meV: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
