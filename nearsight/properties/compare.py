@@ -16,9 +16,8 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.structure import SYMBOLS, Pairs, Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.io.deeph import Calculation
-from nearsight.properties.spectra import affordable_points, bands
-from nearsight.solve.kpoints import BandPath, band_path, mesh
-from nearsight.solve.occupations import fermi_level
+from nearsight.properties.spectra import affordable_points, bands, fermi_level_of
+from nearsight.solve.kpoints import BandPath, band_path
 
 MEV = 1000 * HARTREE_EV  # 1 Ha in meV
 SAME_PLACE_ANG = 0.01
@@ -85,8 +84,8 @@ def compare(
     shift = gauge_shift(difference, overlap)
     on_site = (layout.pairs.i == layout.pairs.j) & (layout.pairs.R == 0).all(1)
     error = difference.abs() * MEV
-    fermi = _fermi_level(reference)
-    other_fermi = _fermi_level(other)
+    fermi = fermi_level_of(reference)
+    other_fermi = fermi_level_of(other)
     path = path or band_path(reference.structure, affordable_points(reference.basis.size))
     band_error = _band_differences(reference, h_other, s_other, path, fermi, window_ev) * MEV
     return Comparison(
@@ -182,20 +181,6 @@ def _union(first: Pairs, *rest: Pairs) -> Pairs:
 def _missing(these: Pairs, those: Pairs) -> int:
     """How many of these are not among those."""
     return int((those.find(these.i, these.j, these.R) == len(those)).sum())
-
-
-def _fermi_level(c: Calculation) -> float | None:
-    """[Ha], as the folder tells it; else from its number of electrons on a mesh of about 0.1 / Bohr."""
-    if c.fermi_level is not None:
-        return c.fermi_level
-    if c.electrons is None or c.hamiltonian is None:
-        return None
-    from nearsight.solve.eigen import eigenvalues
-
-    size = tuple(max(1, round(float(b) / 0.2)) for b in c.structure.reciprocal.norm(dim=1))
-    k = mesh((size[0], size[1], size[2]))
-    levels = eigenvalues(c.hamiltonian, c.overlap, k.k)
-    return float(fermi_level(levels, k.weights, c.electrons, 0.025 / HARTREE_EV))
 
 
 def _band_differences(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
-from nearsight.core.units import HARTREE_EV
+from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.io.deeph import Calculation
 from nearsight.solve.eigen import eigenvalues
-from nearsight.solve.kpoints import BandPath, band_path
+from nearsight.solve.kpoints import BandPath, band_path, mesh
+from nearsight.solve.occupations import fermi_level
 
+K_SPACING = 0.25  # 1/angstrom
+SMEARING_EV = 0.025
 LABELS = {"GAMMA": "Γ", "SIGMA": "Σ", "DELTA": "Δ", "LAMBDA": "Λ"}
 
 
@@ -65,7 +69,19 @@ def bands_of(calculation: Calculation, points: int | None = None, labels: str | 
     points: how many k in all; by default as many as take about a minute.  labels: corners to visit, e.g. "GAMMA-M-K".
     """
     path = band_path(calculation.structure, points or affordable_points(calculation.basis.size), labels)
-    return bands(calculation.require_hamiltonian(), calculation.overlap, path, calculation.fermi_level)
+    return bands(calculation.require_hamiltonian(), calculation.overlap, path, fermi_level_of(calculation))
+
+
+def fermi_level_of(calculation: Calculation) -> float | None:
+    """[Ha], as the calculation tells it; else from its number of electrons, on a k-mesh with steps of 0.25 / angstrom and
+    k_B T = 0.025 eV, as `scf` has them by default; None if that number is not known."""
+    c = calculation
+    if c.fermi_level is not None or c.electrons is None or c.hamiltonian is None:
+        return c.fermi_level
+    a, b, d = (ceil(float(length) / BOHR_ANG / K_SPACING - 1e-6) for length in c.structure.reciprocal.norm(dim=1))
+    k = mesh((a, b, d))
+    levels = eigenvalues(c.hamiltonian, c.overlap, k.k)
+    return float(fermi_level(levels, k.weights, c.electrons, SMEARING_EV / HARTREE_EV))
 
 
 def affordable_points(orbitals: int) -> int:

@@ -148,7 +148,9 @@ def _train(out: Path, tour: Tour, watcher: Watcher) -> None:
         "model": {"kind": "deeph2", "preset": "base", "target": "total"},
         "trainer": {"max_minutes": tour.training_minutes},
     }
-    train(config, out / "model")
+    budget = tour.training_minutes
+    watcher.advance(0, budget)
+    train(config, out / "model", lambda metrics: watcher.advance(min(metrics.minutes, budget), budget))
     watcher.advance(1, 1)
 
 
