@@ -9,6 +9,7 @@ E_na = 1/2 sum_ab U_NA(R_ab) + sum_{a<b} dU_local(R_ab)  and  E_ions = sum_a U_l
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ def _neutral_atom_operator(k: NDArray[np.float64]) -> NDArray[np.float64]:
     return kinetic(k) / (2 * np.pi)
 
 
+@lru_cache(maxsize=256)
 def neutral_atom_table(a: Species, b: Species, quadrature: Quadrature = EXACT) -> TwoCenterTable:
     """U_NA,ab(R) [Ha]."""
     return TwoCenterTable(
@@ -66,6 +68,7 @@ def local_potential(species: Species, r_max: float) -> tuple[NDArray[np.float64]
     return r, inner + shell[-1] - shell
 
 
+@lru_cache(maxsize=256)
 def self_energy(species: Species) -> float:
     """U_local = 1/2 int V_local n_local [Ha]; a constant of the species, taken from its file where that has one.
 
@@ -81,6 +84,7 @@ def self_energy(species: Species) -> float:
 CORRECTION_STEP = 0.01  # Bohr, of the table of dU_local
 
 
+@lru_cache(maxsize=256)
 def local_correction(a: Species, b: Species, quadrature: Quadrature = EXACT) -> UniformSplines:
     """dU_local,ab(R) [Ha] for R > 0, zero beyond the sum of the radii of the two local charges."""
     reach = a.local_charge.cutoff + b.local_charge.cutoff

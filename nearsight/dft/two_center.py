@@ -14,7 +14,6 @@ from functools import cached_property, lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import spherical_jn
 from torch import Tensor
 
 from nearsight.core import so3
@@ -53,27 +52,38 @@ def wavenumbers() -> NDArray[np.float64]:
     return K_MAX / K_POINTS * np.arange(1, K_POINTS + 1)
 
 
-@lru_cache(maxsize=16)
-def _reduced_bessel(l: int, step: float, points: int) -> NDArray[np.float64]:  # noqa: E741
-    """j_l(k r) / r^l on wavenumbers() x r = 0, step, ... [k, points]; finite at r = 0."""
-    k = wavenumbers()
-    r = step * np.arange(points)
-    x = np.outer(k, r)
-    small = x < 0.5
-    result = spherical_jn(l, x)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        result /= r**l
-    y = x[small] ** 2 / 2
-    series = np.ones_like(y)
-    term = np.ones_like(y)
-    for n in range(1, 8):
-        term = term * -y / (n * (2 * l + 2 * n + 1))
+def _reduced(l: int, x: NDArray[np.float64]) -> NDArray[np.float64]:  # noqa: E741
+    """j_l(x) / x^l: by its power series where x < l + 1.5, else by upward recursion from sin and cos, which is stable there."""
+    result = np.empty_like(x)
+    small = x < l + 1.5
+    y = 0.5 * x[small] ** 2
+    series, term = np.ones_like(y), np.ones_like(y)
+    for n in range(1, 10 + 2 * l):
+        term *= -y / (n * (2 * l + 2 * n + 1))
         series += term
-    odd = float(np.prod(np.arange(1, 2 * l + 2, 2)))
-    result[small] = (np.broadcast_to(k[:, None] ** l, x.shape)[small] / odd) * series
+    result[small] = series / float(np.prod(np.arange(1, 2 * l + 2, 2)))
+    z = x[~small]
+    inverse = 1 / z
+    before, now = np.cos(z) * inverse, np.sin(z) * inverse
+    for n in range(l):
+        before, now = now, (2 * n + 1) * inverse * now - before
+    result[~small] = now * inverse**l
     return result
 
 
+@lru_cache(maxsize=24)
+def _waves(l: int, step: float, points: int) -> NDArray[np.float64]:  # noqa: E741
+    """j_l(k r) / r^l on wavenumbers() x r = 0, step, ... [k, points]; finite at r = 0."""
+    k = wavenumbers()
+    return k[:, None] ** l * _reduced(l, np.outer(k, step * np.arange(points)))
+
+
+def _reduced_bessel(l: int, step: float, points: int) -> NDArray[np.float64]:  # noqa: E741
+    """`_waves`, from a table whose length is rounded up, so that functions of many radii share it."""
+    return _waves(l, step, -(-points // 256) * 256)[:, :points]
+
+
+@lru_cache(maxsize=512)
 def bessel_transform(function: RadialFunction, quadrature: Quadrature = EXACT) -> NDArray[np.float64]:
     """f(k) = sqrt(2/pi) int_0^rc r^2 R(r) j_l(kr) dr on wavenumbers()."""
     l = function.l  # noqa: E741
@@ -85,7 +95,8 @@ def bessel_transform(function: RadialFunction, quadrature: Quadrature = EXACT) -
         half = 0.5 * np.diff(edges)[:, None]
         r = (edges[:-1, None] + half * (1 + x)).ravel()
         weight = (half * w).ravel() * r ** (2 + l) * radial_values(function, r)
-        return np.sqrt(2 / np.pi) * (spherical_jn(l, np.outer(wavenumbers(), r)) @ weight)
+        k = wavenumbers()
+        return np.sqrt(2 / np.pi) * k**l * (_reduced(l, np.outer(k, r)) @ (r**l * weight))
     points = int(function.cutoff / quadrature.radial_step) + 1
     r = quadrature.radial_step * np.arange(points)
     weight = quadrature.radial_step * r ** (2 + 2 * l) * radial_values(function, r)
@@ -202,12 +213,21 @@ def assemble(
     return BlockMatrix(layout, flat[None])
 
 
+@lru_cache(maxsize=256)
+def _orbital_table(a: Species, b: Species, operator: Operator, quadrature: Quadrature) -> TwoCenterTable:
+    return TwoCenterTable([o.radial for o in a.orbitals], [o.radial for o in b.orbitals], operator, quadrature)
+
+
+@lru_cache(maxsize=256)
+def _projector_table(a: Species, b: Species, quadrature: Quadrature) -> TwoCenterTable:
+    return TwoCenterTable([o.radial for o in a.orbitals], [p.radial for p in b.projectors], quadrature=quadrature)
+
+
 def orbital_tables(
     species: Mapping[int, Species], operator: Operator, quadrature: Quadrature = EXACT
 ) -> dict[tuple[int, int], TwoCenterTable]:
-    """Tables of <phi| O |phi'> for every ordered pair of elements."""
-    shells = {z: [o.radial for o in s.orbitals] for z, s in species.items()}
-    return {(a, b): TwoCenterTable(shells[a], shells[b], operator, quadrature) for a in shells for b in shells}
+    """Tables of <phi| O |phi'> for every ordered pair of elements; made once per pair of species and kept."""
+    return {(a, b): _orbital_table(s, t, operator, quadrature) for a, s in species.items() for b, t in species.items()}
 
 
 def projector_tables(
@@ -215,14 +235,10 @@ def projector_tables(
 ) -> dict[tuple[int, int], TwoCenterTable]:
     """Tables of <phi_a|chi_b>, for elements b that have projectors."""
     return {
-        (a, b): TwoCenterTable(
-            [o.radial for o in species[a].orbitals],
-            [p.radial for p in species[b].projectors],
-            quadrature=quadrature,
-        )
-        for a in species
-        for b in species
-        if species[b].projectors
+        (a, b): _projector_table(s, t, quadrature)
+        for a, s in species.items()
+        for b, t in species.items()
+        if t.projectors
     }
 
 

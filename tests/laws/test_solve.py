@@ -1,0 +1,134 @@
+"""Laws of k-meshes, occupations and the density matrix as a function of the Hamiltonian."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nearsight.core.basis import Basis
+from nearsight.core.blocks import BlockLayout, BlockMatrix
+from nearsight.core.errors import NearsightError
+from nearsight.core.structure import Pairs
+from nearsight.solve import kpoints
+from nearsight.solve.eigen import eigenvalues, factorise
+from nearsight.solve.occupations import density_matrix, divided_difference, fermi_dirac, fermi_level
+from tests import cases
+from tests.laws.test_core import random_matrix
+
+close = torch.testing.assert_close
+
+
+def near_identity(m: BlockMatrix) -> BlockMatrix:
+    """A positive definite overlap on the same pairs."""
+    values = 0.02 * m.values.clone()
+    for pair in m.pairs.on_site.tolist():
+        n = int(m.layout.shapes[pair, 0])
+        a = int(m.layout.boundaries[pair])
+        values[0, a : a + n * n] += torch.eye(n, dtype=values.dtype).flatten()
+    return m.with_values(values)
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (4, 4, 1), (3, 2, 5)])
+@pytest.mark.parametrize("shift", [(0.0, 0.0, 0.0), (0.5, 0.5, 0.0)])
+def test_time_reversal_keeps_the_weight_of_every_point(size, shift):
+    k = kpoints.mesh(size, shift)
+    n = size[0] * size[1] * size[2]
+    close(k.weights.sum(), torch.tensor(1.0, dtype=torch.float64))
+    assert n / 2 <= len(k) <= n / 2 + 4
+    phase = torch.exp(2j * torch.pi * (k.k @ torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64))).real @ k.weights
+    if size[0] > 1:
+        close(phase, torch.zeros_like(phase), atol=1e-14, rtol=0)
+
+
+def test_a_k_mesh_of_zero_is_refused():
+    with pytest.raises(NearsightError, match="at least 1"):
+        kpoints.mesh((4, 0, 1))
+
+
+def test_band_path_of_graphene_stays_in_the_plane():
+    path = kpoints.band_path(cases.graphene(30.0), 60)
+    assert [name for _, name in path.labels][:2] == ["GAMMA", "M"] and float(path.k[:, 2].abs().max()) == 0
+    assert bool((path.distance.diff() >= 0).all())
+    with pytest.raises(NearsightError, match="no point named"):
+        kpoints.band_path(cases.graphene(), 60, "GAMMA-Q")
+
+
+def test_the_fermi_level_holds_the_electrons_and_sits_in_the_middle_of_a_gap():
+    e = torch.tensor([[[-1.0, -0.5, 0.5, 1.0]]], dtype=torch.float64)
+    w = torch.ones(1, dtype=torch.float64)
+    close(fermi_level(e, w, 4.0, 0.001), torch.tensor(0.0, dtype=torch.float64))
+    mu = fermi_level(e, w, 3.3, 0.1)
+    close(2 * fermi_dirac((e - mu) / 0.1).sum(), torch.tensor(3.3, dtype=torch.float64))
+    with pytest.raises(NearsightError, match="do not fit"):
+        fermi_level(e, w, 9.0, 0.1)
+
+
+def test_divided_differences_are_smooth_at_degeneracy():
+    kT, mu = 0.01, torch.tensor(0.02, dtype=torch.float64)
+    for gap in (0.0, 1e-12, 1e-6, 1e-3, 0.0099, 0.0101, 0.3):
+        e = torch.tensor([0.015, 0.015 + gap], dtype=torch.float64)
+        f = fermi_dirac((e - mu) / kT)
+        k = divided_difference(e, f, mu, kT)
+        fine = torch.linspace(0, 1, 20001, dtype=torch.float64) * gap + 0.015
+        slope = -fermi_dirac((fine - mu) / kT) * fermi_dirac(-(fine - mu) / kT) / kT
+        mean = torch.trapezoid(slope, fine) / gap if gap > 1e-5 else slope[10000]
+        close(k[0, 1], mean, rtol=1e-6, atol=1e-9)
+    far = torch.tensor([-30.0, 30.0], dtype=torch.float64)
+    close(divided_difference(far, fermi_dirac(far / kT), mu * 0, kT)[0, 1], torch.tensor(-1 / 60, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("degenerate", [False, True])
+@pytest.mark.parametrize("kT", [0.05, 0.002])
+def test_derivative_of_the_free_energy_in_the_hamiltonian(degenerate, kT):
+    """dOmega/dH by the closed rule against central differences, to 1e-7, also with exactly degenerate levels at mu."""
+    if degenerate:  # an atom on its own: three p levels and a half-filled shell at the Fermi level
+        s = cases.structure([[30, 0, 0], [0, 30, 0], [0, 0, 30]], [[0, 0, 0]], [6])
+        layout = BlockLayout(Basis.of(s.numbers, {6: (0, 1)}), Pairs.within(s, 5.0))
+        h = BlockMatrix(layout, torch.diag(torch.tensor([-0.7, -0.2, -0.2, -0.2], dtype=torch.float64)).flatten()[None])
+        overlap = h.with_values(torch.eye(4, dtype=torch.float64).flatten()[None])
+        k, electrons = kpoints.mesh((1, 1, 1)), 4.0
+    else:
+        h = random_matrix(0)
+        overlap, k, electrons = near_identity(random_matrix(1)), kpoints.mesh((2, 1, 2)), 9.0
+    weight = random_matrix(2) if not degenerate else h.with_values(torch.arange(16.0, dtype=torch.float64)[None])
+    weight = weight.hermitian()
+    factor = factorise(overlap, k.k)
+
+    def omega(values: torch.Tensor) -> torch.Tensor:
+        d = density_matrix(h.with_values(values), factor, k, electrons, kT)
+        linear = d.matrix.trace(weight)
+        return linear + 0.1 * linear**2 - d.entropy_term
+
+    x = h.values.clone().requires_grad_()
+    omega(x).backward()
+    if degenerate:
+        direction = torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        direction = (direction + direction.T).flatten()[None]
+    else:
+        direction = random_matrix(3).values
+    step = 2e-3 * kT
+    plus, minus = (omega(h.values + s * step * direction) for s in (1, -1))
+    plus2, minus2 = (omega(h.values + 2 * s * step * direction) for s in (1, -1))
+    numeric = (8 * (plus - minus) - (plus2 - minus2)) / (12 * step)
+    close((x.grad * direction).sum(), numeric, rtol=1e-7, atol=1e-9)
+
+
+def test_density_matrices_hold_the_electrons():
+    h, overlap, k = random_matrix(0), near_identity(random_matrix(1)), kpoints.mesh((3, 2, 1))
+    d = density_matrix(h, factorise(overlap, k.k), k, 7.0, 0.01)
+    close(d.matrix.trace(overlap), torch.tensor(7.0, dtype=torch.float64))
+    close(d.matrix.values, d.matrix.hermitian().values)
+    assert float(d.entropy_term) > 0
+
+
+def test_eigenvalues_do_not_depend_on_the_orientation():
+    h, overlap = random_matrix(0), near_identity(random_matrix(1))
+    k = torch.tensor([[0.1, 0.2, 0.3]], dtype=torch.float64)
+    r = cases.random_rotation(4, improper=True)
+    close(eigenvalues(h.rotate(r), overlap.rotate(r), k), eigenvalues(h, overlap, k))
+
+
+def test_an_indefinite_overlap_is_refused_with_its_eigenvalue():
+    h = random_matrix(0)
+    with pytest.raises(NearsightError, match="not positive definite"):
+        factorise(h, torch.zeros(1, 3, dtype=torch.float64))
