@@ -25,6 +25,7 @@ RYDBERG = 0.5  # 1 Ry in Ha, exact
 
 _ZETAS = {"sz": 1, "szp": 1, "dz": 2, "dzp": 2, "tz": 3, "tzp": 3}
 _SEMICORE_SHIFT = 0.1
+_BOUND = -0.02  # Ha
 _NOBLE = (2, 10, 18, 36, 54, 86, 118)
 
 
@@ -173,6 +174,8 @@ def _shells(pp: Pseudopotential, atom: PseudoAtom) -> list[_Shell]:
     has_d = any(s.l == 2 and s.n == period - 1 for s in atom.shells)
     shells, count = [], dict.fromkeys(range(5), 0)
     for s in atom.shells:
+        if s.occupation == 0 and s.energy > _BOUND:
+            continue  # an empty level of the free atom's box, which no energy shift can confine
         semicore = (
             (s.l <= 1 and s.n < period)
             or (s.l == 2 and main_p)  # a full d shell below an open p shell
@@ -183,7 +186,8 @@ def _shells(pp: Pseudopotential, atom: PseudoAtom) -> list[_Shell]:
     if not any(s.l == 0 and s.n == period for s in atom.shells):  # Pd: 4d10 5s0
         sphere = Sphere(0, atom.potential.radius)
         energy = float(eigh(atom.potential.hamiltonian(sphere), eigvals_only=True)[count[0]])
-        shells.append(_Shell(period, 0, count[0], 0.0, energy, False))
+        if energy <= _BOUND:
+            shells.append(_Shell(period, 0, count[0], 0.0, energy, False))
     return shells
 
 

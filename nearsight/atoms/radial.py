@@ -184,9 +184,16 @@ def solve_atom(
             phi, phi_slope = vectors.T @ sphere.phi, vectors.T @ sphere.slope
             states[l, j] = energies, phi
             if iterations == 1:
-                _refuse_ghosts(pp, l, shells, energies)
+                _refuse_ghosts(pp, l, energies, [s.energy for s in shells])
             f = np.array([s.occupation for s in shells]) / (4 * np.pi)
             result += f @ phi**2, 2 * f @ (phi * phi_slope)
+        if iterations == 1:
+            for channel in channels:
+                if (channel.l, channel.j) not in occupied:
+                    sphere = Sphere(channel.l, radius)
+                    H = matrix(sphere, local, by_slope) + separable(sphere, (channel,), pp.r, channel.j)
+                    deepest = min(s.energy for levels in occupied.values() for s in levels)
+                    _refuse_ghosts(pp, channel.l, eigh(H, eigvals_only=True, subset_by_index=[0, 0]), [deepest])
         change = 4 * np.pi * radial_weight(r) @ np.abs(result[0] - n)
         if change < tolerance * pp.valence:
             break
@@ -232,17 +239,18 @@ def _configuration(pp: Pseudopotential, relativistic: bool) -> dict[tuple[int, f
     return {key: [levels[n] for n in sorted(levels)] for key, levels in sorted(merged.items(), key=str)}
 
 
-def _refuse_ghosts(pp: Pseudopotential, l: int, shells: list[_Level], energies: NDArray[np.float64]) -> None:
-    """In the file's own density the lowest levels are the file's, unless the separable form has bound a spurious one.
+def _refuse_ghosts(pp: Pseudopotential, l: int, energies: NDArray[np.float64], expected: list[float]) -> None:
+    """In the file's own density the lowest levels of l are the file's, unless the separable form binds a spurious one.
 
-    The margin is far above what averaging over j moves a level (0.02 Ha), far below any known ghost.
+    expected: the levels [Ha], or the deepest level of all for an l without electrons. The margin is far above what
+    averaging over j moves a level (0.02 Ha), far below any known ghost.
     """
-    for shell, energy in zip(shells, energies, strict=True):
-        if energy < shell.energy - 0.1:
+    for energy, known in zip(energies, expected, strict=True):
+        if energy < known - 0.1:
             raise NearsightError(
-                f"{pp.path}: its projectors bind a ghost state of {pp.symbol}, l = {l}, at {energy:.1f} Ha, below the "
-                f"shell n = {shell.n} at {shell.energy:.2f} Ha; take the file of another functional, or a folder with "
-                "another pseudopotential"
+                f"{pp.path}: its projectors bind a ghost state of {pp.symbol}, l = {l}, at {energy:.1f} Ha, where no "
+                f"level below {known:.2f} Ha belongs; take the file of another functional, or a folder with another "
+                "pseudopotential"
             )
 
 
