@@ -42,7 +42,7 @@ class Beta:
 @dataclass(frozen=True, eq=False)
 class ReferenceShell:
     """A shell of the reference atom: occupation in electrons, energy [Ha; NaN if not stated],
-    and r R(r) on the file's grid."""
+    and r R(r) on the file's grid (zeros if not stated)."""
 
     n: int
     l: int
@@ -246,8 +246,10 @@ class _Upf:
 
     def _shells(self, r: NDArray[np.float64], relativistic: bool) -> tuple[ReferenceShell, ...]:
         section = self.root.find("PP_PSWFC")
+        if section is None or len(section) == 0:
+            return self._input_shells(r)
         shells = []
-        for i, node in enumerate(section if section is not None else (), start=1):
+        for i, node in enumerate(section, start=1):
             label = node.get("label", "").strip()
             if not label[:1].isdigit():
                 self.fail(f"{node.tag} has the label {label!r}; a label such as 3S is needed to know the shell")
@@ -265,3 +267,17 @@ class _Upf:
                 )
             )
         return tuple(shells)
+
+    def _input_shells(self, r: NDArray[np.float64]) -> tuple[ReferenceShell, ...]:
+        """The valence shells as ONCVPSP's input states them, for files without pseudo-wavefunctions; else none.
+
+        The input: symbol, Z, core shells, valence shells, ...; then one line n, l, occupation for each shell.
+        """
+        text = self.root.findtext("PP_INFO/PP_INPUTFILE") or ""
+        rows = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+        try:
+            core, valence = int(rows[0][2]), int(rows[0][3])
+            found = [(int(row[0]), int(row[1]), float(row[2])) for row in rows[1 + core : 1 + core + valence]]
+        except (IndexError, ValueError):
+            return ()
+        return tuple(ReferenceShell(n, l, None, f, float("nan"), np.zeros_like(r)) for n, l, f in found)

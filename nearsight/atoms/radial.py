@@ -225,6 +225,8 @@ def _configuration(pp: Pseudopotential, relativistic: bool) -> dict[tuple[int, f
     """The reference shells of each (l, j) in order of n; the two j of a shell are joined unless `relativistic`."""
     if not pp.shells:
         raise NearsightError(f"{pp.path}: has no PP_PSWFC, so its valence shells are unknown; take another file")
+    if relativistic and any(s.j is None for s in pp.shells):
+        raise NearsightError(f"{pp.path}: does not state its shells by j; solve the scalar-relativistic atom")
     merged: dict[tuple[int, float | None], dict[int, _Level]] = {}
     for s in pp.shells:
         levels = merged.setdefault((s.l, s.j if relativistic else None), {})

@@ -329,6 +329,21 @@ def test_damaged_files_are_refused(tmp_path: Path, change, message: str) -> None
         read_upf(path)
 
 
+def test_a_file_without_wavefunctions(tmp_path: Path) -> None:
+    """The shells come from ONCVPSP's input then, and the atom is the same."""
+    text = pseudopotential("Si", "pbesol").path.read_text()
+    start, end = text.index("<PP_PSWFC>"), text.index("</PP_PSWFC>") + len("</PP_PSWFC>")
+    path = tmp_path / "Si.UPF"
+    path.write_text(text[:start] + text[end:])
+    bare = solve_atom(read_upf(path))
+    full = solve_atom(pseudopotential("Si", "pbesol"))
+    assert [(s.n, s.l, s.occupation) for s in bare.shells] == [(s.n, s.l, s.occupation) for s in full.shells]
+    assert [s.energy for s in bare.shells] == pytest.approx([s.energy for s in full.shells], abs=1e-9)
+    path.write_text(path.read_text().replace("PP_INPUTFILE", "PP_INPUT"))
+    with pytest.raises(NearsightError, match="valence shells are unknown"):
+        solve_atom(read_upf(path))
+
+
 def test_projectors_without_strength_are_refused(tmp_path: Path) -> None:
     text = upf("C")
     start = text.index(">", text.index("<PP_DIJ")) + 1
