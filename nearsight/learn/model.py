@@ -1,0 +1,199 @@
+"""A trained model on disk, and what it is for: structure in, Hamiltonian out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+import nearsight
+from nearsight.core.basis import Basis
+from nearsight.core.blocks import BlockLayout, BlockMatrix
+from nearsight.core.errors import NearsightError
+from nearsight.core.structure import SYMBOLS, Structure
+from nearsight.dft.settings import ScfSettings
+from nearsight.io.atomic import read_json, whole_file, write_json
+from nearsight.io.deeph import is_folder, read_folder, write_folder
+from nearsight.io.structures import check_structure, read_structure
+from nearsight.learn.reference import OrbitalReference, read_species
+from nearsight.nn.deeph2 import DeepH2
+
+FORMAT = "nearsight-model-1"
+ARCHITECTURES = {"deeph2": DeepH2}
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A network with what it needs to know of the orbitals.
+
+    architecture: kind, shells and keyword arguments of the network.  target: total or delta.  reference: the orbitals;
+    None if the data did not tell them, and then a prediction needs a layout from elsewhere.
+    """
+
+    network: DeepH2
+    architecture: Mapping[str, Any]
+    target: str
+    reference: OrbitalReference | None
+
+    def check(self, structure: Structure) -> None:
+        """Raises NearsightError for a structure with an element that the model never saw, or no sound structure."""
+        check_structure(structure)
+        self.network.readout.slots.index_of(structure.numbers)
+
+    def layout(self, structure: Structure) -> BlockLayout:
+        self.check(structure)
+        if self.reference is None:
+            raise NearsightError(
+                "this model does not know the orbitals of its data, so it cannot compute an overlap: "
+                "train it with data.species (a folder of <Symbol>.ion.xml)"
+            )
+        return self.reference.layout(structure)
+
+    @torch.no_grad()
+    def __call__(self, structure: Structure, layout: BlockLayout | None = None) -> BlockMatrix:
+        """The Hamiltonian [Ha], float64, on a layout; without one, on the pairs that the DFT engine would use."""
+        self.check(structure)
+        layout = layout or self.layout(structure)
+        graph = self.network.prepare(structure, layout)
+        matrix = BlockMatrix(layout, self.network(graph).double().to(layout.device)[None])
+        if self.target == "delta":
+            if self.reference is None:
+                raise NearsightError("a model of H - H0 needs the orbitals of its data: its folder has lost species/")
+            matrix = matrix + self.reference.initial_hamiltonian(structure).on(layout)
+        return matrix
+
+    def save(self, folder: Path, about: Mapping[str, Any] | None = None) -> None:
+        """model.safetensors, config.json, species/. about: further entries of config.json (figures, configuration)."""
+        save_weights(self.network, folder)
+        reference = None
+        if self.reference is not None:
+            self.reference.write(folder / "species")
+            reference = self.reference.settings.model_dump(mode="json")
+        write_json(
+            folder / "config.json",
+            {
+                "format": FORMAT,
+                "architecture": dict(self.architecture),
+                "target": self.target,
+                "reference": reference,
+                "versions": {"nearsight": nearsight.__version__, "torch": torch.__version__},
+                **(about or {}),
+            },
+        )
+
+    @staticmethod
+    def load(folder: Path | str, device: str = "cpu") -> TrainedModel:
+        """Raises NearsightError for a folder that is no model, or one whose files do not fit together."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise NearsightError(f"no such model: {folder}")
+        config = _read_config(folder)
+        architecture, settings = config["architecture"], config["reference"]
+        network = build(architecture)
+        try:
+            weights = load_file(folder / "model.safetensors")
+            network.load_state_dict(weights)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise NearsightError(f"{folder}/model.safetensors does not fit its config.json: {reason}") from error
+        reference = None
+        if settings is not None:
+            numbers = [int(z) for z in architecture["shells"]]
+            reference = OrbitalReference(read_species(folder / "species", numbers), ScfSettings.model_validate(settings))
+        network = network.to(_device(device)).eval()
+        return TrainedModel(network, architecture, config["target"], reference)
+
+
+def build(architecture: Mapping[str, Any], seed: int = 0) -> DeepH2:
+    """The network of an architecture {kind, shells, arguments}; first weights are drawn from `seed` alone."""
+    shells = {int(z): tuple(s) for z, s in architecture["shells"].items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ARCHITECTURES[architecture["kind"]](shells, **architecture["arguments"])
+
+
+def save_weights(network: torch.nn.Module, folder: Path) -> None:
+    with whole_file(folder / "model.safetensors") as part:
+        save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, part)
+
+
+def predict(
+    model: TrainedModel | Path | str, structure: Structure | Path | str, out: Path | str, device: str = "cpu"
+) -> None:
+    """Write the calculation folder of a prediction: hamiltonian.h5, overlap.h5, result.json.
+
+    structure: a Structure, a file that ASE reads, or a calculation folder (whose overlap and pairs serve a model that does
+    not know its orbitals).  Raises NearsightError for an element that the model never saw.
+    """
+    started = time.perf_counter()
+    source = None if isinstance(structure, Structure) else Path(structure)
+    found = read_structure(source) if source is not None else structure
+    assert isinstance(found, Structure)
+    name = None if isinstance(model, TrainedModel) else str(model)
+    trained = model if isinstance(model, TrainedModel) else TrainedModel.load(model, device)
+    trained.check(found)
+    if trained.reference is None and source is not None and is_folder(source):
+        given = read_folder(source)
+        overlap, electrons = given.overlap, given.electrons
+        _same_basis(given.basis, trained)
+    else:
+        layout = trained.layout(found)
+        assert trained.reference is not None
+        overlap = trained.reference.overlap(found, layout)
+        electrons = trained.reference.electrons(found)
+    hamiltonian = trained(found, overlap.layout)
+    write_folder(
+        out,
+        found,
+        overlap,
+        hamiltonian,
+        electrons=electrons,
+        result={
+            "prediction": True,
+            "model": name,
+            "target": trained.target,
+            "wall_seconds": time.perf_counter() - started,
+            "versions": {"nearsight": nearsight.__version__, "torch": torch.__version__},
+        },
+    )
+
+
+predict_folder = predict
+
+
+def _same_basis(basis: Basis, trained: TrainedModel) -> None:
+    for z, shells in basis.shells.items():
+        known = trained.network.readout.slots.shells[z]
+        if tuple(shells) != known:
+            raise NearsightError(
+                f"{SYMBOLS[z]} has shells {list(shells)} in this folder, the model was trained on {list(known)}"
+            )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.exists():
+        raise NearsightError(f"{folder} is not a trained model: it has no config.json (train writes one)")
+    config = read_json(path)
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise NearsightError(f"{path} is not a model's configuration of the form {FORMAT}")
+    return config
+
+
+def _device(name: str) -> torch.device:
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise NearsightError(f"device {name}: this machine has no CUDA device that PyTorch can use; take cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise NearsightError(f"device {name!r} is not known: take cpu or cuda") from error
+
+
+def moved(trained: TrainedModel, device: str) -> TrainedModel:
+    return replace(trained, network=trained.network.to(_device(device)))
