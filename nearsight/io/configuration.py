@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,6 +16,15 @@ from nearsight.core.errors import NearsightError
 Model = TypeVar("Model", bound=BaseModel)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML, with 1e-5 a number as everywhere else: YAML 1.1 wants it written 1.0e-5 and takes it for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
 def near_miss(word: str, known: Iterable[str]) -> str:
     """`; did you mean pbe?` or nothing. A word of the same letters comes first: dpz is dzp, not dz."""
     word, words = str(word).lower(), [str(k) for k in known]
@@ -25,7 +35,7 @@ def near_miss(word: str, known: Iterable[str]) -> str:
 def read_table(path: Path | str) -> dict[str, Any]:
     """A YAML file with a table at its top. Raises NearsightError for a missing file or one that is none."""
     try:
-        table = yaml.safe_load(Path(path).read_text())
+        table = yaml.load(Path(path).read_text(), _Loader)
     except FileNotFoundError as error:
         raise NearsightError(f"no such file: {path}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -53,7 +63,7 @@ def override(table: Mapping[str, Any], words: Iterable[str]) -> dict[str, Any]:
             place[name] = dict(inner) if isinstance(inner, Mapping) else {}
             place = place[name]
         try:
-            place[last] = yaml.safe_load(value)
+            place[last] = yaml.load(value, _Loader)
         except yaml.YAMLError as error:
             raise NearsightError(f"--set {word}: the value is not readable: {' '.join(str(error).split())}") from error
     return result

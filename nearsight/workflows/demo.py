@@ -44,7 +44,8 @@ class Tour:
     """What the tour computes: all that a smaller or larger one may want to change.
 
     cells: distorted copies to learn from, each of repeats small.  large: repeats of the unseen cell.
-    mesh_cutoff_ry: of the real-space mesh [Ry].  sigma_ang, clip_ang: displacements [angstrom].
+    mesh_cutoff_ry, energy_shift_ry: fineness of the mesh, confinement of the orbitals [Ry].
+    sigma_ang, clip_ang: displacements [angstrom].
     training_minutes: at most.
     """
 
@@ -54,13 +55,21 @@ class Tour:
     small_kmesh: tuple[int, int, int] = (4, 4, 1)
     large_kmesh: tuple[int, int, int] = (3, 3, 1)
     mesh_cutoff_ry: float = 200.0
+    energy_shift_ry: float = 0.02
     sigma_ang: float = 0.05
     clip_ang: float = 0.1
     seed: int = 1
     training_minutes: float = 5.0
 
     def scf(self, kmesh: tuple[int, int, int]) -> ScfSettings:
-        return ScfSettings(xc="pbe", basis="dzp", kmesh=kmesh, mesh_cutoff_ry=self.mesh_cutoff_ry)
+        return ScfSettings(
+            xc="pbe",
+            basis="dzp",
+            energy_shift_ry=self.energy_shift_ry,
+            kmesh=kmesh,
+            mesh_cutoff_ry=self.mesh_cutoff_ry,
+            tolerance_ev=1e-4,
+        )
 
     def distort(self, count: int, supercell: tuple[int, int, int], seed: int) -> Distort:
         return Distort(count=count, sigma_ang=self.sigma_ang, clip_ang=self.clip_ang, seed=seed, supercell=supercell)
