@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from nearsight.core.structure import Structure
-from nearsight.core.units import BOHR_ANG, HARTREE_EV, RYDBERG_EV
+from nearsight.core.units import RYDBERG_EV
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
 
@@ -39,22 +39,40 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=list(CASES))
     arguments = parser.parse_args()
     rows = []
-    print(f"{'system':14s} {'basis':5s} {'energy (Ry)':>15s} {'plane waves':>15s} {'above, mHa/atom':>16s} {'seconds':>8s}")
+    print(
+        f"{'system':14s} {'basis':5s} {'energy (Ry)':>15s} {'plane waves':>15s} {'above, mHa/atom':>16s} {'seconds':>8s}"
+    )
     for name in arguments.cases:
         case = CASES[name]
         for basis in arguments.basis:
             settings = ScfSettings(
-                xc=case["xc"], kmesh=tuple(case["kmesh"]), basis=basis, smearing_ev=case["smearing_ry"] * RYDBERG_EV,
-                energy_shift_ry=arguments.energy_shift, mesh_cutoff_ry=arguments.mesh_cutoff,
+                xc=case["xc"],
+                kmesh=tuple(case["kmesh"]),
+                basis=basis,
+                smearing_ev=case["smearing_ry"] * RYDBERG_EV,
+                energy_shift_ry=arguments.energy_shift,
+                mesh_cutoff_ry=arguments.mesh_cutoff,
             )
             start = time.perf_counter()
             result = run_scf(structure_of(case), settings)
             energy = 2 * (result.free if case["free_energy"] else result.total)
             above = (energy - case["energy_ry"]) / 2 / len(case["numbers"]) * 1000
             seconds = time.perf_counter() - start
-            rows.append({"case": name, "basis": basis, "energy_ry": energy, "planewave_ry": case["energy_ry"],
-                         "above_mha_per_atom": above, "converged": result.converged, "seconds": seconds})
-            print(f"{name:14s} {basis:5s} {energy:15.6f} {case['energy_ry']:15.6f} {above:16.2f} {seconds:8.1f}", flush=True)
+            rows.append(
+                {
+                    "case": name,
+                    "basis": basis,
+                    "energy_ry": energy,
+                    "planewave_ry": case["energy_ry"],
+                    "above_mha_per_atom": above,
+                    "converged": result.converged,
+                    "seconds": seconds,
+                }
+            )
+            print(
+                f"{name:14s} {basis:5s} {energy:15.6f} {case['energy_ry']:15.6f} {above:16.2f} {seconds:8.1f}",
+                flush=True,
+            )
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results/planewave.json").write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -52,8 +52,13 @@ def main() -> None:
             continue
         reference = json.loads((folder / "reference.json").read_text())
         saved = read_folder(folder)
-        settings = {"xc": reference["xc"], "kmesh": reference["kmesh"], "mesh": reference["mesh"],
-                    "smearing_ev": reference["kT_eV"], "species": folder / "species"}
+        settings = {
+            "xc": reference["xc"],
+            "kmesh": reference["kmesh"],
+            "mesh": reference["mesh"],
+            "smearing_ev": reference["kT_eV"],
+            "species": folder / "species",
+        }
         if reference["spin"] != "none":
             if "spin" not in ScfSettings.model_fields:
                 continue
@@ -66,20 +71,41 @@ def main() -> None:
         terms = {t: (result.energies[t] * HARTREE_EV - energy[t]) * 1e3 / atoms for t in TERMS}
         worst = max(terms, key=lambda t: abs(terms[t]))
         h = saved.require_hamiltonian()
-        dh = (result.hamiltonian.on(h.layout).values - h.values.real).abs() * HARTREE_EV * 1e3 if h.spin == "none" else None
+        dh = (
+            (result.hamiltonian.on(h.layout).values - h.values.real).abs() * HARTREE_EV * 1e3
+            if h.spin == "none"
+            else None
+        )
         if dh is None:
-            dh = (result.hamiltonian.on(h.layout).values - h.values[: len(result.hamiltonian.values)].real).abs() * HARTREE_EV * 1e3
+            dh = (
+                (result.hamiltonian.on(h.layout).values - h.values[: len(result.hamiltonian.values)].real).abs()
+                * HARTREE_EV
+                * 1e3
+            )
         ds = float((result.functional.overlap.on(saved.overlap.layout).values - saved.overlap.values).abs().max())
         k, levels = printed_eigenvalues(folder, saved.structure.reciprocal)
         ours = eigenvalues(result.hamiltonian, result.functional.overlap, k) * HARTREE_EV
         low = levels < levels.min() + 60  # printed to 9 digits
         bands = float((ours - levels)[low].abs().max()) * 1e3
         total = (result.total * HARTREE_EV - energy["Etot"]) * 1e3 / atoms
-        rows.append({"case": folder.name, "total_meV_per_atom": total, "terms_meV_per_atom": terms,
-                     "hamiltonian_mae_meV": float(dh.mean()), "hamiltonian_max_meV": float(dh.max()), "overlap_max": ds,
-                     "eigenvalues_max_meV": bands, "iterations": len(result.steps), "seconds": seconds})
-        print(f"{folder.name:18s} {total:10.4f} {worst:>11s} {terms[worst]:8.4f} {float(dh.mean()):9.5f} {float(dh.max()):8.4f}"
-              f" {ds:9.1e} {bands:9.4f} {len(result.steps):4d} {seconds:6.1f}", flush=True)
+        rows.append(
+            {
+                "case": folder.name,
+                "total_meV_per_atom": total,
+                "terms_meV_per_atom": terms,
+                "hamiltonian_mae_meV": float(dh.mean()),
+                "hamiltonian_max_meV": float(dh.max()),
+                "overlap_max": ds,
+                "eigenvalues_max_meV": bands,
+                "iterations": len(result.steps),
+                "seconds": seconds,
+            }
+        )
+        print(
+            f"{folder.name:18s} {total:10.4f} {worst:>11s} {terms[worst]:8.4f} {float(dh.mean()):9.5f} {float(dh.max()):8.4f}"
+            f" {ds:9.1e} {bands:9.4f} {len(result.steps):4d} {seconds:6.1f}",
+            flush=True,
+        )
     out = Path(__file__).parent / "results"
     out.mkdir(exist_ok=True)
     (out / "siesta.json").write_text(json.dumps(rows, indent=1) + "\n")

@@ -45,7 +45,9 @@ def water(box: float = 14.0) -> Structure:
 def skew() -> Structure:
     """A small cell without any symmetry: one oxygen, one carbon, one hydrogen."""
     return structure(
-        [[6.1, 0.3, -0.2], [0.9, 6.7, 0.4], [-0.5, 1.1, 7.2]], [[0.1, 0.2, 0.3], [1.4, 1.7, 0.8], [3.4, 3.1, 2.9]], [8, 6, 1]
+        [[6.1, 0.3, -0.2], [0.9, 6.7, 0.4], [-0.5, 1.1, 7.2]],
+        [[0.1, 0.2, 0.3], [1.4, 1.7, 0.8], [3.4, 3.1, 2.9]],
+        [8, 6, 1],
     )
 
 

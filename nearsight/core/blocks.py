@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import scipy.sparse
 import torch
@@ -128,7 +128,9 @@ class BlockMatrix:
             and len(self.pairs) == len(other.pairs)
             and all(torch.equal(getattr(self.pairs, f), getattr(other.pairs, f)) for f in ("i", "j", "R"))
         ):
-            raise NearsightError("two matrices on different pairs or bases: bring one onto the other's layout with .on()")
+            raise NearsightError(
+                "two matrices on different pairs or bases: bring one onto the other's layout with .on()"
+            )
 
     def __add__(self, other: BlockMatrix) -> BlockMatrix:
         self._same(other)
@@ -260,6 +262,6 @@ class BlockMatrix:
             values = values * self.layout.phases(k[None].to(values.real.dtype))[0, self.layout.pair]
         return [scipy.sparse.csr_matrix((v.detach().cpu().numpy(), (row, column)), shape=(n, n)) for v in values]
 
-    def to(self, *args, **kwargs) -> BlockMatrix:
+    def to(self, *args: Any, **kwargs: Any) -> BlockMatrix:
         values = self.values.to(*args, **kwargs)
         return BlockMatrix(self.layout.to(values.device), values, self.spin)

@@ -29,7 +29,7 @@ def solid_harmonics(l_max: int, vectors: Tensor) -> list[Tensor]:
         sin_m.append(x * sin_m[-1] + y * cos_m[-2])
     # q[l][m] = r^(l-m) P_lm(z/r) / sin^m, without the (-1)^m
     q: list[list[Tensor]] = []
-    for l in range(l_max + 1):  # noqa: E741
+    for l in range(l_max + 1):
         row = []
         for m in range(l + 1):
             if m == l:
@@ -40,7 +40,7 @@ def solid_harmonics(l_max: int, vectors: Tensor) -> list[Tensor]:
                 row.append(((2 * l - 1) * z * q[l - 1][m] - (l + m - 1) * r2 * q[l - 2][m]) / (l - m))
         q.append(row)
     result = []
-    for l in range(l_max + 1):  # noqa: E741
+    for l in range(l_max + 1):
         columns: list[Tensor] = [one] * (2 * l + 1)
         for m in range(l + 1):
             norm = sqrt((2 * l + 1) / (4 * pi) * factorial(l - m) / factorial(l + m))
@@ -62,7 +62,7 @@ def spherical_harmonics(l_max: int, vectors: Tensor) -> list[Tensor]:
 
 
 @cache
-def _wigner_sample(l: int) -> tuple[np.ndarray, np.ndarray]:  # noqa: E741
+def _wigner_sample(l: int) -> tuple[np.ndarray, np.ndarray]:
     """Directions [s, 3] and the pseudo-inverse [s, 2l+1] of Y_l on them, well conditioned for every l."""
     count = 4 * (2 * l + 1)
     i = np.arange(count) + 0.5
@@ -73,7 +73,7 @@ def _wigner_sample(l: int) -> tuple[np.ndarray, np.ndarray]:  # noqa: E741
     return directions, np.linalg.pinv(values).T
 
 
-def wigner(l: int, rotation: Tensor) -> Tensor:  # noqa: E741
+def wigner(l: int, rotation: Tensor) -> Tensor:
     """D^l(R) [..., 2l+1, 2l+1] for any element R [..., 3, 3] of O(3), by interpolation of Y_l(R x) on fixed directions x.
 
     Exact to round-off: Y_l(R x_s) = D Y_l(x_s) for more directions than unknowns, with a constant pseudo-inverse.
@@ -98,7 +98,7 @@ def _complex_clebsch_gordan(l1: int, m1: int, l2: int, m2: int, l3: int, m3: int
     return sqrt((2 * l3 + 1) * triangle * states) * total
 
 
-def real_from_complex(l: int) -> np.ndarray:  # noqa: E741
+def real_from_complex(l: int) -> np.ndarray:
     """Unitary U with Y_real = U Y_complex (Condon-Shortley phase), rows m = -l..l."""
     u = np.zeros((2 * l + 1, 2 * l + 1), dtype=complex)
     u[l, l] = 1

@@ -16,7 +16,7 @@ class RadialFunction:
     spacing: [Bohr].  R vanishes beyond `cutoff` = (n - 1) * spacing.
     """
 
-    l: int  # noqa: E741
+    l: int
     values: NDArray[np.float64]
     spacing: float
 
@@ -28,7 +28,7 @@ class RadialFunction:
     @property
     def r(self) -> NDArray[np.float64]:
         """The grid [Bohr]."""
-        return self.spacing * np.arange(len(self.values))
+        return self.spacing * np.arange(len(self.values), dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,9 @@ class Species:
     local_charge: RadialFunction
     core_density: RadialFunction | None = None
     relativistic_projectors: tuple[Projector, ...] = ()
-    self_energy: float | None = None  # 1/2 int V_local n_local [Ha] as the generating program has it; None: from the charge
+    self_energy: float | None = (
+        None  # 1/2 int V_local n_local [Ha] as the generating program has it; None: from the charge
+    )
     provenance: dict[str, str] = field(default_factory=dict)  # where it came from: file, sha256, basis settings, xc
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class Structure:
         r = rotation.to(self.cell)
         return replace(self, cell=self.cell @ r.T, positions=self.positions @ r.T)
 
-    def to(self, *args, **kwargs) -> Structure:
+    def to(self, *args: Any, **kwargs: Any) -> Structure:
         """Cell and positions moved to a dtype and device; atomic numbers follow the device."""
         cell = self.cell.to(*args, **kwargs)
         return Structure(cell, self.positions.to(*args, **kwargs), self.numbers.to(cell.device))
@@ -72,7 +73,7 @@ class Pairs:
         return len(self.i)
 
     @staticmethod
-    def of(i: Tensor, j: Tensor, R: Tensor, atoms: int) -> Pairs:  # noqa: N803
+    def of(i: Tensor, j: Tensor, R: Tensor, atoms: int) -> Pairs:
         """Pairs from any order, with repetitions dropped, reverse pairs and on-site pairs added, sorted."""
         on_site = torch.arange(atoms, device=i.device)
         i, j = torch.cat([i, j, on_site]), torch.cat([j, i, on_site])
@@ -104,7 +105,7 @@ class Pairs:
         span = (self.R.amax(0) - low + 1) if len(self) else self.R.new_ones(3)
         return _encode(self.i, self.j, self.R, low, span, self.atoms), low, span
 
-    def find(self, i: Tensor, j: Tensor, R: Tensor) -> Tensor:  # noqa: N803
+    def find(self, i: Tensor, j: Tensor, R: Tensor) -> Tensor:
         """Index of each pair (i, j, R) in this list, or len(self) where it is not in it."""
         keys, low, span = self._encoding
         inside = ((R >= low) & (R < low + span)).all(-1)
@@ -139,7 +140,7 @@ class Pairs:
         return Pairs(self.i.to(device), self.j.to(device), self.R.to(device), self.atoms)
 
 
-def _encode(i: Tensor, j: Tensor, R: Tensor, low: Tensor, span: Tensor, atoms: int) -> Tensor:  # noqa: N803
+def _encode(i: Tensor, j: Tensor, R: Tensor, low: Tensor, span: Tensor, atoms: int) -> Tensor:
     """One integer a pair, increasing in the order (i, j, R)."""
     x = R - low
     return (((i * atoms + j) * span[0] + x[..., 0]) * span[1] + x[..., 1]) * span[2] + x[..., 2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,7 +55,9 @@ class EnergyFunctional:
     terms: tuple[Term, ...]
     ions: Ions
     atomic_density: Tensor
+    core: Tensor
     electrons: float
+    quadrature: Quadrature
 
     @staticmethod
     def of(
@@ -96,8 +98,26 @@ class EnergyFunctional:
             ),
             ions=Ions(na, self_energies),
             atomic_density=grid.density(atomic_density_matrix(layout, structure, species))[0],
+            core=core,
             electrons=float(sum(species[z].valence for z in structure.numbers.tolist())),
+            quadrature=quadrature,
         )
+
+    @property
+    def neutral_atom(self) -> NeutralAtom:
+        return next(t for t in self.terms if isinstance(t, NeutralAtom))
+
+    @property
+    def exchange_correlation(self) -> ExchangeCorrelation:
+        return next(t for t in self.terms if isinstance(t, ExchangeCorrelation))
+
+    def mesh_energy(self, density: Tensor, atomic: Tensor, neutral_atom: Tensor, core: Tensor, mesh: Mesh) -> Tensor:
+        """The energy of the terms on the mesh [Ha] as a function of the fields and of the cell of `mesh`: for derivatives."""
+        zero = BlockMatrix(self.layout, density.new_zeros(1, self.layout.size))
+        state = State(zero, density, density.sum(0) - atomic)
+        window = replace(self.exchange_correlation.window, mesh=mesh)
+        xc = ExchangeCorrelation(self.exchange_correlation.functional, core, mesh, window)
+        return NeutralAtom(neutral_atom, mesh).energy(state) + Hartree(mesh).energy(state) + xc.energy(state)
 
     def state(self, density_matrix: BlockMatrix) -> State:
         density = self.grid.density(density_matrix)
@@ -140,9 +160,7 @@ class EnergyFunctional:
         return Evaluation(energies, total, hamiltonian.with_values(hamiltonian.values + matrix), state.density)
 
 
-def atomic_density_matrix(
-    layout: BlockLayout, structure: Structure, species: Mapping[int, Species]
-) -> BlockMatrix:
+def atomic_density_matrix(layout: BlockLayout, structure: Structure, species: Mapping[int, Species]) -> BlockMatrix:
     """Diagonal D of the free neutral atoms: each shell's population spread evenly over its orbitals."""
     values = structure.cell.new_zeros(1, layout.size)
     for z, s in species.items():

@@ -44,17 +44,24 @@ class GridOrbitals:
     layout: BlockLayout
     mesh: Mesh
     batches: tuple[Batch, ...]
+    places: tuple[Tensor, ...]  # where the values of each atom's first orbital stand in all batches, one after another
+    stride: int  # from one orbital of an atom to its next: points in a box
 
     @staticmethod
     def of(
-        structure: Structure, species: Mapping[int, Species], layout: BlockLayout, mesh: Mesh, batch_elements: int = 8_000_000
+        structure: Structure,
+        species: Mapping[int, Species],
+        layout: BlockLayout,
+        mesh: Mesh,
+        batch_elements: int = 8_000_000,
     ) -> GridOrbitals:
         """batch_elements: how many numbers one batch of dense products may hold."""
         edges = torch.tensor([box_edge(n) for n in mesh.shape], device=layout.device)
         shape = torch.tensor(mesh.shape, device=layout.device)
         boxes = (shape + edges - 1) // edges
         images, values, places = _orbitals_by_box(structure, species, mesh, edges, boxes)
-        return GridOrbitals(layout, mesh, _pack(layout, mesh, edges, boxes, images, values, places, batch_elements))
+        batches, starts, stride = _pack(layout, mesh, edges, boxes, images, values, places, batch_elements)
+        return GridOrbitals(layout, mesh, batches, tuple(starts), stride)
 
     @property
     def touched(self) -> Tensor:
@@ -73,6 +80,26 @@ class GridOrbitals:
         """V_ij(R) = int phi_i(r) v(r) phi_j(r - R) dr for v [components, x, y, z]; differentiable in the potential."""
         values: Tensor = _Matrix.apply(potential.flatten(1) * self.mesh.volume_element, self)
         return BlockMatrix(self.layout, values, "none" if len(values) == 1 else "collinear")
+
+    def orbital_adjoint(self, matrix: BlockMatrix, adjoint: Tensor) -> list[Tensor]:
+        """d(sum_r a(r) n(r)) / d phi_i(r) = 2 a(r) sum_j D_ij phi_j(r) for each atom [points of its sphere, orbitals].
+
+        adjoint: a [components, x, y, z].
+        """
+        padded = torch.cat([matrix.values, matrix.values.new_zeros(len(matrix.values), 1)], 1)
+        a = torch.cat([adjoint.flatten(1), adjoint.new_zeros(len(adjoint), 1)], 1)
+        parts = []
+        for b in self.batches:
+            boxes, rows, _ = b.orbitals.shape
+            total = torch.zeros_like(b.orbitals)
+            for s in range(len(padded)):
+                local = padded[s].index_select(0, b.elements.flatten()).reshape(boxes, rows, rows)
+                total += 2 * torch.bmm(local, b.orbitals) * a[s][b.points][:, None]
+            parts.append(total.flatten())
+        flat = torch.cat(parts)
+        counts = self.layout.basis.counts.tolist()
+        steps = [torch.arange(n, device=flat.device) * self.stride for n in counts]
+        return [flat[start[:, None] + step] for start, step in zip(self.places, steps, strict=True)]
 
     def _density(self, values: Tensor) -> Tensor:
         padded = torch.cat([values, values.new_zeros(len(values), 1)], 1)
@@ -101,7 +128,7 @@ class _Density(torch.autograd.Function):
         return grid._density(values)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _Matrix.apply(grad.contiguous(), ctx.grid), None
 
 
@@ -112,7 +139,7 @@ class _Matrix(torch.autograd.Function):
         return grid._matrix(weighted)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _Density.apply(grad, ctx.grid), None
 
 
@@ -129,7 +156,10 @@ def _orbitals_by_box(
     structure: Structure, species: Mapping[int, Species], mesh: Mesh, edges: Tensor, boxes: Tensor
 ) -> tuple[_Images, list[Tensor], list[tuple[Tensor, Tensor]]]:
     """Orbital values of each atom [points, orbitals], with (image, point within its box) of each point."""
-    splines = {z: [sp.to(structure.cell) for sp in UniformSplines.of([o.radial for o in s.orbitals])] for z, s in species.items()}
+    splines = {
+        z: [sp.to(structure.cell) for sp in UniformSplines.of([o.radial for o in s.orbitals])]
+        for z, s in species.items()
+    }
     shape = torch.tensor(mesh.shape, device=edges.device)
     box, atom, cells, values, places = [], [], [], [], []
     count = 0
@@ -155,7 +185,9 @@ def _orbitals_by_box(
             parts.append(rest % span[x] + low[x])
             rest = rest // span[x]
         box.append(rest)
-        cells.append(-torch.stack(parts[::-1], -1))  # the point's own cell moved home: the atom stands in minus that cell
+        cells.append(
+            -torch.stack(parts[::-1], -1)
+        )  # the point's own cell moved home: the atom stands in minus that cell
         atom.append(torch.full_like(rest, a))
         places.append((slot + count, (offset[:, 0] * edges[1] + offset[:, 1]) * edges[2] + offset[:, 2]))
         count += len(unique)
@@ -171,7 +203,7 @@ def _pack(
     values: list[Tensor],
     places: list[tuple[Tensor, Tensor]],
     batch_elements: int,
-) -> tuple[Batch, ...]:
+) -> tuple[tuple[Batch, ...], list[Tensor], int]:
     device = layout.device
     points = int(edges.prod())
     orbitals = layout.basis.counts.to(device)[images.atom]
@@ -205,9 +237,11 @@ def _pack(
     for first, last, padded in groups:
         bases[first:last] = total + torch.arange(last - first, device=device) * padded * points
         total += (last - first) * padded * points
-    flat = layout.pairs.i.new_zeros(0).to(values[0].dtype).new_zeros(total)
+    flat = values[0].new_zeros(total)
+    starts = []
     for v, (image, point) in zip(values, places, strict=True):
         base = bases[rank[box_of_image[image]]] + row_of_image[image] * points + point
+        starts.append(base)
         flat[(base[:, None] + torch.arange(v.shape[1], device=device) * points).flatten()] = v.flatten()
 
     point_maps = _box_points(mesh, edges, boxes, used[order])
@@ -218,9 +252,11 @@ def _pack(
         block = flat[position : position + (last - first) * padded * points].reshape(last - first, padded, points)
         position += block.numel()
         chosen = by_rank[image_starts[first] : image_starts[last]]
-        elements = _element_map(layout, images, chosen, rank[box_of_image[chosen]] - first, row_of_image, last - first, padded)
+        elements = _element_map(
+            layout, images, chosen, rank[box_of_image[chosen]] - first, row_of_image, last - first, padded
+        )
         batches.append(Batch(block, elements, point_maps[first:last]))
-    return tuple(batches)
+    return tuple(batches), starts, points
 
 
 def _box_points(mesh: Mesh, edges: Tensor, boxes: Tensor, which: Tensor) -> Tensor:
@@ -257,9 +293,7 @@ def _element_map(
     atom = torch.where(grid >= 0, images.atom[chosen][grid.clamp(min=0)], 0)
     R = images.R[chosen][grid.clamp(min=0)]
     shape = (boxes, widest, widest)
-    pair = layout.pairs.find(
-        atom[:, :, None].expand(shape), atom[:, None].expand(shape), R[:, None] - R[:, :, None]
-    )
+    pair = layout.pairs.find(atom[:, :, None].expand(shape), atom[:, None].expand(shape), R[:, None] - R[:, :, None])
     missing = (pair == len(layout.pairs)) | (grid < 0)[:, :, None] | (grid < 0)[:, None]
     start = layout.boundaries[torch.where(missing, 0, pair)]
     slot_of_row = torch.where(table >= 0, slots[table.clamp(min=0)], 0)

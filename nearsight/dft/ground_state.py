@@ -67,9 +67,7 @@ class GroundState:
         return 0.5 * (self.total + self.free)
 
 
-def harris_energy(
-    functional: EnergyFunctional, evaluation: Evaluation, d: BlockMatrix, d_out: BlockMatrix
-) -> Tensor:
+def harris_energy(functional: EnergyFunctional, evaluation: Evaluation, d: BlockMatrix, d_out: BlockMatrix) -> Tensor:
     """E[D] + Tr[F (D' - D)], D' = D(F[D]): the Harris functional of the density of D.
 
     Its error has the opposite sign to leading order, so |E_KS - E_Harris| estimates the error without a reference.
@@ -80,7 +78,7 @@ def harris_energy(
 def ground_state(
     functional: EnergyFunctional,
     kpoints: KPoints,
-    kT: float,  # noqa: N803
+    kT: float,
     method: SCF = SCF(),
     start: BlockMatrix | None = None,
     on_step: Callable[[Step], None] | None = None,
@@ -98,7 +96,7 @@ def ground_state(
 def _scf(
     functional: EnergyFunctional,
     kpoints: KPoints,
-    kT: float,  # noqa: N803
+    kT: float,
     method: SCF,
     start: BlockMatrix | None,
     on_step: Callable[[Step], None] | None,
@@ -140,7 +138,7 @@ def _finish(
     functional: EnergyFunctional,
     kpoints: KPoints,
     factor: InverseSquareRootFactor,
-    kT: float,  # noqa: N803
+    kT: float,
     levels: Occupied,
     d: BlockMatrix,
     evaluation: Evaluation,

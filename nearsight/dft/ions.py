@@ -58,7 +58,7 @@ def _cumulative(f: NDArray[np.float64], step: float) -> NDArray[np.float64]:
 
 def local_potential(species: Species, r_max: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """V_local(r) [Ha] of the local charge on a fine uniform grid up to r_max: (r, V), exactly -Z/r outside of the charge."""
-    r = RADIAL_STEP * np.arange(int(np.ceil(r_max / RADIAL_STEP)) + 2)
+    r = RADIAL_STEP * np.arange(int(np.ceil(r_max / RADIAL_STEP)) + 2, dtype=np.float64)
     n = radial_values(species.local_charge, r)
     enclosed = 4 * np.pi * _cumulative(n * r * r, RADIAL_STEP)
     shell = 4 * np.pi * _cumulative(n * r, RADIAL_STEP)
@@ -88,14 +88,14 @@ CORRECTION_STEP = 0.01  # Bohr, of the table of dU_local
 def local_correction(a: Species, b: Species, quadrature: Quadrature = EXACT) -> UniformSplines:
     """dU_local,ab(R) [Ha] for R > 0, zero beyond the sum of the radii of the two local charges."""
     reach = a.local_charge.cutoff + b.local_charge.cutoff
-    R = CORRECTION_STEP * np.arange(1, int(np.ceil(reach / CORRECTION_STEP)) + 2)
+    R = CORRECTION_STEP * np.arange(1, int(np.ceil(reach / CORRECTION_STEP)) + 2, dtype=np.float64)
     attraction = _attraction(a, b, R) if quadrature.radial_step is None else _sampled_attraction(a, b, R)
     values = a.valence * b.valence / R - attraction
     values[R >= reach] = 0.0
     return UniformSplines.through(np.concatenate([[values[0]], values])[None], CORRECTION_STEP, even=False)
 
 
-def _attraction(a: Species, b: Species, R: NDArray[np.float64]) -> NDArray[np.float64]:  # noqa: N803
+def _attraction(a: Species, b: Species, R: NDArray[np.float64]) -> NDArray[np.float64]:
     """int V_a(|r|) n_b(|r - R|) = 2 pi / R int r n_b(r) [W(R + r) - W(|R - r|)] dr with W(s) = int_0^s t V_a(t) dt."""
     r, v = local_potential(a, R[-1] + b.local_charge.cutoff + 0.1)
     w = CubicSpline(r, _cumulative(r * v, RADIAL_STEP))
@@ -107,7 +107,7 @@ def _attraction(a: Species, b: Species, R: NDArray[np.float64]) -> NDArray[np.fl
     return 2 * np.pi / R * (difference @ (s * n))
 
 
-def _sampled_attraction(a: Species, b: Species, R: NDArray[np.float64]) -> NDArray[np.float64]:  # noqa: N803
+def _sampled_attraction(a: Species, b: Species, R: NDArray[np.float64]) -> NDArray[np.float64]:
     """The same from the charges on SIESTA's samples, every pi/50 Bohr, rescaled so that their plain sum is the valence.
 
     int V_a n_b = Z_a V_b(R) + (2/pi) int (n_a(q) - Z_a) n_b(q) j_0(qR) dq, averaged over a <-> b; V_b by Numerov's method.

@@ -85,7 +85,7 @@ class Mesh:
         return torch.fft.irfftn(torch.fft.rfftn(density) * self.coulomb_kernel, s=self.shape)
 
     def sphere(self, center: Tensor, radius: float) -> tuple[Tensor, Tensor]:
-        """Points within `radius` of a position: indices [n, 3], not folded into the cell, and vectors from the centre [n, 3]."""
+        """Points within `radius` of a position: indices [n, 3], not folded into the cell, and vectors from it [n, 3]."""
         middle = center @ self.inverse_steps
         reach = radius * self.inverse_steps.norm(dim=0)
         low, high = torch.ceil(middle - reach).long().tolist(), torch.floor(middle + reach).long().tolist()

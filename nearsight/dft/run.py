@@ -18,6 +18,7 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.species import Species
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
+from nearsight.dft.forces import forces_and_stress
 from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.ground_state import SCF, GroundState, Step, ground_state
 from nearsight.dft.mesh import mesh_shape
@@ -157,7 +158,14 @@ def report(result: GroundState, settings: ScfSettings, wall_seconds: float) -> d
         "zero_smearing": result.extrapolated * HARTREE_EV,
     }
     functional = result.functional
-    return {
+    derivatives: dict[str, Any] = {}
+    if (settings.forces or settings.stress) and result.converged:
+        found = forces_and_stress(result)
+        if settings.forces:
+            derivatives["forces_eV_per_Ang"] = (found.forces * HARTREE_EV / BOHR_ANG).tolist()
+        if settings.stress:
+            derivatives["stress_eV_per_Ang3"] = (found.stress * HARTREE_EV / BOHR_ANG**3).tolist()
+    return derivatives | {
         "energy_eV": energies,
         "fermi_energy_eV": result.fermi_level * HARTREE_EV,
         "converged": result.converged,
@@ -204,5 +212,3 @@ def write_result(out: Path, result: GroundState, settings: ScfSettings, wall_sec
         electrons=functional.electrons,
         result=report(result, settings, wall_seconds),
     )
-
-

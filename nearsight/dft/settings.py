@@ -21,13 +21,13 @@ class MixingSettings(BaseModel):
 
 
 class ScfSettings(BaseModel):
-    """The `scf` table. Energies in eV unless the name says Ry; the mesh cutoff and energy shift are in Ry, as the field has them.
+    """The `scf` table. Energies in eV unless the name says Ry (mesh cutoff, energy shift: as the field has them).
 
     kmesh: null chooses the smallest Gamma-centred mesh with steps below `kspacing` [1/Angstrom].
     mesh: null takes it from `mesh_cutoff_ry`.  species: folder of <Symbol>.ion.xml; null generates orbitals
     (basis, energy_shift_ry) from `pseudopotentials`, a folder of UPF files, null meaning the installed package.
     two_center: how two-centre integrals are done; auto is `siesta` where every species comes from SIESTA's own files.
-    start: a calculation folder whose Hamiltonian begins the cycle.
+    start: a calculation folder whose Hamiltonian begins the cycle.  forces, stress: compute them at the end.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,6 +50,8 @@ class ScfSettings(BaseModel):
     mixing: MixingSettings = MixingSettings()
     two_center: Literal["auto", "exact", "siesta"] = "auto"
     start: Path | None = None
+    forces: bool = False
+    stress: bool = False
 
     @model_validator(mode="after")
     def _positive_meshes(self) -> ScfSettings:

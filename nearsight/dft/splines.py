@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ class UniformSplines:
         value = c[..., 0] + t * (c[..., 1] + t * (c[..., 2] + t * c[..., 3]))
         return torch.where((r < self.cutoff)[..., None], value, torch.zeros_like(value))
 
-    def to(self, *args, **kwargs) -> UniformSplines:
+    def to(self, *args: Any, **kwargs: Any) -> UniformSplines:
         return UniformSplines(self.coefficients.to(*args, **kwargs), self.spacing)
 
 

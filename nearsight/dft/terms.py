@@ -151,4 +151,3 @@ class Ions:
 def electron_count(matrix: BlockMatrix, overlap: BlockMatrix) -> Tensor:
     """Tr[D S]"""
     return sum_over_spin(matrix).trace(overlap)
-

@@ -49,10 +49,10 @@ SIESTA = Quadrature(table_spacing=np.pi / 100, radial_step=np.pi / 100)
 
 def wavenumbers() -> NDArray[np.float64]:
     """k > 0 of every transform [1/Bohr]; the last one has half weight."""
-    return K_MAX / K_POINTS * np.arange(1, K_POINTS + 1)
+    return K_MAX / K_POINTS * np.arange(1, K_POINTS + 1, dtype=np.float64)
 
 
-def _reduced(l: int, x: NDArray[np.float64]) -> NDArray[np.float64]:  # noqa: E741
+def _reduced(l: int, x: NDArray[np.float64]) -> NDArray[np.float64]:
     """j_l(x) / x^l: by its power series where x < l + 1.5, else by upward recursion from sin and cos, which is stable there."""
     result = np.empty_like(x)
     small = x < l + 1.5
@@ -72,13 +72,13 @@ def _reduced(l: int, x: NDArray[np.float64]) -> NDArray[np.float64]:  # noqa: E7
 
 
 @lru_cache(maxsize=24)
-def _waves(l: int, step: float, points: int) -> NDArray[np.float64]:  # noqa: E741
+def _waves(l: int, step: float, points: int) -> NDArray[np.float64]:
     """j_l(k r) / r^l on wavenumbers() x r = 0, step, ... [k, points]; finite at r = 0."""
     k = wavenumbers()
-    return k[:, None] ** l * _reduced(l, np.outer(k, step * np.arange(points)))
+    return k[:, None] ** l * _reduced(l, np.outer(k, step * np.arange(points, dtype=np.float64)))
 
 
-def _reduced_bessel(l: int, step: float, points: int) -> NDArray[np.float64]:  # noqa: E741
+def _reduced_bessel(l: int, step: float, points: int) -> NDArray[np.float64]:
     """`_waves`, from a table whose length is rounded up, so that functions of many radii share it."""
     return _waves(l, step, -(-points // 256) * 256)[:, :points]
 
@@ -86,7 +86,7 @@ def _reduced_bessel(l: int, step: float, points: int) -> NDArray[np.float64]:  #
 @lru_cache(maxsize=512)
 def bessel_transform(function: RadialFunction, quadrature: Quadrature = EXACT) -> NDArray[np.float64]:
     """f(k) = sqrt(2/pi) int_0^rc r^2 R(r) j_l(kr) dr on wavenumbers()."""
-    l = function.l  # noqa: E741
+    l = function.l
     if quadrature.radial_step is None:
         # Gauss-Legendre panels that resolve the fastest wave
         panels = max(16, int(np.ceil(function.cutoff * K_MAX / 12)))
@@ -98,7 +98,7 @@ def bessel_transform(function: RadialFunction, quadrature: Quadrature = EXACT) -
         k = wavenumbers()
         return np.sqrt(2 / np.pi) * k**l * (_reduced(l, np.outer(k, r)) @ (r**l * weight))
     points = int(function.cutoff / quadrature.radial_step) + 1
-    r = quadrature.radial_step * np.arange(points)
+    r = quadrature.radial_step * np.arange(points, dtype=np.float64)
     weight = quadrature.radial_step * r ** (2 + 2 * l) * radial_values(function, r)
     return np.sqrt(2 / np.pi) * (_reduced_bessel(l, quadrature.radial_step, points) @ weight)
 
@@ -249,7 +249,9 @@ def overlap(
     quadrature: Quadrature = EXACT,
 ) -> BlockMatrix:
     """S_ij(R) = <phi_i|phi_j(R)> of a structure in the orbitals of its species."""
-    return assemble(layout or matrix_layout(structure, species), structure, orbital_tables(species, identity, quadrature))
+    return assemble(
+        layout or matrix_layout(structure, species), structure, orbital_tables(species, identity, quadrature)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,7 +315,9 @@ def nonlocal_potential(
     if not len(touching.i):
         return BlockMatrix(layout, values[None])
     vectors = (
-        structure.positions[touching.k] + touching.R.to(structure.cell) @ structure.cell - structure.positions[touching.i]
+        structure.positions[touching.k]
+        + touching.R.to(structure.cell) @ structure.cell
+        - structure.positions[touching.i]
     )
     zi, zk = structure.numbers[touching.i], structure.numbers[touching.k]
     blocks: dict[tuple[int, int], Tensor] = {}

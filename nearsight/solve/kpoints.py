@@ -79,7 +79,9 @@ def band_path(structure: Structure, points: int = 200, labels: str | None = None
         names = ["GAMMA" if n in ("G", "Γ", "Gamma", "gamma") else n for n in names]
         unknown = [n for n in names if n not in corners]
         if unknown:
-            raise NearsightError(f"band path: no point named {unknown[0]}; this lattice has {', '.join(sorted(corners))}")
+            raise NearsightError(
+                f"band path: no point named {unknown[0]}; this lattice has {', '.join(sorted(corners))}"
+            )
         segments = list(zip(names[:-1], names[1:], strict=True))
     else:
         empty = _vacuum_axes(cell, fractional)
@@ -92,7 +94,7 @@ def band_path(structure: Structure, points: int = 200, labels: str | None = None
         corners["X"] = np.array([0.5, 0.0, 0.0])
         segments = [("GAMMA", "X")]
     reciprocal = structure.reciprocal.detach().cpu().double().numpy()
-    lengths = [np.linalg.norm((corners[b] - corners[a]) @ reciprocal) for a, b in segments]
+    lengths = [float(np.linalg.norm((corners[b] - corners[a]) @ reciprocal)) for a, b in segments]
     total = sum(lengths)
     ks: list[np.ndarray] = []
     distances: list[float] = []

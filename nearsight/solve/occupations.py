@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ def fermi_dirac(x: Tensor) -> Tensor:
     return torch.sigmoid(-x)
 
 
-def fermi_level(energies: Tensor, weights: Tensor, electrons: float, kT: float) -> Tensor:  # noqa: N803
+def fermi_level(energies: Tensor, weights: Tensor, electrons: float, kT: float) -> Tensor:
     """mu with sum_k w_k g f((e - mu) / kT) = electrons, by bisection (energies [s, k, n]; g = 2 / s).
 
     Raises NearsightError when the bands cannot hold the electrons.
@@ -68,7 +69,7 @@ class Occupied:
         return 2.0 if len(self.energies) == 1 else 1.0
 
 
-def occupy(factor: InverseSquareRootFactor, h_k: Tensor, weights: Tensor, electrons: float, kT: float) -> Occupied:  # noqa: N803
+def occupy(factor: InverseSquareRootFactor, h_k: Tensor, weights: Tensor, electrons: float, kT: float) -> Occupied:
     """Diagonalise dense H(k) [s, k, n, n] and fill the levels at fixed electron number."""
     e, c = factor.solve(h_k)
     mu = fermi_level(e, weights, electrons, kT)
@@ -81,7 +82,7 @@ def occupy(factor: InverseSquareRootFactor, h_k: Tensor, weights: Tensor, electr
     return Occupied(e, f, c, mu, ts, kT, weights)
 
 
-def divided_difference(e: Tensor, f: Tensor, mu: Tensor, kT: float) -> Tensor:  # noqa: N803
+def divided_difference(e: Tensor, f: Tensor, mu: Tensor, kT: float) -> Tensor:
     """K_ij = (f_i - f_j) / (e_i - e_j), K_ii = f'(e_i), for Fermi-Dirac occupations [..., n, n]; finite at degeneracy.
 
     f(a) - f(b) = -sinh((a-b)/2) / (2 cosh(a/2) cosh(b/2)) with a = (e - mu)/kT: written with exponentials of -|.| only, so
@@ -120,7 +121,15 @@ class _DensityMatrix(torch.autograd.Function):
     """(D values, T S) from H values; the backward pass is the closed form of `response`, with no 1/(e_i - e_j)."""
 
     @staticmethod
-    def forward(ctx, values, hamiltonian, factor, kpoints, electrons, kT):  # noqa: ANN001, ANN205, N803
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        hamiltonian: BlockMatrix,
+        factor: InverseSquareRootFactor,
+        kpoints: KPoints,
+        electrons: float,
+        kT: float,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         h = hamiltonian.with_values(values)
         state = occupy(factor, h.at_k(kpoints.k), kpoints.weights, electrons, kT)
         density = density_from(state, h, kpoints)
@@ -129,7 +138,9 @@ class _DensityMatrix(torch.autograd.Function):
         return density.values, state.entropy_term, state.energies, state.fermi_level
 
     @staticmethod
-    def backward(ctx, grad_density, grad_entropy, _energies, _mu):  # noqa: ANN001, ANN205
+    def backward(
+        ctx: Any, grad_density: Tensor, grad_entropy: Tensor, _energies: Tensor, _mu: Tensor
+    ) -> tuple[Tensor, None, None, None, None, None]:
         state: Occupied = ctx.state
         gradient = ctx.hamiltonian.with_values(grad_density)
         f_tilde = state.coefficients.mH @ gradient.at_k(ctx.kpoints.k) @ state.coefficients
@@ -161,7 +172,7 @@ def density_matrix(
     factor: InverseSquareRootFactor,
     kpoints: KPoints,
     electrons: float,
-    kT: float,  # noqa: N803
+    kT: float,
 ) -> DensityMatrix:
     """The density matrix of a Hamiltonian at fixed electron number, with the derivative of docs/conventions.md.
 
@@ -169,6 +180,8 @@ def density_matrix(
     for degenerate levels too (eigenvectors are never differentiated).  kT in Ha, > 0.
     """
     if not kT > 0:
-        raise NearsightError(f"smearing kT must be positive, not {kT:g}; an insulator may take a very small one (0.001 eV)")
+        raise NearsightError(
+            f"smearing kT must be positive, not {kT:g}; an insulator may take a very small one (0.001 eV)"
+        )
     d, ts, e, mu = _DensityMatrix.apply(hamiltonian.values, hamiltonian, factor, kpoints, electrons, kT)
     return DensityMatrix(hamiltonian.with_values(d), ts, e, mu)

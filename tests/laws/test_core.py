@@ -62,7 +62,9 @@ def test_conventional_order_of_p_and_d_harmonics():
     x, y, z = v = torch.tensor([0.3, 0.5, 0.7], dtype=torch.float64)
     p, d = so3.solid_harmonics(2, v)[1:]
     close(p / p[1] * z, torch.stack([y, z, x]))
-    close(d / d[0] * x * y, torch.stack([x * y, y * z, (2 * z * z - x * x - y * y) / 12**0.5, x * z, (x * x - y * y) / 2]))
+    close(
+        d / d[0] * x * y, torch.stack([x * y, y * z, (2 * z * z - x * x - y * y) / 12**0.5, x * z, (x * x - y * y) / 2])
+    )
 
 
 def test_each_pair_has_its_reverse_and_a_search_finds_it():

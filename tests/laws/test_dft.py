@@ -10,6 +10,7 @@ import torch
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.dft import two_center
+from nearsight.dft.forces import forces_and_stress
 from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.ground_state import SCF, ground_state
 from nearsight.dft.mesh import Mesh, fft_size, mesh_shape
@@ -54,8 +55,12 @@ def test_rotating_the_crystal_rotates_its_two_centre_matrices(improper):
 def test_orbitals_are_normalised_in_the_overlap():
     f = functional("skew", size="dzp")
     for pair in f.layout.pairs.on_site.tolist():
-        close(torch.diagonal(f.overlap.block(pair)[0]), torch.ones(1, dtype=torch.float64).expand(
-            int(f.layout.shapes[pair, 0])), atol=2e-6, rtol=0)
+        close(
+            torch.diagonal(f.overlap.block(pair)[0]),
+            torch.ones(1, dtype=torch.float64).expand(int(f.layout.shapes[pair, 0])),
+            atol=2e-6,
+            rtol=0,
+        )
 
 
 def test_matrix_kernel_is_the_adjoint_of_the_density_kernel():
@@ -78,8 +83,13 @@ def test_the_density_on_the_mesh_agrees_with_the_overlap(name):
 @pytest.mark.parametrize("xc", ["lda", "pbe"])
 def test_the_kohn_sham_matrix_is_the_derivative_of_the_energy(xc):
     f = functional(xc=xc)
-    d = density_matrix(f.initial_hamiltonian(), factorise(f.overlap, torch.zeros(1, 3, dtype=torch.float64)),
-                       kpoints.mesh((1, 1, 1)), f.electrons, 0.01).matrix
+    d = density_matrix(
+        f.initial_hamiltonian(),
+        factorise(f.overlap, torch.zeros(1, 3, dtype=torch.float64)),
+        kpoints.mesh((1, 1, 1)),
+        f.electrons,
+        0.01,
+    ).matrix
     values = d.values.clone().requires_grad_()
     f.energy(d.with_values(values)).backward()
     evaluation = f.evaluate(d)
@@ -179,8 +189,10 @@ def test_a_window_leaves_out_nothing_but_zeros():
     assert part.lengths == (7, 4, 30)
     close(part.paste(part.cut(f)), f)
     for x in range(3):
-        close(part.paste(part.gradient(part.cut(f))[x]), whole.gradient(f)[x] * (part.paste(torch.ones(part.lengths,
-              dtype=torch.float64))))
+        close(
+            part.paste(part.gradient(part.cut(f))[x]),
+            whole.gradient(f)[x] * (part.paste(torch.ones(part.lengths, dtype=torch.float64))),
+        )
 
 
 def test_mesh_sizes_are_products_of_2_3_5_and_as_fine_as_asked():
@@ -209,3 +221,29 @@ def test_water_in_a_window_of_its_box_has_the_electrons():
     gs = ground_state(f, kpoints.mesh((1, 1, 1)), 0.001)
     assert gs.converged
     close(gs.density.sum() * f.mesh.volume_element, torch.tensor(8.0, dtype=torch.float64), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(("name", "kT"), [("skew", 0.002), ("diamond", 0.02)])
+def test_forces_and_stress_are_the_derivatives_of_the_free_energy(name, kT):
+    """Against central differences of Omega: insulator-like and smeared; the mesh's own ripple is part of both."""
+    s = getattr(cases, name)()
+    s = replace(s, positions=s.positions + torch.tensor([[0.1, 0.05, -0.07]] + [[0.0] * 3] * (len(s) - 1)))
+    species, shape = cases.species_of(s, "szp"), mesh_shape(s.cell, 60.0)
+
+    def solve(x):
+        f = EnergyFunctional.of(x, species, "pbe", shape)
+        return ground_state(f, kpoints.mesh((2, 1, 1)), kT, SCF(tolerance=1e-8))
+
+    derivatives = forces_and_stress(solve(s))
+    g = torch.Generator().manual_seed(0)
+    move = torch.randn(len(s), 3, generator=g, dtype=torch.float64)
+    h = 1e-3
+    up, down = (solve(replace(s, positions=s.positions + x * h * move)).free for x in (1, -1))
+    assert abs((up - down) / (2 * h) + float((derivatives.forces * move).sum())) < 2e-5
+    strain = torch.randn(3, 3, generator=g, dtype=torch.float64)
+    strain = strain + strain.T
+    up, down = (
+        solve(replace(s, cell=s.cell @ d, positions=s.positions @ d)).free
+        for d in (torch.eye(3, dtype=torch.float64) + x * h * strain for x in (1, -1))
+    )
+    assert abs((up - down) / (2 * h) - float((derivatives.stress * strain).sum() * s.volume)) < 5e-5
