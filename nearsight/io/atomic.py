@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from nearsight.core.errors import NearsightError
+
+
+def _reason(error: OSError) -> str:
+    """What went wrong in a few words; HDF5 hides the system's in a paragraph."""
+    hidden = re.search(r"error message = '([^']*)'", str(error))
+    return hidden.group(1) if hidden else error.strerror or str(error)
 
 
 def flush(path: Path) -> None:
@@ -35,7 +42,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise NearsightError(f"cannot write {path}: {error.strerror or error}") from error
+        raise NearsightError(f"cannot write {path}: {_reason(error)}") from error
     part = Path(name)
     try:
         yield part
@@ -44,7 +51,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
         part.replace(path)
         flush(path.parent)
     except OSError as error:
-        raise NearsightError(f"cannot write {path}: {error.strerror or error}") from error
+        raise NearsightError(f"cannot write {path}: {_reason(error)}") from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -63,7 +70,7 @@ def whole_folder(path: Path | str, last: tuple[str, ...] = ()) -> Iterator[Path]
             raise NearsightError(f"cannot write the folder {path}: a file of that name is in the way")
         part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     except OSError as error:
-        raise NearsightError(f"cannot write {path}: {error.strerror or error}") from error
+        raise NearsightError(f"cannot write {path}: {_reason(error)}") from error
     try:
         yield part
         for file in part.rglob("*"):
@@ -75,7 +82,9 @@ def whole_folder(path: Path | str, last: tuple[str, ...] = ()) -> Iterator[Path]
             part.rename(path)
         flush(path.parent)
     except OSError as error:
-        raise NearsightError(f"cannot write {path}: {error.strerror or error}") from error
+        raise NearsightError(f"cannot write {path}: {_reason(error)}") from error
+    except NearsightError as error:
+        raise NearsightError(str(error).replace(str(part), str(path))) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
