@@ -1,0 +1,79 @@
+"""Jobs are done once, failures stand beside successes, and a dead worker takes nothing with it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nearsight.core.errors import NearsightError
+from nearsight.workflows.ledger import Job, Ledger, Outcome, locked, run_jobs
+
+
+def names(jobs):
+    return [j.name for j in jobs]
+
+
+def test_a_job_is_done_when_its_result_is_there_and_the_ledger_says_so(tmp_path):
+    jobs = [Job(n, "d", None) for n in "abcd"]
+    there = set()
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    assert names(ledger.plan(jobs, there.__contains__)) == list("abcd")
+    for name in "abc":
+        ledger.begin(name)
+    ledger.finish(Outcome("a", "done", 1.0, sha256="x"))
+    ledger.finish(Outcome("b", "failed", 1.0, "no"))
+    there |= {"a", "c"}  # c was put in its place, but the process died before it was entered
+    ledger.close()
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    assert names(ledger.plan(jobs, there.__contains__)) == list("bcd")
+    assert ledger.outcomes() == [Outcome("a", "done", 1.0, sha256="x")]
+    there.remove("a")
+    assert names(ledger.plan(jobs, there.__contains__)) == list("abcd")
+    with pytest.raises(NearsightError, match="another configuration"):
+        ledger.plan([Job("c", "other", None)], there.__contains__)
+    with pytest.raises(NearsightError, match="another configuration"):
+        ledger.plan([Job("stranger", "d", None)], lambda name: True)
+
+
+def test_failures_and_dead_workers(tmp_path):
+    jobs = [Job("0", "d", 0), Job("1", "d", 1), Job("2", "d", 2)]
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.plan(jobs, lambda name: False)
+    told = []
+    found = run_jobs(jobs, os._exit, ledger, 1, told.append)  # a worker that dies of every job
+    assert [(o.name, o.state) for o in found] == [("0", "failed"), ("1", "failed"), ("2", "failed")]
+    assert told == found
+    assert all("worker died" in str(o.error) for o in found)
+    (tmp_path / "link").symlink_to("result")
+    mixed = [Job("0", "d", str(tmp_path / "nowhere")), Job("1", "d", str(tmp_path / "link"))]
+    ledger.plan(mixed, lambda name: False)
+    found = sorted(run_jobs(mixed, os.readlink, ledger, 2, told.append), key=lambda o: o.name)
+    assert [o.state for o in found] == ["failed", "done"]
+    assert found[1].sha256 == "result"
+    assert "FileNotFoundError" in str(found[0].error)
+    assert "\n" not in str(found[0].error)
+
+
+def test_one_build_a_folder(tmp_path):
+    code = (
+        "import sys, pathlib; from nearsight.workflows.ledger import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(NearsightError, match="at work"), locked(tmp_path):
+            pass
+        other.kill()
+    with locked(tmp_path):
+        pass
+
+
+def test_a_file_that_is_no_ledger(tmp_path):
+    (tmp_path / "ledger.sqlite").write_text("hello, this is not a database at all" * 50)
+    with pytest.raises(NearsightError, match="remove it"):
+        Ledger(tmp_path / "ledger.sqlite")
