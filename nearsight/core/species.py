@@ -104,6 +104,11 @@ class Species:
         return sum(2 * o.l + 1 for o in self.orbitals)
 
     @property
+    def orbital_populations(self) -> list[float]:
+        """Electrons in each orbital of the free neutral atom: a shell's population spread evenly."""
+        return [o.population / (2 * o.l + 1) for o in self.orbitals for _ in range(2 * o.l + 1)]
+
+    @property
     def orbital_cutoff(self) -> float:
         """Longest orbital radius [Bohr]."""
         return max(o.radial.cutoff for o in self.orbitals)

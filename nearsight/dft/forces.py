@@ -94,7 +94,7 @@ def _one_atom(
     harmonics = so3.solid_harmonics(max(shells), vectors)
     splines = [x.to(r) for x in UniformSplines.of([o.radial for o in species.orbitals])]
     orbitals = torch.cat([g(r) * harmonics[l] for g, l in zip(splines, shells, strict=True)], 1)
-    filling = r.new_tensor([o.population / (2 * o.l + 1) for o in species.orbitals for _ in range(2 * o.l + 1)])
+    filling = r.new_tensor(species.orbital_populations)
     atomic = orbitals.square() @ filling
     total = (weight * orbitals).sum() + (adjoints[0][f.mesh.fold(index)[0]] * atomic).sum()
     for function, field in others:

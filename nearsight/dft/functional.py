@@ -97,7 +97,7 @@ class EnergyFunctional:
                 ExchangeCorrelation(FUNCTIONALS[xc], core, mesh, window),
             ),
             ions=Ions(na, self_energies),
-            atomic_density=grid.density(atomic_density_matrix(layout, structure, species))[0],
+            atomic_density=grid.atomic_density,
             core=core,
             electrons=float(sum(species[z].valence for z in structure.numbers.tolist())),
             quadrature=quadrature,
@@ -158,15 +158,3 @@ class EnergyFunctional:
         hamiltonian = self.grid.matrix(potential)
         total = self.ions.total + sum(energies[term.name] for term in self.terms)
         return Evaluation(energies, total, hamiltonian.with_values(hamiltonian.values + matrix), state.density)
-
-
-def atomic_density_matrix(layout: BlockLayout, structure: Structure, species: Mapping[int, Species]) -> BlockMatrix:
-    """Diagonal D of the free neutral atoms: each shell's population spread evenly over its orbitals."""
-    values = structure.cell.new_zeros(1, layout.size)
-    for z, s in species.items():
-        filling = [o.population / (2 * o.l + 1) for o in s.orbitals for _ in range(2 * o.l + 1)]
-        block = torch.diag(values.new_tensor(filling)).flatten()
-        atoms = (structure.numbers == z).nonzero()[:, 0]
-        start = layout.boundaries[layout.pairs.on_site[atoms]]
-        values[0, start[:, None] + torch.arange(len(block), device=start.device)] = block
-    return BlockMatrix(layout, values)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -44,8 +45,10 @@ class GridOrbitals:
     layout: BlockLayout
     mesh: Mesh
     batches: tuple[Batch, ...]
-    places: tuple[Tensor, ...]  # where the values of each atom's first orbital stand in all batches, one after another
-    stride: int  # from one orbital of an atom to its next: points in a box
+    atomic_density: Tensor  # of the free neutral atoms: each shell's population spread over its orbitals [x, y, z]
+    places: tuple[
+        Tensor, ...
+    ]  # of each atom's values [points, orbitals] in the orbitals of all batches, one after another
 
     @staticmethod
     def of(
@@ -59,9 +62,10 @@ class GridOrbitals:
         edges = torch.tensor([box_edge(n) for n in mesh.shape], device=layout.device)
         shape = torch.tensor(mesh.shape, device=layout.device)
         boxes = (shape + edges - 1) // edges
-        images, values, places = _orbitals_by_box(structure, species, mesh, edges, boxes)
-        batches, starts, stride = _pack(layout, mesh, edges, boxes, images, values, places, batch_elements)
-        return GridOrbitals(layout, mesh, batches, tuple(starts), stride)
+        atomic = mesh.cell.new_zeros(mesh.size)
+        images, values, places = _orbitals_by_box(structure, species, mesh, edges, boxes, atomic)
+        batches, positions = _pack(layout, mesh, edges, boxes, images, values, places, batch_elements)
+        return GridOrbitals(layout, mesh, batches, atomic.reshape(mesh.shape), positions)
 
     @property
     def touched(self) -> Tensor:
@@ -96,10 +100,8 @@ class GridOrbitals:
                 local = padded[s].index_select(0, b.elements.flatten()).reshape(boxes, rows, rows)
                 total += 2 * torch.bmm(local, b.orbitals) * a[s][b.points][:, None]
             parts.append(total.flatten())
-        flat = torch.cat(parts)
-        counts = self.layout.basis.counts.tolist()
-        steps = [torch.arange(n, device=flat.device) * self.stride for n in counts]
-        return [flat[start[:, None] + step] for start, step in zip(self.places, steps, strict=True)]
+        flat = torch.cat([*parts, parts[0].new_zeros(1)])
+        return [flat[place.long()] for place in self.places]
 
     def _density(self, values: Tensor) -> Tensor:
         padded = torch.cat([values, values.new_zeros(len(values), 1)], 1)
@@ -145,23 +147,33 @@ class _Matrix(torch.autograd.Function):
 
 @dataclass(frozen=True, eq=False)
 class _Images:
-    """Atom images by the box they reach into: box [n], atom [n], cell R [n, 3]; the orbital rows of each image."""
+    """Atom images by the box they reach into: box [n], atom [n], cell R [n, 3].
+
+    active: which orbitals of the atom are not zero all over the box [n, most orbitals]; only these have rows.
+    """
 
     box: Tensor
     atom: Tensor
     R: Tensor
+    active: Tensor
+
+    @cached_property
+    def rank(self) -> Tensor:
+        """Row of each active orbital within its image [n, most orbitals]."""
+        return self.active.cumsum(1) - 1
 
 
 def _orbitals_by_box(
-    structure: Structure, species: Mapping[int, Species], mesh: Mesh, edges: Tensor, boxes: Tensor
+    structure: Structure, species: Mapping[int, Species], mesh: Mesh, edges: Tensor, boxes: Tensor, atomic: Tensor
 ) -> tuple[_Images, list[Tensor], list[tuple[Tensor, Tensor]]]:
-    """Orbital values of each atom [points, orbitals], with (image, point within its box) of each point."""
+    """Orbital values of each atom [points, orbitals], with (image, point within its box) of each point; adds to `atomic`."""
     splines = {
         z: [sp.to(structure.cell) for sp in UniformSplines.of([o.radial for o in s.orbitals])]
         for z, s in species.items()
     }
     shape = torch.tensor(mesh.shape, device=edges.device)
-    box, atom, cells, values, places = [], [], [], [], []
+    box, atom, cells, values, places, active = [], [], [], [], [], []
+    most = max(s.orbital_count for s in species.values())
     count = 0
     for a, (position, z) in enumerate(zip(structure.positions, structure.numbers.tolist(), strict=True)):
         index, vectors = mesh.sphere(position, species[z].orbital_cutoff)
@@ -169,7 +181,8 @@ def _orbitals_by_box(
         shells = [o.l for o in species[z].orbitals]
         harmonics = so3.solid_harmonics(max(shells), vectors)
         values.append(torch.cat([f(r) * harmonics[l] for f, l in zip(splines[z], shells, strict=True)], 1))
-        cell = torch.div(index, shape, rounding_mode="floor")
+        flat, cell = mesh.fold(index)
+        atomic.index_add_(0, flat, values[-1].square() @ values[-1].new_tensor(species[z].orbital_populations))
         inside = index - cell * shape
         which = inside // edges
         offset = inside - which * edges
@@ -189,9 +202,14 @@ def _orbitals_by_box(
             -torch.stack(parts[::-1], -1)
         )  # the point's own cell moved home: the atom stands in minus that cell
         atom.append(torch.full_like(rest, a))
+        reached = values[-1].new_zeros(len(unique), most)
+        reached[:, : values[-1].shape[1]] = reached.new_zeros(len(unique), values[-1].shape[1]).index_add_(
+            0, slot, (values[-1] != 0).to(reached)
+        )
+        active.append(reached > 0)
         places.append((slot + count, (offset[:, 0] * edges[1] + offset[:, 1]) * edges[2] + offset[:, 2]))
         count += len(unique)
-    return _Images(torch.cat(box), torch.cat(atom), torch.cat(cells)), values, places
+    return _Images(torch.cat(box), torch.cat(atom), torch.cat(cells), torch.cat(active)), values, places
 
 
 def _pack(
@@ -203,10 +221,10 @@ def _pack(
     values: list[Tensor],
     places: list[tuple[Tensor, Tensor]],
     batch_elements: int,
-) -> tuple[tuple[Batch, ...], list[Tensor], int]:
+) -> tuple[tuple[Batch, ...], tuple[Tensor, ...]]:
     device = layout.device
     points = int(edges.prod())
-    orbitals = layout.basis.counts.to(device)[images.atom]
+    orbitals = images.active.sum(1)
     used, box_of_image = torch.unique(images.box, return_inverse=True)
     rows = torch.zeros(len(used), dtype=torch.int64, device=device).index_add(0, box_of_image, orbitals)
     order = torch.argsort(rows, descending=True)  # boxes of like size share a batch
@@ -237,12 +255,15 @@ def _pack(
     for first, last, padded in groups:
         bases[first:last] = total + torch.arange(last - first, device=device) * padded * points
         total += (last - first) * padded * points
-    flat = values[0].new_zeros(total)
+    flat = values[0].new_zeros(total + 1)  # the last one takes what has no row
     starts = []
     for v, (image, point) in zip(values, places, strict=True):
         base = bases[rank[box_of_image[image]]] + row_of_image[image] * points + point
-        starts.append(base)
-        flat[(base[:, None] + torch.arange(v.shape[1], device=device) * points).flatten()] = v.flatten()
+        index = base[:, None] + images.rank[image, : v.shape[1]] * points
+        index = torch.where(images.active[image, : v.shape[1]], index, total)
+        starts.append(index.to(torch.int32) if total < 2**31 else index)
+        flat[index.flatten()] = v.flatten()
+    flat = flat[:-1]
 
     point_maps = _box_points(mesh, edges, boxes, used[order])
     image_starts = torch.searchsorted(sorted_rank, torch.arange(len(sizes) + 1, device=device))
@@ -256,7 +277,7 @@ def _pack(
             layout, images, chosen, rank[box_of_image[chosen]] - first, row_of_image, last - first, padded
         )
         batches.append(Batch(block, elements, point_maps[first:last]))
-    return tuple(batches), starts, points
+    return tuple(batches), tuple(starts)
 
 
 def _box_points(mesh: Mesh, edges: Tensor, boxes: Tensor, which: Tensor) -> Tensor:
@@ -276,13 +297,11 @@ def _element_map(
 ) -> Tensor:
     """Element of the sparse matrix for each pair of rows [boxes, rows * rows], int32; the layout's size where there is none."""
     device = layout.device
-    counts = layout.basis.counts.to(device)[images.atom[chosen]]
-    image = torch.repeat_interleave(torch.arange(len(chosen), device=device), counts)
-    within = torch.arange(len(image), device=device) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    image, orbital = images.active[chosen].nonzero().unbind(1)
     table = torch.full((boxes, rows), -1, dtype=torch.int64, device=device)
     local = torch.zeros_like(table)
-    place = (box[image], row_of_image[chosen][image] + within)
-    table[place], local[place] = image, within
+    place = (box[image], row_of_image[chosen][image] + images.rank[chosen][image, orbital])
+    table[place], local[place] = image, orbital
     # pairs of images first (few), then their orbitals (many)
     slots = torch.zeros(len(chosen), dtype=torch.int64, device=device)
     per_box = torch.bincount(box, minlength=boxes)
