@@ -133,10 +133,11 @@ class SampleStore:
     def edges(self, index: int) -> int:
         return self._edges[index] if index in self._edges else self[index].graph.edges
 
-    def clear(self) -> None:
-        """Forget all samples: the network's statistics have changed."""
-        self._kept.clear()
-        self._bytes = 0
+    def exact(self, index: int) -> tuple[Graph, Tensor]:
+        """Graph without baseline and target, in float64, not kept: what statistics are made of."""
+        found = self.data.calculation(index)
+        graph = self.network.graph(found.structure, found.require_hamiltonian().layout)
+        return graph, self.data.target(found).to(graph.distance)
 
     def batches(self, budget: int, order: Sequence[int]) -> list[list[int]]:
         """Indices packed, in this order, so that a batch has at most `budget` edges (but at least one structure)."""

@@ -105,7 +105,9 @@ class TrainedModel:
         reference = None
         if settings is not None:
             numbers = [int(z) for z in architecture["shells"]]
-            reference = OrbitalReference(read_species(folder / "species", numbers), ScfSettings.model_validate(settings))
+            reference = OrbitalReference(
+                read_species(folder / "species", numbers), ScfSettings.model_validate(settings)
+            )
         network = network.to(_device(device)).eval()
         return TrainedModel(network, architecture, config["target"], reference)
 

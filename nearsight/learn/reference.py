@@ -69,7 +69,9 @@ class OrbitalReference:
         return {z: self.species[z] for z in sorted(set(structure.numbers.tolist()))}
 
     def _key(self, structure: Structure) -> str:
-        digest = hashlib.sha256(repr((self.settings.xc, self.settings.mesh_cutoff_ry, self.settings.two_center)).encode())
+        digest = hashlib.sha256(
+            repr((self.settings.xc, self.settings.mesh_cutoff_ry, self.settings.two_center)).encode()
+        )
         for z, s in self._present(structure).items():
             digest.update(repr((z, s.shells, s.orbital_cutoff, s.valence)).encode())
             for o in s.orbitals:
@@ -85,7 +87,9 @@ def read_species(folder: Path, numbers: Sequence[int]) -> dict[int, Species]:
     for z in numbers:
         path = folder / f"{SYMBOLS[z]}.ion.xml"
         if not path.is_file():
-            raise NearsightError(f"{folder} has no {SYMBOLS[z]}.ion.xml: data.species must hold every element of the data")
+            raise NearsightError(
+                f"{folder} has no {SYMBOLS[z]}.ion.xml: data.species must hold every element of the data"
+            )
         result[z] = read_ion_xml(path, SYMBOLS[z])
     return result
 
@@ -105,7 +109,9 @@ def find_reference(
     settings = ScfSettings()
     recorded = read_json(made).get("config") if made.exists() else None
     if isinstance(recorded, Mapping):
-        keep = {k: v for k, v in recorded.items() if k in ScfSettings.model_fields and k not in ("start", "device", "mesh")}
+        keep = {
+            k: v for k, v in recorded.items() if k in ScfSettings.model_fields and k not in ("start", "device", "mesh")
+        }
         settings = ScfSettings.model_validate(keep)
     given = reference.model_dump(exclude_none=True)
     settings = settings.model_copy(update={**given, "mesh": None, "start": None, "species": None})

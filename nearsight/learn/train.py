@@ -133,11 +133,11 @@ def _assemble(settings: TrainingConfig, out: Path) -> tuple[TrainedModel, tuple[
     network = build(architecture, settings.trainer.seed).to(getattr(torch, settings.trainer.dtype))
     limit = settings.trainer.cache_gb * 1e9
     store = SampleStore(train_data, network, limit)
-    used = range(0, len(store), max(1, len(store) // STATISTICS_FROM))
-    fit_statistics(network.readout, ((s.graph, s.target) for s in map(store.__getitem__, used)))
     network.to(settings.trainer.device)
     trained = TrainedModel(network, architecture, settings.model.target, orbitals)
-    store.clear()
+    if not (settings.trainer.resume and (out / "checkpoint.pt").exists()):  # a checkpoint holds them
+        used = range(0, len(store), max(1, len(store) // STATISTICS_FROM))
+        fit_statistics(network.readout, (store.exact(k) for k in used))
     return trained, (store, SampleStore(validation_data, network, limit))
 
 

@@ -36,11 +36,18 @@ class EdgeConvolution(nn.Module):
     """Atoms i and j, turned into the edge's frame, and the edge's own features -> `outputs` in the frame.
 
     x_i and x_j are projected, added, turned once, scaled channel by channel by a function of the edge (distance and
-    elements), and pass two O(2) maps with a gate between them.
+    elements), and pass two O(2) maps with a gate between them.  straight: the last output gets a linear map of the same
+    as well, past the gate.
     """
 
     def __init__(
-        self, node: Irreps, edge: FrameIrreps, hidden: FrameIrreps, outputs: Sequence[FrameIrreps], radial: int, straight: bool = False
+        self,
+        node: Irreps,
+        edge: FrameIrreps,
+        hidden: FrameIrreps,
+        outputs: Sequence[FrameIrreps],
+        radial: int,
+        straight: bool = False,
     ) -> None:
         super().__init__()
         self.node, self.edge, self.frame = node, edge, FrameIrreps.of(node)
@@ -99,6 +106,8 @@ class DeepH2(nn.Module):
     neighbours: mean number within the cutoff.  Highest l and m are raised to what the orbitals need.
     """
 
+    column: Tensor
+
     def __init__(
         self,
         shells: Mapping[int, Sequence[int]],
@@ -114,9 +123,8 @@ class DeepH2(nn.Module):
         neighbours: float = 12.0,
     ) -> None:
         super().__init__()
-        self.readout = BlockReadout(shells, reach)
-        top = self.readout.irreps.l_max
-        self.irreps = node = Irreps.parse(irreps).reaching(top)
+        self.irreps = node = Irreps.parse(irreps).reaching(2 * max(max(s) for s in shells.values()))
+        self.readout = BlockReadout(shells, cutoff, reach, node.l_max)
         edge_irreps, hidden_irreps = (_frame_irreps(f, node.l_max) for f in (edge, hidden))
         self.cutoff, self.neighbours = cutoff, neighbours
         elements = len(self.readout.slots.numbers)
@@ -141,9 +149,12 @@ class DeepH2(nn.Module):
 
     def prepare(self, structure: Structure, layout: BlockLayout) -> Graph:
         """All that does not depend on the network's weights, to be computed once."""
-        dtype = self.embedding.dtype
-        graph = build_graph(structure, layout, self.readout.slots, self.cutoff, self.irreps.l_max, dtype)
-        return self.readout.prepare(graph.to(self.embedding.device))
+        return self.readout.prepare(self.graph(structure, layout))
+
+    def graph(self, structure: Structure, layout: BlockLayout) -> Graph:
+        """Edges and frames in float64, on the network's device."""
+        graph = build_graph(structure, layout, self.readout.slots, self.cutoff, self.irreps.l_max)
+        return graph.to(self.embedding.device)
 
     def forward(self, graph: Graph) -> Tensor:
         """Matrix elements [size], Ha, of a prepared graph."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,20 +51,22 @@ class Graph:
         return len(self.i)
 
     def to(self, device: torch.device | str) -> Graph:
-        moved: dict = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, Tensor):
-                moved[f.name] = value.to(device)
-        return replace(self, wigner=tuple(w.to(device) for w in self.wigner), **moved)
+        return self._with(lambda x: x.to(device))
+
+    def cast(self, dtype: torch.dtype) -> Graph:
+        """Real numbers in another precision; indices stay."""
+        return self._with(lambda x: x.to(dtype) if x.is_floating_point() else x)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Graph:
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {k: change(x) for k, x in tensors.items() if isinstance(x, Tensor)}
+        return replace(self, wigner=tuple(change(w) for w in self.wigner), **moved)
 
 
-def build_graph(
-    structure: Structure, layout: BlockLayout, slots: OrbitalSlots, cutoff: float, l_max: int, dtype: torch.dtype
-) -> Graph:
+def build_graph(structure: Structure, layout: BlockLayout, slots: OrbitalSlots, cutoff: float, l_max: int) -> Graph:
     """Edges are the matrix's pairs together with all pairs closer than the message cutoff [Bohr].
 
-    Geometry is computed in float64 and only then cast.
+    Everything is float64: networks cast what they need (Graph.cast).
     """
     structure = structure.to(torch.float64)
     device = structure.cell.device
@@ -92,15 +95,15 @@ def build_graph(
         i=pairs.i[order],
         j=pairs.j[order],
         messages=int((near & ~on_site).sum()),
-        distance=distance[order].to(dtype),
-        wigner=tuple(w.to(dtype) for w in wigner[:l_max]),
-        orbital_frames=slots.rotation(wigner, len(order), structure.cell).to(dtype),
+        distance=distance[order],
+        wigner=wigner[:l_max],
+        orbital_frames=slots.rotation(wigner, len(order), structure.cell),
         block=block[pair],
         local=local,
         transposed=layout.transposed,
         values=(layout.size,),
-        baseline=torch.zeros(layout.size, dtype=dtype, device=device),
-        scale=torch.zeros(0, dtype=dtype, device=device),
+        baseline=torch.zeros(layout.size, dtype=torch.float64, device=device),
+        scale=torch.zeros(0, dtype=torch.float64, device=device),
     )
 
 
@@ -119,7 +122,12 @@ def batch(graphs: Sequence[Graph]) -> Graph:
         edges_i.append(g.i + atom)
         edges_j.append(g.j + atom)
         transposed.append(g.transposed + value)
-        atom, message, rest, value = atom + g.atoms, message + g.messages, rest + g.edges - g.messages, value + len(g.local)
+        atom, message, rest, value = (
+            atom + g.atoms,
+            message + g.messages,
+            rest + g.edges - g.messages,
+            value + len(g.local),
+        )
 
     def edgewise(parts: Sequence[Tensor]) -> Tensor:
         near = [p[: g.messages] for p, g in zip(parts, graphs, strict=True)]

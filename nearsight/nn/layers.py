@@ -39,7 +39,9 @@ class Irreps:
             kind = true if (parity == "e") == (l % 2 == 0) else pseudo
             kind[l] = kind.get(l, 0) + count
         l_max = max([*true, *pseudo])
-        return Irreps(tuple(true.get(l, 0) for l in range(l_max + 1)), tuple(pseudo.get(l, 0) for l in range(l_max + 1)))
+        return Irreps(
+            tuple(true.get(l, 0) for l in range(l_max + 1)), tuple(pseudo.get(l, 0) for l in range(l_max + 1))
+        )
 
     @property
     def l_max(self) -> int:
@@ -123,6 +125,8 @@ class Gate(nn.Module):
     Input: `irreps` with as many further true scalars as there are other channels (`source`), at the end of the scalars.
     """
 
+    column: Tensor
+
     def __init__(self, irreps: Irreps) -> None:
         super().__init__()
         self.irreps = irreps
@@ -145,6 +149,8 @@ def envelope(r: Tensor, cutoff: float) -> Tensor:
 
 class RadialBasis(nn.Module):
     """sqrt(2/c) sin(n pi r/c)/r, n = 1..count: smooth functions of a distance below c [Bohr], of order one in size."""
+
+    n: Tensor
 
     def __init__(self, count: int, cutoff: float) -> None:
         super().__init__()

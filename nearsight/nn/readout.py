@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nearsight.core import so3
 from nearsight.core.errors import NearsightError
 from nearsight.core.structure import SYMBOLS
+from nearsight.nn.cluster import ClusterExpansion
 from nearsight.nn.layers import Irreps
 from nearsight.nn.so2 import Frame, FrameIrreps, into_frame
 
@@ -90,11 +91,6 @@ class OrbitalSlots:
                 matrix[rows, first[a] : first[a + 1], first[b] : first[b + 1]] = cg.transpose(2, 0, 1)
         return irreps, torch.from_numpy(matrix.reshape(irreps.dim, -1))
 
-    def scalars_allowed(self) -> Tensor:
-        """Which components of an on-site block a spherical atom may have: L = 0 [P^2]."""
-        irreps, _ = self.coupling()
-        return (torch.arange(irreps.dim) < irreps.true[0]).double()
-
 
 def flatten_frame(features: Frame) -> Tensor:
     """[edges, dim]: m = 0 even, odd, then for each m both rows."""
@@ -104,7 +100,9 @@ def flatten_frame(features: Frame) -> Tensor:
 def frame_coupling(irreps: Irreps, coupling: Tensor) -> Tensor:
     """The matrix [P^2, P^2] from flat O(2) features to the elements of a block in the bond's frame."""
     eye = torch.eye(irreps.dim, dtype=coupling.dtype)
-    identity = [torch.eye(2 * l + 1, dtype=coupling.dtype).expand(irreps.dim, -1, -1) for l in range(1, irreps.l_max + 1)]
+    identity = [
+        torch.eye(2 * l + 1, dtype=coupling.dtype).expand(irreps.dim, -1, -1) for l in range(1, irreps.l_max + 1)
+    ]
     return flatten_frame(into_frame(irreps, eye, identity)).T @ coupling
 
 
@@ -115,6 +113,7 @@ class RadialTable(nn.Module):
     """
 
     STEP = 0.25  # about [Bohr]
+    coefficients: Tensor
 
     def __init__(self, pairs: int, reach: float, functions: int) -> None:
         super().__init__()
@@ -142,42 +141,44 @@ class RadialTable(nn.Module):
 class BlockReadout(nn.Module):
     """Features of atoms and edges -> the elements of a hermitian matrix, in the scale that the training data have.
 
-    H = baseline + scale * network.  On-site: baseline is the element's mean spherical block, the scale is that of each
-    irrep.  Off-site: baseline is the two-centre (Slater-Koster) function of the distance that fits the data best, the scale
-    the spread about it at that distance, for each (pair of elements, pair of shells, L, |m|).
+    H = baseline + scale * network.  The baseline is the cluster expansion (see cluster.py).  The scale is the spread of
+    the data about it: on-site for each element and irrep; off-site for each pair of elements, pair of shells, L and |m|,
+    as a function of the distance.
     """
 
-    def __init__(self, shells: Mapping[int, Sequence[int]], reach: float) -> None:
+    coupling: Tensor
+    frame_coupling: Tensor
+    site_scale: Tensor
+
+    def __init__(self, shells: Mapping[int, Sequence[int]], cutoff: float, reach: float, l_max: int) -> None:
         super().__init__()
         self.slots = OrbitalSlots(shells)
         self.irreps, coupling = self.slots.coupling()
         self.frame = FrameIrreps.of(self.irreps)
         size, elements = self.irreps.dim, len(self.slots.numbers)
-        self.register_buffer("coupling", coupling.to(torch.get_default_dtype()), persistent=False)
-        self.register_buffer(
-            "frame_coupling", frame_coupling(self.irreps, coupling).to(torch.get_default_dtype()), persistent=False
-        )
-        self.register_buffer("site_mean", torch.zeros(elements, size))
+        single = torch.get_default_dtype()
+        self.register_buffer("coupling", coupling.to(single), persistent=False)
+        self.register_buffer("frame_coupling", frame_coupling(self.irreps, coupling).to(single), persistent=False)
         self.register_buffer("site_scale", torch.ones(elements, size))
-        self.mean = RadialTable(elements**2, reach, size)
         self.log_scale = RadialTable(elements**2, reach, size)
+        self.cluster = ClusterExpansion(elements, self.irreps, self.frame, cutoff, reach, l_max)
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         """Constants are made anew in float64 before a cast, so that a model made double is exact to double precision."""
         _, coupling = self.slots.coupling()
         result = super()._apply(fn, recurse)
-        device, dtype = self.site_mean.device, self.site_mean.dtype
+        device, dtype = self.site_scale.device, self.site_scale.dtype
         self.coupling = coupling.to(device, dtype)
         self.frame_coupling = frame_coupling(self.irreps, coupling).to(device, dtype)
         return result
 
     def prepare(self, graph: Graph) -> Graph:
-        """The graph with its baseline and scale."""
+        """The float64 graph with its baseline and scale, in the precision of the network."""
         pair = graph.species[graph.i] * len(self.slots.numbers) + graph.species[graph.j]
-        site = self.site_mean[graph.species] @ self.coupling
-        edge = self.mean(graph.distance, pair) @ self.frame_coupling
-        baseline = self.assemble(graph, site, edge)
-        return replace(graph, baseline=baseline, scale=self.log_scale(graph.distance, pair).exp())
+        site, edge = self.cluster(graph)
+        baseline = self.assemble(graph, site @ self.coupling.to(site), edge @ self.frame_coupling.to(edge))
+        scale = self.log_scale(graph.distance, pair).exp()
+        return replace(graph, baseline=baseline, scale=scale).cast(self.site_scale.dtype)
 
     def assemble(self, graph: Graph, site: Tensor, edge: Tensor) -> Tensor:
         """Elements [size] of the hermitian matrix with these on-site blocks [atoms, P^2] and bond-frame blocks [edges, P^2]."""

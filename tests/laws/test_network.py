@@ -1,0 +1,243 @@
+"""Laws of the network: all of O(3), hermiticity, permutation, locality, smoothness. For every model that there is."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from nearsight.core import so3
+from nearsight.core.basis import Basis
+from nearsight.core.blocks import BlockLayout, BlockMatrix
+from nearsight.core.errors import NearsightError
+from nearsight.core.structure import Pairs, Structure
+from nearsight.learn.statistics import fit_statistics
+from nearsight.nn.deeph2 import DeepH2
+from nearsight.nn.graph import batch
+from nearsight.nn.layers import Irreps
+from nearsight.nn.so2 import FrameIrreps, edge_rotations, into_frame, out_of_frame, wigner_matrices
+
+SHELLS = {1: (0, 0, 1), 8: (0, 1, 1, 2), 6: (0, 0, 1, 2)}
+TINY = {
+    "irreps": "6x0e+4x1o+3x2e+2x3o+2x4e+2x1e+2x2o",
+    "edge": (6, 2, 4, 3, 2, 2),
+    "hidden": (6, 2, 4, 3, 2, 2),
+    "width": 8,
+}
+
+
+def model(dtype: torch.dtype = torch.float64, layers: int = 2, cutoff: float = 5.0, shells=SHELLS) -> DeepH2:
+    """Random weights, cluster coefficients and scales, so that nothing is zero by accident."""
+    torch.manual_seed(1)
+    network = DeepH2(shells, cutoff=cutoff, reach=7.0, layers=layers, radial=4, **TINY)
+    generator = torch.Generator().manual_seed(2)
+    for name, x in network.readout.cluster.named_buffers():
+        if name.startswith(("site", "edge")):
+            x.copy_(0.03 * torch.randn(x.shape, generator=generator, dtype=x.dtype))
+    network.readout.site_scale.fill_(0.3)
+    network.readout.log_scale.coefficients.fill_(math.log(0.2))
+    return network.to(dtype)
+
+
+def crystal() -> Structure:
+    """Three elements, no symmetry, with bonds exactly along +-y and +-z (the poles of the harmonics)."""
+    cell = torch.tensor([[7.0, 0.3, -0.2], [0.4, 6.5, 0.1], [-0.3, 0.2, 8.0]], dtype=torch.float64)
+    positions = torch.tensor(
+        [[0, 0, 0], [0, 0, 2.1], [0, 1.9, 0], [2.2, 0.4, 0.7], [3.1, 2.9, 4.2], [0, 0, -2.5]], dtype=torch.float64
+    )
+    return Structure(cell, positions, torch.tensor([8, 1, 6, 1, 8, 6]))
+
+
+def layout_of(structure: Structure, reach: float = 6.5, shells=SHELLS) -> BlockLayout:
+    return BlockLayout(Basis.of(structure.numbers, shells), Pairs.within(structure, reach))
+
+
+def random_rotation(seed: int) -> torch.Tensor:
+    q, r = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+    q = q * r.diagonal().sign()
+    return q * torch.linalg.det(q)
+
+
+def axes_turned(rows: list[list[float]]) -> torch.Tensor:
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+ROTATIONS = {
+    "random": random_rotation(3),
+    "inversion": -torch.eye(3, dtype=torch.float64),
+    "improper": -random_rotation(4),
+    "mirror": torch.diag(torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)),
+    "z to y": axes_turned([[1, 0, 0], [0, 0, 1], [0, -1, 0]]),
+    "z to -z": axes_turned([[1, 0, 0], [0, -1, 0], [0, 0, -1]]),
+    "z to x": axes_turned([[0, 0, 1], [0, 1, 0], [-1, 0, 0]]),
+}
+
+
+@pytest.mark.parametrize("rotation", ROTATIONS.values(), ids=ROTATIONS.keys())
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)], ids=["single", "double"]
+)
+def test_rotating_the_crystal_rotates_the_hamiltonian(dtype, tolerance, rotation) -> None:
+    network, structure = model(dtype), crystal()
+    with torch.no_grad():
+        here = network(structure, layout_of(structure)).to(torch.float64)
+        there = network(structure.rotate(rotation), here.layout).to(torch.float64)
+    assert float(here.values.std()) > 0.02
+    error = (there.values - here.rotate(rotation).values).abs().max()
+    assert float(error) < tolerance * float(here.values.abs().max())
+
+
+def test_what_a_random_frame_does_not_keep_the_layers_do_not_either() -> None:
+    """The test above can fail: a rotation by another matrix is told apart."""
+    network, structure = model(), crystal()
+    with torch.no_grad():
+        here = network(structure, layout_of(structure))
+        there = network(structure.rotate(ROTATIONS["random"]), here.layout)
+    assert float((there.values - here.rotate(ROTATIONS["improper"]).values).abs().max()) > 0.01
+
+
+def test_the_prediction_is_hermitian() -> None:
+    structure = crystal()
+    matrix = model()(structure, layout_of(structure))
+    assert torch.equal(matrix.values, matrix.dagger().values)
+
+
+def test_atoms_may_come_in_any_order_and_any_cell() -> None:
+    network, structure = model(), crystal()
+    order = torch.tensor([3, 5, 0, 4, 1, 2])
+    cells = torch.tensor([[0, 0, 0], [1, 0, 0], [0, -1, 0], [0, 0, 2], [1, 1, 1], [0, 0, 0]])
+    moved = Structure(
+        structure.cell, structure.positions[order] + cells.double() @ structure.cell, structure.numbers[order]
+    )
+    here, there = network(structure, layout_of(structure)), network(moved, layout_of(moved))
+    p = there.pairs
+    same = here.pairs.find(order[p.i], order[p.j], p.R + cells[p.j] - cells[p.i])
+    assert len(here.pairs) == len(p)
+    for pair, other in enumerate(same.tolist()):
+        assert torch.allclose(there.block(pair), here.block(other), atol=1e-11)
+
+
+def test_far_atoms_do_not_matter() -> None:
+    """A block depends on nothing farther than (layers + 1) cutoffs from its atoms."""
+    network = model(layers=1, cutoff=3.0)
+    numbers = torch.tensor([8, 1, 6, 1, 8, 6, 1, 8])
+    positions = torch.zeros(8, 3, dtype=torch.float64)
+    positions[:, 0] = torch.arange(8) * 2.0
+    positions[:, 1] = torch.sin(positions[:, 0])
+    structure = Structure(60 * torch.eye(3, dtype=torch.float64), positions, numbers)
+    disturbed = positions.clone()
+    disturbed[-1] += torch.tensor([0.3, -0.2, 0.4])
+    layout = layout_of(structure, 3.5)
+    here, there = network(structure, layout), network(Structure(structure.cell, disturbed, numbers), layout)
+    change = (here.values - there.values)[0].abs()
+    near = torch.maximum(layout.pairs.i, layout.pairs.j)[layout.pair]
+    assert float(change[near <= 3].max()) == 0.0
+    assert float(change[near == 6].max()) > 1e-4
+
+
+def test_nothing_jumps_where_an_atom_crosses_the_cutoff() -> None:
+    network = model(layers=1, cutoff=4.0)
+    numbers = torch.tensor([8, 1, 6])
+    layout, values = None, []
+    for step in (-1e-5, 1e-5):
+        positions = torch.tensor([[0, 0, 0], [0, 1.8, 0.3], [4.0 + step, 0, 0]], dtype=torch.float64)
+        structure = Structure(40 * torch.eye(3, dtype=torch.float64), positions, numbers)
+        layout = layout or layout_of(structure, 6.0)
+        values.append(network(structure, layout).values)
+    assert float((values[0] - values[1]).abs().max()) < 1e-4
+
+
+def test_several_structures_at_once_are_as_one_by_one() -> None:
+    network, a = model(), crystal()
+    b = Structure(1.1 * a.cell, 1.1 * a.positions.flip(0), a.numbers.flip(0))
+    graphs = [network.prepare(s, layout_of(s)) for s in (a, b, a)]
+    together = network(batch(graphs)).split(list(batch(graphs).values))
+    for graph, values in zip(graphs, together, strict=True):
+        assert torch.allclose(network(graph), values, atol=1e-12)
+
+
+def test_gradients_through_the_frame_are_right() -> None:
+    irreps = Irreps.parse("2x0e+1x1o+2x2e+1x1e+1x2o+1x0o")
+    rotations = edge_rotations(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    wigner = wigner_matrices(2, rotations)
+    x = torch.randn(3, irreps.dim, dtype=torch.float64, requires_grad=True)
+    assert torch.allclose(out_of_frame(irreps, into_frame(irreps, x, wigner), wigner), x)
+    assert torch.autograd.gradcheck(lambda y: tuple(into_frame(irreps, y, wigner)), x)
+    frame = [f.detach().requires_grad_() for f in into_frame(irreps, x, wigner)]
+    assert torch.autograd.gradcheck(lambda *f: out_of_frame(irreps, list(f), wigner), tuple(frame))
+    assert FrameIrreps.of(irreps).dim == irreps.dim
+
+
+def test_the_edge_frame_has_no_pole() -> None:
+    axes = torch.cat([torch.eye(3), -torch.eye(3)]).double()
+    nearly = torch.nn.functional.normalize(torch.tensor([[1e-9, 0, -1.0], [0, -1e-9, -1.0], [1, 0, -1e-12]]).double())
+    vectors = torch.cat([axes, nearly, torch.randn(50, 3, dtype=torch.float64)])
+    turn = edge_rotations(vectors)
+    unit = vectors / vectors.norm(dim=1, keepdim=True)
+    up = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64).expand_as(unit)
+    assert torch.allclose(torch.einsum("nab,nb->na", turn, unit), up, atol=1e-14)
+    assert torch.allclose(turn @ turn.transpose(1, 2), torch.eye(3, dtype=torch.float64).expand_as(turn), atol=1e-13)
+    assert torch.allclose(torch.linalg.det(turn), torch.ones(len(turn), dtype=torch.float64))
+
+
+def test_blocks_and_irreps_are_the_same_information() -> None:
+    network, structure = model(), crystal()
+    readout, layout = network.readout, layout_of(structure)
+    p = readout.slots.size
+    assert torch.allclose(readout.coupling @ readout.coupling.T, torch.eye(p * p, dtype=torch.float64), atol=1e-12)
+    matrix = BlockMatrix(layout, torch.randn(1, layout.size, dtype=torch.float64)).hermitian()
+    graph = network.graph(structure, layout)
+    site, edge = readout.components(graph, matrix.values[0])
+    again = readout.assemble(graph, site @ readout.coupling, edge @ readout.frame_coupling)
+    assert torch.allclose(again, matrix.values[0], atol=1e-12)
+
+
+def test_the_cluster_expansion_is_found_again_from_data() -> None:
+    """A Hamiltonian that is a cluster expansion is fitted exactly, on structures that were not fitted."""
+    shells = {6: (0, 1), 1: (0,)}
+    teacher, pupil = model(shells=shells), model(shells=shells)
+    generator = torch.Generator().manual_seed(5)
+    samples, tests = [], []
+    for k in range(24):
+        a = crystal()
+        shift = 0.4 * torch.randn(a.positions.shape, generator=generator, dtype=torch.float64)
+        s = Structure(a.cell, a.positions + shift, torch.tensor([6, 1, 6, 1, 6, 1]))
+        graph = teacher.graph(s, layout_of(s, shells=shells))
+        target = teacher.readout.prepare(graph).baseline
+        (samples if k < 22 else tests).append((graph, target))
+    fit_statistics(pupil.readout, samples)
+    for graph, target in tests:
+        error = pupil.readout.prepare(graph).baseline - target
+        assert float(error.square().mean().sqrt()) < 0.02 * float(target.std())
+
+
+def test_irreps_are_read_and_a_wrong_one_is_named() -> None:
+    irreps = Irreps.parse("4x0e + 3x1o+2x1e+1x2o")
+    assert irreps == Irreps((4, 3, 0), (0, 2, 1))
+    assert irreps.dim == 4 + 15 + 5
+    with pytest.raises(NearsightError, match="3y1o"):
+        Irreps.parse("4x0e+3y1o")
+
+
+def test_an_unknown_element_is_named() -> None:
+    structure = crystal()
+    strange = Structure(structure.cell, structure.positions, torch.tensor([8, 1, 6, 1, 8, 14]))
+    layout = BlockLayout(Basis.of(strange.numbers, {**SHELLS, 14: (0, 1)}), Pairs.within(strange, 5.0))
+    with pytest.raises(NearsightError, match="never saw Si: it knows H, C, O"):
+        model()(strange, layout)
+
+
+def test_f_orbitals_are_served() -> None:
+    shells = {58: (0, 1, 2, 3)}
+    network = model(shells=shells, layers=1)
+    structure = Structure(
+        9 * torch.eye(3, dtype=torch.float64),
+        torch.tensor([[0, 0, 0], [1.0, 2.0, 3.0]], dtype=torch.float64),
+        torch.tensor([58, 58]),
+    )
+    here = network(structure, layout_of(structure, shells=shells))
+    r = ROTATIONS["improper"]
+    there = network(structure.rotate(r), here.layout)
+    assert torch.allclose(there.values, here.rotate(r).values, atol=1e-10 * float(here.values.abs().max()))
+    assert so3.wigner(6, r).shape == (13, 13)
