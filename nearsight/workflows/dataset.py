@@ -130,7 +130,7 @@ def build(settings: SetSettings, out: Path | str, report: Report = lambda outcom
     """
     out = Path(out)
     structures = structures_of(settings)
-    scf = settings.scf.model_dump(mode="json")
+    scf = settings.scf.model_dump(mode="json", exclude_defaults=True)  # so that a new setting leaves old sets valid
     width = max(4, len(str(len(structures) - 1)))
     jobs = [
         Job(f"{n:0{width}d}", _digest(s, scf), (str(out), f"{n:0{width}d}", s, settings.scf))
