@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -113,7 +113,9 @@ class EnergyFunctional:
 
     def mesh_energy(self, density: Tensor, atomic: Tensor, neutral_atom: Tensor, core: Tensor, mesh: Mesh) -> Tensor:
         """The energy of the terms on the mesh [Ha] as a function of the fields and of the cell of `mesh`: for derivatives."""
-        zero = BlockMatrix(self.layout, density.new_zeros(1, self.layout.size))
+        zero = BlockMatrix(
+            self.layout, density.new_zeros(len(density), self.layout.size), "none" if len(density) == 1 else "collinear"
+        )
         state = State(zero, density, density.sum(0) - atomic)
         window = replace(self.exchange_correlation.window, mesh=mesh)
         xc = ExchangeCorrelation(self.exchange_correlation.functional, core, mesh, window)
@@ -136,12 +138,39 @@ class EnergyFunctional:
     def hamiltonian_of_density(self, density: Tensor) -> BlockMatrix:
         """F[n] for a density [components, x, y, z] that need not come from a density matrix."""
         with torch.no_grad():
-            zero = BlockMatrix(self.layout, density.new_zeros(len(density), self.layout.size))
+            zero = BlockMatrix(
+                self.layout,
+                density.new_zeros(len(density), self.layout.size),
+                "none" if len(density) == 1 else "collinear",
+            )
             return self._evaluate(State(zero, density, density.sum(0) - self.atomic_density)).hamiltonian
 
-    def initial_hamiltonian(self) -> BlockMatrix:
+    def initial_density(self, moments: Sequence[float] | None = None) -> Tensor:
+        """The superposed atomic densities [1, x, y, z], or split by spin [2, x, y, z] so that atom a has moments[a] (mu_B).
+
+        Raises NearsightError for a moment larger than the atom's valence electrons.
+        """
+        if moments is None:
+            return self.atomic_density[None]
+        numbers = self.structure.numbers.tolist()
+        if len(moments) != len(numbers):
+            raise NearsightError(f"{len(moments)} moments for {len(numbers)} atoms: give one for each atom")
+        values = self.overlap.values.new_zeros(2, self.layout.size)
+        for a, (z, m) in enumerate(zip(numbers, moments, strict=True)):
+            s = self.species[z]
+            if abs(m) > s.valence:
+                raise NearsightError(
+                    f"atom {a} ({s.symbol}): a moment of {m:g} needs more than its {s.valence:g} electrons"
+                )
+            block = torch.diag(values.new_tensor(s.orbital_populations)).flatten()
+            start = int(self.layout.boundaries[self.layout.pairs.on_site[a]])
+            for spin, sign in enumerate((1, -1)):
+                values[spin, start : start + len(block)] = 0.5 * (1 + sign * m / s.valence) * block
+        return self.grid.density(BlockMatrix(self.layout, values, "collinear"))
+
+    def initial_hamiltonian(self, moments: Sequence[float] | None = None) -> BlockMatrix:
         """H0 = F[sum of atomic densities]: a start that is within a few meV of the end in most elements of H."""
-        return self.hamiltonian_of_density(self.atomic_density[None])
+        return self.hamiltonian_of_density(self.initial_density(moments))
 
     def _evaluate(self, state: State) -> Evaluation:
         energies = {self.ions.names[0]: self.ions.neutral_atoms, self.ions.names[1]: self.ions.self_energies}

@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
-from nearsight.core.units import HARTREE_EV
+from nearsight.core.errors import NearsightError
 from nearsight.dft.functional import EnergyFunctional, Evaluation
-from nearsight.dft.mixing import Pulay, PulayState
-from nearsight.solve.eigen import InverseSquareRootFactor, factorise
+from nearsight.dft.minimisation import DirectMinimisation
+from nearsight.dft.problem import Problem, Step, Trial
+from nearsight.dft.scf import SCF
 from nearsight.solve.kpoints import KPoints
-from nearsight.solve.occupations import Occupied, density_from, occupy
-
-
-@dataclass(frozen=True)
-class SCF:
-    """Self-consistent field by mixing.
-
-    tolerance: largest |F[D(H)] - H| of any element at the end [Ha]; the energy's error is of second order in it.
-    """
-
-    mixing: Pulay = Pulay()
-    tolerance: float = 1e-5 / HARTREE_EV
-    max_iterations: int = 100
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """One iteration: total and free energy [Ha], largest element of F - H [Ha], Fermi level [Ha]."""
-
-    iteration: int
-    total: float
-    free: float
-    residual: float
-    fermi_level: float
+from nearsight.solve.occupations import Occupied
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +40,26 @@ class GroundState:
     steps: tuple[Step, ...] = field(repr=False)
 
     @property
+    def magnetic_moment(self) -> float:
+        """Total moment N_up - N_down [mu_B]; 0 without spin."""
+        populations = self.populations
+        return float((populations[0] - populations[1]).sum()) if len(populations) == 2 else 0.0
+
+    @property
+    def populations(self) -> Tensor:
+        """Mulliken population of each atom [components, atoms]: sum over its orbitals i of sum_j D_ij S_ij."""
+        layout = self.functional.layout
+        each = self.density_matrix.values * self.functional.overlap.values
+        atoms = each.new_zeros(len(each), len(self.functional.structure))
+        return atoms.index_add(1, layout.pairs.i[layout.pair], each)
+
+    @property
     def extrapolated(self) -> float:
         """E(T -> 0) = (E + Omega) / 2 [Ha], exact to third order in kT for Fermi-Dirac smearing."""
         return 0.5 * (self.total + self.free)
 
 
-def harris_energy(functional: EnergyFunctional, evaluation: Evaluation, d: BlockMatrix, d_out: BlockMatrix) -> Tensor:
+def harris_energy(evaluation: Evaluation, d: BlockMatrix, d_out: BlockMatrix) -> Tensor:
     """E[D] + Tr[F (D' - D)], D' = D(F[D]): the Harris functional of the density of D.
 
     Its error has the opposite sign to leading order, so |E_KS - E_Harris| estimates the error without a reference.
@@ -79,88 +71,53 @@ def ground_state(
     functional: EnergyFunctional,
     kpoints: KPoints,
     kT: float,
-    method: SCF = SCF(),
+    method: SCF | DirectMinimisation = SCF(),
     start: BlockMatrix | None = None,
     on_step: Callable[[Step], None] | None = None,
+    moments: Sequence[float] | None = None,
+    total_moment: float | None = None,
+    observe: Callable[[Trial], None] | None = None,
 ) -> GroundState:
     """Solve the Kohn-Sham equations of a functional.
 
     kT: Fermi-Dirac smearing [Ha].  start: Hamiltonian to begin with; None takes that of superposed atomic densities.
+    moments: initial moment of each atom [mu_B], which makes the calculation spin-polarised (collinear); None: no spin.
+    total_moment: held fixed if given [mu_B].  observe: called with every trial.
     A run that does not converge returns its last state with converged = False.
-    Raises NearsightError for linearly dependent orbitals.
+    Raises NearsightError for linearly dependent orbitals, or a moment larger than the electrons allow.
     """
+    if total_moment is not None and abs(total_moment) > functional.electrons:
+        raise NearsightError(
+            f"a total moment of {total_moment:g} needs more than the {functional.electrons:g} electrons there are"
+        )
     with torch.no_grad():
-        return _scf(functional, kpoints, kT, method, start, on_step)
-
-
-def _scf(
-    functional: EnergyFunctional,
-    kpoints: KPoints,
-    kT: float,
-    method: SCF,
-    start: BlockMatrix | None,
-    on_step: Callable[[Step], None] | None,
-) -> GroundState:
-    factor = factorise(functional.overlap, kpoints.k)
-    hamiltonian = functional.initial_hamiltonian() if start is None else start.on(functional.layout)
-    kerker = method.mixing.kerker
-    x = functional.atomic_density[None] if kerker and start is None else hamiltonian.values
-    mixer = PulayState(method.mixing)
-    steps: list[Step] = []
-    converged = False
-    while True:
-        levels = occupy(factor, hamiltonian.at_k(kpoints.k), kpoints.weights, functional.electrons, kT)
-        d = density_from(levels, hamiltonian, kpoints)
-        evaluation = functional.evaluate(d)
-        difference = evaluation.hamiltonian.values - hamiltonian.values
-        residual = float(difference.abs().max())
-        total = float(evaluation.total)
-        step = Step(len(steps) + 1, total, total - float(levels.entropy_term), residual, float(levels.fermi_level))
-        steps.append(step)
-        if on_step:
-            on_step(step)
-        converged = residual < method.tolerance
-        if converged or len(steps) >= method.max_iterations or residual != residual:
-            break
-        if kerker:
-            if x.ndim != evaluation.density.ndim:  # started from a Hamiltonian: its output is the first density
-                x = evaluation.density
-            else:
-                x = mixer.next(x, kerker(evaluation.density - x, functional.mesh))
-            hamiltonian = functional.hamiltonian_of_density(x)
+        problem = replace(Problem.of(functional, kpoints, kT, total_moment), observe=observe)
+        if start is None:
+            start = functional.initial_hamiltonian(moments)
         else:
-            x = mixer.next(x, difference)
-            hamiltonian = hamiltonian.with_values(x)
-    return _finish(functional, kpoints, factor, kT, levels, d, evaluation, converged, steps)
+            start = start.on(functional.layout)
+            if moments is not None and start.spin == "none":
+                start = BlockMatrix(start.layout, start.values.repeat(2, 1), "collinear")
+        trial, steps, converged = method.solve(problem, start, on_step)
+        return _result(problem, trial, steps, converged)
 
 
-def _finish(
-    functional: EnergyFunctional,
-    kpoints: KPoints,
-    factor: InverseSquareRootFactor,
-    kT: float,
-    levels: Occupied,
-    d: BlockMatrix,
-    evaluation: Evaluation,
-    converged: bool,
-    steps: list[Step],
-) -> GroundState:
-    f = evaluation.hamiltonian
-    final = occupy(factor, f.at_k(kpoints.k), kpoints.weights, functional.electrons, kT)
-    d_out = density_from(final, f, kpoints)
-    energies = {name: float(e) for name, e in evaluation.energies.items()}
+def _result(problem: Problem, trial: Trial, steps: list[Step], converged: bool) -> GroundState:
+    f, d = trial.evaluation.hamiltonian, trial.density_matrix
+    final, d_out = problem.fill(f)
+    energies = {name: float(e) for name, e in trial.evaluation.energies.items()}
     energies["Ebs"] = float(d.trace(f))
     return GroundState(
-        functional=functional,
-        kpoints=kpoints,
+        functional=problem.functional,
+        kpoints=problem.kpoints,
         hamiltonian=f,
         density_matrix=d,
-        density=evaluation.density,
+        density=trial.evaluation.density,
         energies=energies,
-        total=float(evaluation.total),
-        free=float(evaluation.total) - float(levels.entropy_term),
-        harris=float(harris_energy(functional, evaluation, d, d_out)),
-        fermi_level=float(final.fermi_level),
+        total=trial.total,
+        free=trial.free,
+        harris=float(harris_energy(trial.evaluation, d, d_out)),
+        fermi_level=float(final.fermi_level.max()),
         levels=final,
         converged=converged,
         steps=tuple(steps),

@@ -20,9 +20,12 @@ from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.dft.forces import forces_and_stress
 from nearsight.dft.functional import EnergyFunctional
-from nearsight.dft.ground_state import SCF, GroundState, Step, ground_state
+from nearsight.dft.ground_state import GroundState, ground_state
 from nearsight.dft.mesh import mesh_shape
+from nearsight.dft.minimisation import DirectMinimisation
 from nearsight.dft.mixing import Kerker, Pulay
+from nearsight.dft.problem import Step, Trial
+from nearsight.dft.scf import SCF
 from nearsight.dft.settings import ScfSettings
 from nearsight.dft.two_center import EXACT, SIESTA, Quadrature
 from nearsight.io.deeph import read_folder, write_folder
@@ -102,6 +105,7 @@ def run_scf(
     progress: Callable[[Step], None] | None = None,
     species: Mapping[int, Species] | None = None,
     warn: Callable[[str], None] | None = None,
+    observe: Callable[[Trial], None] | None = None,
 ) -> GroundState:
     """Compute a ground state; write its calculation folder to `out`, converged or not (result.json says which).
 
@@ -111,7 +115,7 @@ def run_scf(
     check_structure(structure)
     settings = resolved(structure, settings)
     functional = functional_for(structure, settings, species)
-    if warn and round(functional.electrons) % 2 == 1:
+    if warn and settings.spin == "none" and round(functional.electrons) % 2 == 1:
         warn(
             f"{functional.electrons:g} electrons without spin: half-filled levels are spread over both spins; "
             "the energy is that of no magnetic moment"
@@ -121,17 +125,45 @@ def run_scf(
     start = None
     if settings.start is not None:
         start = _start_from(settings.start, functional)
-    mixing = settings.mixing
-    kerker = None if mixing.kerker is None else Kerker(mixing.kerker * BOHR_ANG)
-    method = SCF(
-        mixing=Pulay(mixing.weight, mixing.history, kerker),
-        tolerance=settings.tolerance_ev / HARTREE_EV,
-        max_iterations=settings.max_iterations,
+    result = ground_state(
+        functional,
+        k,
+        settings.smearing_ev / HARTREE_EV,
+        method_for(settings),
+        start,
+        progress,
+        initial_moments(functional, settings),
+        settings.total_moment,
+        observe,
     )
-    result = ground_state(functional, k, settings.smearing_ev / HARTREE_EV, method, start, progress)
     if out is not None:
         write_result(out, result, settings, time.perf_counter() - started)
     return result
+
+
+def method_for(settings: ScfSettings) -> SCF | DirectMinimisation:
+    """The way to self-consistency that settings describe."""
+    tolerance = settings.tolerance_ev / HARTREE_EV
+    if settings.method == "variational":
+        return DirectMinimisation(tolerance, settings.max_iterations)
+    mixing = settings.mixing
+    kerker = None if mixing.kerker is None else Kerker(mixing.kerker * BOHR_ANG)
+    return SCF(Pulay(mixing.weight, mixing.history, kerker), tolerance, settings.max_iterations)
+
+
+def initial_moments(functional: EnergyFunctional, settings: ScfSettings) -> list[float] | None:
+    """The moment of each atom to begin with [mu_B]; None without spin."""
+    if settings.spin == "none":
+        if settings.moments is not None or settings.total_moment is not None:
+            raise NearsightError("moments are given but spin is none: add --spin collinear")
+        return None
+    if settings.moments is not None:
+        return list(settings.moments)
+    hund = {
+        z: sum(min(o.population, 2 * (2 * o.l + 1) - o.population) for o in s.orbitals)
+        for z, s in functional.species.items()
+    }
+    return [hund[z] for z in functional.structure.numbers.tolist()]
 
 
 def _start_from(folder: Path, functional: EnergyFunctional) -> BlockMatrix:
@@ -165,7 +197,18 @@ def report(result: GroundState, settings: ScfSettings, wall_seconds: float) -> d
             derivatives["forces_eV_per_Ang"] = (found.forces * HARTREE_EV / BOHR_ANG).tolist()
         if settings.stress:
             derivatives["stress_eV_per_Ang3"] = (found.stress * HARTREE_EV / BOHR_ANG**3).tolist()
+    magnetic: dict[str, Any] = {}
+    populations = result.populations
+    valences = [functional.species[z].valence for z in functional.structure.numbers.tolist()]
+    charges = [v - p for v, p in zip(valences, populations.sum(0).tolist(), strict=True)]
+    if settings.spin != "none":
+        magnetic = {
+            "magnetic_moment": result.magnetic_moment,
+            "mulliken_moments": (populations[0] - populations[1]).tolist(),
+        }
     return derivatives | {
+        "mulliken_charges": charges,
+        **magnetic,
         "energy_eV": energies,
         "fermi_energy_eV": result.fermi_level * HARTREE_EV,
         "converged": result.converged,

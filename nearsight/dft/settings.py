@@ -28,11 +28,13 @@ class ScfSettings(BaseModel):
     (basis, energy_shift_ry) from `pseudopotentials`, a folder of UPF files, null meaning the installed package.
     two_center: how two-centre integrals are done; auto is `siesta` where every species comes from SIESTA's own files.
     start: a calculation folder whose Hamiltonian begins the cycle.  forces, stress: compute them at the end.
+    moments: initial moment of each atom [mu_B], in the order of the structure; null with collinear spin: Hund's rule for
+    each atom, all parallel.  total_moment: to hold fixed [mu_B]; null: free.  method: mixing, or direct minimisation.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    xc: Literal["lda", "pbe"] = "pbe"
+    xc: Literal["lda", "pbe", "pbesol"] = "pbe"
     kmesh: tuple[int, int, int] | None = None
     kspacing: float = Field(0.25, gt=0)
     kshift: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -50,6 +52,10 @@ class ScfSettings(BaseModel):
     mixing: MixingSettings = MixingSettings()
     two_center: Literal["auto", "exact", "siesta"] = "auto"
     start: Path | None = None
+    spin: Literal["none", "collinear"] = "none"
+    moments: tuple[float, ...] | None = None
+    total_moment: float | None = None
+    method: Literal["scf", "variational"] = "scf"
     forces: bool = False
     stress: bool = False
 

@@ -10,9 +10,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.dft import xc_spin
 from nearsight.dft.mesh import Mesh
 from nearsight.dft.window import Window
 from nearsight.dft.xc import FLOOR, LDA, PBE
@@ -121,7 +123,43 @@ class ExchangeCorrelation(PotentialTerm):
     def _core(self) -> Tensor:
         return self.window.cut(self.core)
 
+    def energy(self, state: State) -> Tensor:
+        """Differentiable in density and cell (for spin, through the energy density rather than its closed derivatives)."""
+        if len(state.density) == 1:
+            return self._plain(state)[0]
+        n, gradient, active = self._spin_densities(state)
+        sigma = None if gradient is None else _spin_products(gradient.flatten(2)[:, :, active])
+        e = xc_spin.energy_density(self.functional, n.flatten(1)[:, active], sigma)
+        return e.sum() * self.mesh.volume_element
+
     def energy_and_potential(self, state: State) -> tuple[Tensor, Tensor]:
+        return self._plain(state) if len(state.density) == 1 else self._polarised(state)
+
+    def _spin_densities(self, state: State) -> tuple[Tensor, Tensor | None, Tensor]:
+        n = self.window.cut(state.density) + 0.5 * self._core
+        active = (n.sum(0) > FLOOR).flatten().nonzero()[:, 0]
+        gradient = None
+        if self.functional.uses_gradient:
+            gradient = torch.stack([self.window.gradient(x) for x in n])
+        return n, gradient, active
+
+    def _polarised(self, state: State) -> tuple[Tensor, Tensor]:
+        n, gradient, active = self._spin_densities(state)
+        sigma = None if gradient is None else _spin_products(gradient.flatten(2)[:, :, active])
+        e, v, dsigma = xc_spin.with_derivatives(self.functional, n.flatten(1)[:, active], sigma)
+        potential = torch.zeros_like(n).flatten(1).index_copy(1, active, v).reshape(n.shape)
+        if gradient is not None and dsigma is not None:
+            w = n.new_zeros(3, n[0].numel()).index_copy(1, active, dsigma).reshape(3, *n.shape[1:])
+            up, down = gradient
+            potential = torch.stack(
+                [
+                    potential[0] - self.window.divergence(2 * w[0] * up + w[1] * down),
+                    potential[1] - self.window.divergence(2 * w[2] * down + w[1] * up),
+                ]
+            )
+        return e.sum() * self.mesh.volume_element, torch.stack([self.window.paste(x) for x in potential])
+
+    def _plain(self, state: State) -> tuple[Tensor, Tensor]:
         n = self.window.cut(state.density[0]) + self._core
         active = (n > FLOOR).flatten().nonzero()[:, 0]
         gradient = self.window.gradient(n) if self.functional.uses_gradient else None
@@ -133,6 +171,12 @@ class ExchangeCorrelation(PotentialTerm):
             weight = n.new_zeros(n.numel()).index_copy(0, active, 2 * dsigma).reshape(n.shape)
             potential = potential - self.window.divergence(weight * gradient)
         return e.sum() * self.mesh.volume_element, self.window.paste(potential)[None]
+
+
+def _spin_products(gradient: Tensor) -> Tensor:
+    """up.up, up.down, down.down [3, points] of gradients [2, 3, points]."""
+    up, down = gradient
+    return torch.stack([(up * up).sum(0), (up * down).sum(0), (down * down).sum(0)])
 
 
 @dataclass(frozen=True, eq=False)

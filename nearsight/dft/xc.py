@@ -100,5 +100,6 @@ class PBE:
         return e, dn, dsigma
 
 
-XCName = Literal["lda", "pbe"]
-FUNCTIONALS: dict[str, LDA | PBE] = {"lda": LDA(), "pbe": PBE()}
+XCName = Literal["lda", "pbe", "pbesol"]
+# PBEsol: Perdew et al., Phys. Rev. Lett. 100, 136406 (2008)
+FUNCTIONALS: dict[str, LDA | PBE] = {"lda": LDA(), "pbe": PBE(), "pbesol": PBE(beta=0.046, mu=10 / 81)}

@@ -48,6 +48,13 @@ def fermi_level(energies: Tensor, weights: Tensor, electrons: float, kT: float) 
     return mu
 
 
+def _one_spin_level(energies: Tensor, weights: Tensor, electrons: float, kT: float) -> Tensor:
+    """Fermi level of one spin [k, n] that holds `electrons`; far below its levels when it holds none."""
+    if electrons < 1e-12:
+        return energies.min() - 60 * kT
+    return fermi_level(energies[None], weights, 2 * electrons, kT)
+
+
 @dataclass(frozen=True, eq=False)
 class Occupied:
     """What diagonalisation gives: energies [s, k, n] (Ha), occupations f in 0..1, coefficients C [s, k, n, n], mu (Ha).
@@ -62,6 +69,7 @@ class Occupied:
     entropy_term: Tensor
     kT: float
     weights: Tensor
+    fixed_moment: bool = False  # each spin has a Fermi level of its own: fermi_level is [s, 1, 1]
 
     @property
     def degeneracy(self) -> float:
@@ -69,17 +77,31 @@ class Occupied:
         return 2.0 if len(self.energies) == 1 else 1.0
 
 
-def occupy(factor: InverseSquareRootFactor, h_k: Tensor, weights: Tensor, electrons: float, kT: float) -> Occupied:
-    """Diagonalise dense H(k) [s, k, n, n] and fill the levels at fixed electron number."""
+def occupy(
+    factor: InverseSquareRootFactor,
+    h_k: Tensor,
+    weights: Tensor,
+    electrons: float,
+    kT: float,
+    moment: float | None = None,
+) -> Occupied:
+    """Diagonalise dense H(k) [s, k, n, n] and fill the levels at fixed electron number.
+
+    moment: total magnetic moment [mu_B] to hold fixed (collinear spin); None lets it go where the energy leads.
+    """
     e, c = factor.solve(h_k)
-    mu = fermi_level(e, weights, electrons, kT)
+    if moment is None or len(e) == 1:
+        mu = fermi_level(e, weights, electrons, kT)
+    else:  # each spin fills levels of its own; fermi_level counts two electrons a level for a single component
+        each = [0.5 * (electrons + moment), 0.5 * (electrons - moment)]
+        mu = torch.stack([_one_spin_level(x, weights, n, kT) for x, n in zip(e, each, strict=True)])[:, None, None]
     x = (e - mu) / kT
     f = fermi_dirac(x)
     g = 2.0 if len(e) == 1 else 1.0
     # -f ln f - (1-f) ln(1-f) = softplus(-|x|) + |x| / (1 + exp|x|): no cancellation in either tail
     entropy = torch.nn.functional.softplus(-x.abs()) + x.abs() * fermi_dirac(x.abs())
     ts = kT * g * torch.einsum("skn,k->", entropy, weights)
-    return Occupied(e, f, c, mu, ts, kT, weights)
+    return Occupied(e, f, c, mu, ts, kT, weights, moment is not None and len(e) == 2)
 
 
 def divided_difference(e: Tensor, f: Tensor, mu: Tensor, kT: float) -> Tensor:
@@ -111,8 +133,11 @@ def response(state: Occupied, f_tilde: Tensor) -> Tensor:
     slope = torch.diagonal(kernel, dim1=-2, dim2=-1)
     diagonal = torch.diagonal(f_tilde, dim1=-2, dim2=-1).real
     w = state.weights[None, :, None]
-    total = (w * slope).sum()
-    mean = (w * slope * diagonal).sum() / torch.where(total < 0, total, torch.full_like(total, -1e-300))
+    axes = (1, 2) if state.fixed_moment else (0, 1, 2)
+    total = (w * slope).sum(axes, keepdim=True)
+    mean = (w * slope * diagonal).sum(axes, keepdim=True) / torch.where(
+        total < 0, total, torch.full_like(total, -1e-300)
+    )
     result = kernel * f_tilde
     return result - torch.diag_embed((slope * mean).to(result.dtype))
 

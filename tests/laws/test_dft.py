@@ -12,9 +12,10 @@ from nearsight.core.blocks import BlockMatrix
 from nearsight.dft import two_center
 from nearsight.dft.forces import forces_and_stress
 from nearsight.dft.functional import EnergyFunctional
-from nearsight.dft.ground_state import SCF, ground_state
+from nearsight.dft.ground_state import ground_state
 from nearsight.dft.mesh import Mesh, fft_size, mesh_shape
 from nearsight.dft.mixing import Kerker, Pulay
+from nearsight.dft.scf import SCF
 from nearsight.dft.window import Window
 from nearsight.dft.xc import FUNCTIONALS
 from nearsight.solve import kpoints

@@ -1,0 +1,80 @@
+"""Direct minimisation of the free energy Omega[H], the variational route to the ground state.
+
+F - H is the steepest descent direction of Omega preconditioned by the inverse of the occupation kernel K, since
+dOmega/dH = C [K o (F~ - e)] C^dagger with K < 0: <dOmega/dH, F - H> <= 0 whatever H is, so that a line search always
+finds a lower energy. Directions are conjugated by Polak and Ribiere's rule in that metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from nearsight.core.blocks import BlockMatrix
+from nearsight.core.units import HARTREE_EV
+from nearsight.dft.problem import Problem, Step, Trial
+
+
+@dataclass(frozen=True)
+class DirectMinimisation:
+    """Preconditioned conjugate gradients on H with a line search that never accepts a higher Omega.
+
+    tolerance: largest |F - H| of any element [Ha] at the end.
+    """
+
+    tolerance: float = 1e-5 / HARTREE_EV
+    max_iterations: int = 200
+    first_step: float = 0.5
+
+    def solve(
+        self, problem: Problem, start: BlockMatrix, on_step: Callable[[Step], None] | None
+    ) -> tuple[Trial, list[Step], bool]:
+        """The last trial, all steps, and whether it converged."""
+        trial = problem(start)
+        gradient = problem.gradient(trial)
+        direction, length = trial.difference, self.first_step
+        steps: list[Step] = []
+        while True:
+            steps.append(problem.step(len(steps) + 1, trial, float(gradient.norm())))
+            if on_step:
+                on_step(steps[-1])
+            if trial.residual < self.tolerance or len(steps) >= self.max_iterations:
+                return trial, steps, trial.residual < self.tolerance
+            slope = float((gradient * direction).sum())
+            if slope >= 0:  # conjugation lost: the preconditioned gradient itself goes down
+                direction = trial.difference
+                slope = float((gradient * direction).sum())
+            found = self._line(problem, trial, direction, slope, length)
+            if found is None:
+                if slope == float((gradient * trial.difference).sum()):
+                    return trial, steps, trial.residual < self.tolerance  # at the limit of arithmetic
+                direction, length = trial.difference, self.first_step
+                continue
+            moved, moved_gradient, length = found
+            old = float((gradient * trial.difference).sum())
+            beta = float(((moved_gradient - gradient) * moved.difference).sum()) / old if old else 0.0
+            direction = moved.difference + max(0.0, beta) * direction
+            trial, gradient = moved, moved_gradient
+
+    def _line(
+        self, problem: Problem, trial: Trial, direction: Tensor, slope: float, length: float
+    ) -> tuple[Trial, Tensor, float] | None:
+        """A point along the direction with lower Omega and a small slope; None if rounding hides any descent."""
+        noise = 1e-13 * abs(trial.free)
+        for _ in range(12):
+            moved = problem(trial.hamiltonian.with_values(trial.hamiltonian.values + length * direction))
+            gradient = problem.gradient(moved)
+            there = float((gradient * direction).sum())
+            # the secant of the slope: exact for a quadratic
+            best = length * slope / (slope - there) if there > slope else 2 * length
+            if moved.free <= trial.free + 0.1 * length * slope + noise and abs(there) <= 0.5 * abs(slope):
+                return moved, gradient, min(max(best, 0.1 * length), 2 * length)
+            if there < 0 and moved.free <= trial.free + noise:
+                length = min(best, 3 * length)
+            else:
+                length = min(max(best, 0.1 * length), 0.6 * length)
+            if abs(length * slope) < noise * 1e-3:
+                break
+        return (moved, gradient, self.first_step) if moved.free <= trial.free + noise else None

@@ -1,0 +1,103 @@
+"""The self-consistency problem: one map H -> (levels, D, E, F) that every method iterates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nearsight.core.blocks import BlockMatrix
+from nearsight.dft.functional import EnergyFunctional, Evaluation
+from nearsight.solve.eigen import InverseSquareRootFactor, factorise
+from nearsight.solve.kpoints import KPoints
+from nearsight.solve.occupations import Occupied, density_from, occupy, response
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A Hamiltonian with its levels, density matrix D = f(H), energy E[D] and Kohn-Sham matrix F = dE/dD."""
+
+    hamiltonian: BlockMatrix
+    levels: Occupied
+    density_matrix: BlockMatrix
+    evaluation: Evaluation
+
+    @property
+    def total(self) -> float:
+        """E [Ha]"""
+        return float(self.evaluation.total)
+
+    @property
+    def free(self) -> float:
+        """Omega = E - T S [Ha], the variational quantity."""
+        return self.total - float(self.levels.entropy_term)
+
+    @property
+    def difference(self) -> Tensor:
+        """F[D(H)] - H, zero at self-consistency [components, size]."""
+        return self.evaluation.hamiltonian.values - self.hamiltonian.values
+
+    @property
+    def residual(self) -> float:
+        """Largest element of F - H [Ha]."""
+        return float(self.difference.abs().max())
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One iteration: total and free energy [Ha], largest element of F - H [Ha], Fermi level [Ha].
+
+    gradient: norm of dOmega/dH, where the method computes it.
+    """
+
+    iteration: int
+    total: float
+    free: float
+    residual: float
+    fermi_level: float
+    gradient: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A functional with k-points, smearing kT [Ha] and, for collinear spin, a total moment to hold (None: free) [mu_B]."""
+
+    functional: EnergyFunctional
+    kpoints: KPoints
+    kT: float
+    factor: InverseSquareRootFactor
+    moment: float | None = None
+    observe: Callable[[Trial], None] | None = None
+
+    @staticmethod
+    def of(functional: EnergyFunctional, kpoints: KPoints, kT: float, moment: float | None = None) -> Problem:
+        """Raises NearsightError for linearly dependent orbitals."""
+        return Problem(functional, kpoints, kT, factorise(functional.overlap, kpoints.k), moment)
+
+    def fill(self, hamiltonian: BlockMatrix) -> tuple[Occupied, BlockMatrix]:
+        """Levels and density matrix of a Hamiltonian."""
+        h_k = hamiltonian.at_k(self.kpoints.k)
+        levels = occupy(self.factor, h_k, self.kpoints.weights, self.functional.electrons, self.kT, self.moment)
+        return levels, density_from(levels, hamiltonian, self.kpoints)
+
+    def __call__(self, hamiltonian: BlockMatrix) -> Trial:
+        levels, d = self.fill(hamiltonian)
+        trial = Trial(hamiltonian, levels, d, self.functional.evaluate(d))
+        if self.observe:
+            self.observe(trial)
+        return trial
+
+    def gradient(self, trial: Trial) -> Tensor:
+        """dOmega/dH = C [K o (F~ - diag e) + dmu-term] C^dagger on the layout [components, size] (docs/conventions.md)."""
+        levels = trial.levels
+        c = levels.coefficients
+        f_tilde = c.mH @ trial.evaluation.hamiltonian.at_k(self.kpoints.k) @ c
+        f_tilde = f_tilde - torch.diag_embed(levels.energies).to(f_tilde.dtype)
+        dense = c @ response(levels, f_tilde) @ c.mH
+        return trial.hamiltonian.from_k(levels.degeneracy * dense, self.kpoints.k, self.kpoints.weights).values
+
+    def step(self, iteration: int, trial: Trial, gradient: float | None = None) -> Step:
+        mu = float(trial.levels.fermi_level.max())
+        return Step(iteration, trial.total, trial.free, trial.residual, mu, gradient)

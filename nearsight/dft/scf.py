@@ -1,0 +1,48 @@
+"""Self-consistent field by mixing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nearsight.core.blocks import BlockMatrix
+from nearsight.core.units import HARTREE_EV
+from nearsight.dft.mixing import Pulay, PulayState
+from nearsight.dft.problem import Problem, Step, Trial
+
+
+@dataclass(frozen=True)
+class SCF:
+    """Pulay mixing of the Hamiltonian, or of the density with a Kerker preconditioner.
+
+    tolerance: largest |F[D(H)] - H| of any element at the end [Ha]; the energy's error is of second order in it.
+    """
+
+    mixing: Pulay = Pulay()
+    tolerance: float = 1e-5 / HARTREE_EV
+    max_iterations: int = 100
+
+    def solve(
+        self, problem: Problem, start: BlockMatrix, on_step: Callable[[Step], None] | None
+    ) -> tuple[Trial, list[Step], bool]:
+        """The last trial, all steps, and whether it converged."""
+        functional, kerker = problem.functional, self.mixing.kerker
+        mixer = PulayState(self.mixing)
+        hamiltonian = start
+        density = None
+        steps: list[Step] = []
+        while True:
+            trial = problem(hamiltonian)
+            steps.append(problem.step(len(steps) + 1, trial))
+            if on_step:
+                on_step(steps[-1])
+            residual = trial.residual
+            if residual < self.tolerance or len(steps) >= self.max_iterations or residual != residual:
+                return trial, steps, residual < self.tolerance
+            if kerker:
+                output = trial.evaluation.density
+                # what the start's Hamiltonian gives is the first density
+                density = output if density is None else mixer.next(density, kerker(output - density, functional.mesh))
+                hamiltonian = functional.hamiltonian_of_density(density)
+            else:
+                hamiltonian = hamiltonian.with_values(mixer.next(hamiltonian.values, trial.difference))
