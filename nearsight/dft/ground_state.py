@@ -71,7 +71,7 @@ def ground_state(
     functional: EnergyFunctional,
     kpoints: KPoints,
     kT: float,
-    method: SCF | DirectMinimisation = SCF(),
+    method: SCF | DirectMinimisation | None = None,
     start: BlockMatrix | None = None,
     on_step: Callable[[Step], None] | None = None,
     moments: Sequence[float] | None = None,
@@ -80,7 +80,7 @@ def ground_state(
 ) -> GroundState:
     """Solve the Kohn-Sham equations of a functional.
 
-    kT: Fermi-Dirac smearing [Ha].  start: Hamiltonian to begin with; None takes that of superposed atomic densities.
+    kT: Fermi-Dirac smearing [Ha].  method: None means SCF().  start: Hamiltonian to begin with; None takes that of superposed atomic densities.
     moments: initial moment of each atom [mu_B], which makes the calculation spin-polarised (collinear); None: no spin.
     total_moment: held fixed if given [mu_B].  observe: called with every trial.
     A run that does not converge returns its last state with converged = False.
@@ -98,7 +98,7 @@ def ground_state(
             start = start.on(functional.layout)
             if moments is not None and start.spin == "none":
                 start = BlockMatrix(start.layout, start.values.repeat(2, 1), "collinear")
-        trial, steps, converged = method.solve(problem, start, on_step)
+        trial, steps, converged = (method or SCF()).solve(problem, start, on_step)
         return _result(problem, trial, steps, converged)
 
 

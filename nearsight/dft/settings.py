@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 BasisSize = Literal["sz", "dz", "szp", "dzp", "tz", "tzp"]
 
@@ -59,10 +59,9 @@ class ScfSettings(BaseModel):
     forces: bool = False
     stress: bool = False
 
-    @model_validator(mode="after")
-    def _positive_meshes(self) -> ScfSettings:
-        for name in ("kmesh", "mesh"):
-            size = getattr(self, name)
-            if size is not None and min(size) < 1:
-                raise ValueError(f"{name} {' '.join(map(str, size))}: every number must be at least 1")
-        return self
+    @field_validator("kmesh", "mesh")
+    @classmethod
+    def _positive_mesh(cls, size: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
+        if size is not None and min(size) < 1:
+            raise ValueError(f"{' '.join(map(str, size))}: every number must be at least 1")
+        return size
