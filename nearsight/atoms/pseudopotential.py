@@ -130,6 +130,45 @@ class Pseudopotential:
         return SeparableChannel(l, j, waves[strong][order], energies[strong][order])
 
 
+def oncvpsp_shells(text: str) -> tuple[tuple[int, int, float], ...]:
+    """(n, l, occupation) of the valence shells in an input of ONCVPSP; none where it is not one.
+
+    The input: symbol, Z, core shells, valence shells, ...; then one line n, l, occupation for each shell.
+    """
+    rows = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    try:
+        core, valence = int(rows[0][2]), int(rows[0][3])
+        return tuple((int(row[0]), int(row[1]), float(row[2])) for row in rows[1 + core : 1 + core + valence])
+    except (IndexError, ValueError):
+        return ()
+
+
+def j_resolved(
+    scalar: list[tuple[Beta, float]], spin_orbit: list[tuple[Beta, float]]
+) -> tuple[tuple[Beta, ...], NDArray[np.float64]]:
+    """Projectors by j and their diagonal coupling [Ha] from V_SR and V_SO, V = V_SR + V_SO L.S:
+
+    V_{l+1/2} = V_SR + l/2 V_SO,    V_{l-1/2} = V_SR - (l+1)/2 V_SO.
+
+    scalar, spin_orbit: (projector, energy in Ha). The projectors of one (l, j) overlap; `Pseudopotential` diagonalises.
+    """
+    betas, energies = [], []
+    for l in sorted({b.l for b, _ in (*scalar, *spin_orbit)}):
+        for j, factor in ((l - 0.5, -(l + 1) / 2), (l + 0.5, l / 2)):
+            if j < 0:
+                continue
+            parts = [(b, e) for b, e in scalar if b.l == l]
+            parts += [(b, e * factor) for b, e in spin_orbit if b.l == l and factor]
+            betas += [Beta(l, j, b.r_beta) for b, _ in parts]
+            energies += [e for _, e in parts]
+    return tuple(betas), diagonal(energies)
+
+
+def diagonal(energies: list[float]) -> NDArray[np.float64]:
+    """The coupling of projectors that each have an energy of their own (n, n); (0, 0) without projectors."""
+    return np.diag(np.array(energies, dtype=np.float64)) if energies else np.zeros((0, 0))
+
+
 def read_upf(path: str | os.PathLike[str]) -> Pseudopotential:
     """Read a norm-conserving UPF version 2 file; Ry -> Ha.
 
@@ -269,15 +308,6 @@ class _Upf:
         return tuple(shells)
 
     def _input_shells(self, r: NDArray[np.float64]) -> tuple[ReferenceShell, ...]:
-        """The valence shells as ONCVPSP's input states them, for files without pseudo-wavefunctions; else none.
-
-        The input: symbol, Z, core shells, valence shells, ...; then one line n, l, occupation for each shell.
-        """
-        text = self.root.findtext("PP_INFO/PP_INPUTFILE") or ""
-        rows = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-        try:
-            core, valence = int(rows[0][2]), int(rows[0][3])
-            found = [(int(row[0]), int(row[1]), float(row[2])) for row in rows[1 + core : 1 + core + valence]]
-        except (IndexError, ValueError):
-            return ()
+        """The valence shells as ONCVPSP's input states them, for files without pseudo-wavefunctions; else none."""
+        found = oncvpsp_shells(self.root.findtext("PP_INFO/PP_INPUTFILE") or "")
         return tuple(ReferenceShell(n, l, None, f, float("nan"), np.zeros_like(r)) for n, l, f in found)
