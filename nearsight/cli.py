@@ -275,6 +275,20 @@ def check(
 
 
 @app.command()
+def density(
+    folder: Annotated[Path, typer.Argument(help="Calculation folder with a density matrix.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="File to write: .cube (atomic units) or .xsf (A, eV).")],
+    what: Annotated[str, typer.Option(help="density, spin, potential or electrostatic.")] = "density",
+) -> None:
+    """Write the electron density or the potential of a calculation on its mesh, as a cube or XSF file."""
+    from nearsight.properties.density import write_density
+
+    with _spinner("setting up: species, mesh, density"):
+        volume = write_density(folder, out, what)  # type: ignore[arg-type]  # another word is refused there
+    print(f"{volume.comment} on {' x '.join(str(n) for n in volume.values.shape)} points in {out}")
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for everything that the tour makes.")] = Path("demo"),
 ) -> None:

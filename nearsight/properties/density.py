@@ -1,0 +1,98 @@
+"""Density and potential of a finished calculation on its real-space mesh, from its density matrix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from nearsight.core.blocks import BlockMatrix
+from nearsight.core.errors import NearsightError
+from nearsight.dft.functional import EnergyFunctional
+from nearsight.dft.run import functional_for, load_species
+from nearsight.dft.settings import ScfSettings
+from nearsight.dft.terms import ExchangeCorrelation, PotentialTerm
+from nearsight.io.configuration import near_miss, validated
+from nearsight.io.deeph import Calculation, read_folder
+from nearsight.io.volumetric import Quantity, Volume, write_volume
+
+What = Literal["density", "spin", "potential", "electrostatic"]
+
+_WORDS: dict[str, tuple[str, Quantity]] = {
+    "density": ("valence electron density", "density"),
+    "spin": ("spin density, up minus down", "density"),
+    "potential": ("Kohn-Sham potential: local pseudopotentials + Hartree + exchange-correlation", "energy"),
+    "electrostatic": ("electrostatic potential energy of an electron: local pseudopotentials + Hartree", "energy"),
+}
+
+
+def field_on_mesh(functional: EnergyFunctional, density_matrix: BlockMatrix, what: What = "density") -> Tensor:
+    """A field [x, y, z] of a density matrix on the mesh of a functional, in atomic units.
+
+    density: n(r) of the valence electrons [1/Bohr^3], both spins.  spin: n_up - n_down; zero without spin.
+    potential: V_NA + V_H[dn] + v_xc [Ha], the mean of both spins: all of the Kohn-Sham potential but its non-local part.
+    electrostatic: V_NA + V_H[dn] [Ha]; the average over the cell is not zero, since V_NA is that of whole atoms.
+    Raises NearsightError for another word.
+    """
+    if what not in _WORDS:
+        raise NearsightError(f"{what!r} is no field{near_miss(what, _WORDS)} (known: {', '.join(get_args(What))})")
+    with torch.no_grad():
+        state = functional.state(density_matrix.on(functional.layout))
+        if what == "density":
+            return state.density.sum(0)
+        if what == "spin":
+            return state.density[0] - state.density[-1]
+        total = torch.zeros_like(state.density[0])
+        for term in functional.terms:
+            if isinstance(term, PotentialTerm) and not (
+                what == "electrostatic" and isinstance(term, ExchangeCorrelation)
+            ):
+                total = total + term.energy_and_potential(state)[1].mean(0)
+        return total
+
+
+def functional_of(calculation: Calculation, name: str = "the calculation") -> EnergyFunctional:
+    """The energy functional that a calculation of ours was done with: its mesh, species and functional, on the CPU.
+
+    Raises NearsightError: another program's calculation, which does not say them; species that are there no more, or
+    are others now.
+    """
+    config = calculation.result.get("config")
+    if not isinstance(config, dict) or "xc" not in config:
+        raise NearsightError(f"{name} does not say its mesh and functional: only folders of `nearsight scf` do")
+    settings = validated(ScfSettings, config | {"device": "cpu", "start": None}, "config")
+    species = load_species(calculation.structure.numbers.tolist(), settings)
+    for s in species.values():
+        told = calculation.result.get("species", {}).get(s.symbol, {})
+        for key in ("pseudopotential_sha256", "sha256"):
+            if told.get(key) not in (None, s.provenance.get(key)):
+                raise NearsightError(f"{name} was done with another file for {s.symbol} than the one that is there now")
+    functional = functional_for(calculation.structure, settings, species)
+    if not functional.layout.basis.same_as(calculation.basis):
+        raise NearsightError(f"{name}: its orbitals are not those that its own settings make now; compute it again")
+    return functional
+
+
+def write_density(folder: Path | str, out: Path | str, what: What = "density") -> Volume:
+    """Write the density or potential of a calculation folder as a cube or XSF file, as the name of `out` asks.
+
+    what: see `field_on_mesh`. Cube files are in atomic units, XSF files in angstrom and eV.  Returns the field written,
+    in atomic units.  Raises NearsightError: a folder without a density matrix, another program's folder, another word.
+    """
+    calculation = read_folder(folder)
+    if calculation.density_matrix is None:
+        raise NearsightError(
+            f"{folder} has no density_matrix.h5: a density needs a ground state of `nearsight scf`, not a prediction"
+        )
+    if what == "spin" and calculation.density_matrix.spin == "none":
+        raise NearsightError(
+            f"{folder} was computed without spin, so that its spin density is zero; take another field"
+        )
+    functional = functional_of(calculation, str(folder))
+    field = field_on_mesh(functional, calculation.density_matrix, what)
+    words, quantity = _WORDS[what]
+    volume = Volume(calculation.structure, field, words)
+    write_volume(out, volume, quantity)
+    return volume
