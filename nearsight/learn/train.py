@@ -258,7 +258,6 @@ class _Run:
         """Validate the averaged weights, keep them if they are the best, and write all that a resumed run needs."""
         started = time.perf_counter()
         p = self.progress
-        p.validated = self.share()
         total, on_site, off_site = self._validate()
         judged = total if len(self.held_out) else sum(self.recent) / max(1, len(self.recent))
         if judged < p.best:
@@ -281,6 +280,7 @@ class _Run:
         )
         self.recent = []
         p.elapsed += time.perf_counter() - started
+        p.validated = self.share()
         with whole_file(self.out / "checkpoint.pt") as part:
             torch.save(
                 {
