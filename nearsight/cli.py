@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+# Idle OpenMP threads sleep instead of spinning: on a machine that is busy with anything else, two spinning threads make a
+# calculation twenty times slower. It must be set before PyTorch loads, so before anything else here.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from nearsight.core.errors import NearsightError
 
