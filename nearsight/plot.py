@@ -55,9 +55,10 @@ def plot_bands(
         raise NearsightError("bands on different paths cannot be drawn over each other: give one path to all")
     with rc_context(STYLE):  # type: ignore[arg-type]  # a plain dict is what matplotlib documents
         figure = Figure(figsize=(4.8, 4.0), layout="constrained")
-        _draw(figure.subplots(), results, window_ev)
+        axes = figure.subplots()
+        _draw(axes, results, window_ev)
         if len(results) > 1 or len(results[0][1].energies) > 1:
-            figure.legend(loc="outside upper center", ncols=4, fontsize=8)
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=8)
         if title:
             figure.suptitle(title, fontsize=9)
         if note:

@@ -16,8 +16,8 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.structure import SYMBOLS, Pairs, Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.io.deeph import Calculation
-from nearsight.properties.spectra import affordable_points, bands, fermi_level_of
-from nearsight.solve.kpoints import BandPath, band_path
+from nearsight.properties.spectra import Bands, affordable_points, bands, fermi_level_of
+from nearsight.solve.kpoints import band_path
 
 MEV = 1000 * HARTREE_EV  # 1 Ha in meV
 SAME_PLACE_ANG = 0.01
@@ -61,12 +61,16 @@ class Comparison:
 
 
 def compare(
-    reference: Calculation, other: Calculation, *, window_ev: float = 5.0, path: BandPath | None = None
+    reference: Calculation,
+    other: Calculation,
+    *,
+    window_ev: float = 5.0,
+    spectra: tuple[Bands, Bands] | None = None,
 ) -> Comparison:
     """Compare two calculations of one structure in one basis.
 
-    window_ev: half width of the band window around the Fermi level [eV].  path: where bands are compared; by
-        default the standard path, with as many points as a minute allows.
+    window_ev: half width of the band window around the Fermi level [eV].  spectra: bands of both on one path, if they are
+        known already; otherwise they are computed on the standard path, with as many points as a minute allows.
     Raises NearsightError where the structures or the bases differ, or a Hamiltonian is missing.
     """
     distance, cells = _same_structure(reference.structure, other.structure)
@@ -86,8 +90,10 @@ def compare(
     error = difference.abs() * MEV
     fermi = fermi_level_of(reference)
     other_fermi = fermi_level_of(other)
-    path = path or band_path(reference.structure, affordable_points(reference.basis.size))
-    band_error = _band_differences(reference, h_other, s_other, path, fermi, window_ev) * MEV
+    if spectra is None:
+        path = band_path(reference.structure, affordable_points(reference.basis.size))
+        spectra = (bands(h_ref, s_ref, path), bands(h_other, s_other, path))
+    band_error = _band_differences(*spectra, fermi, window_ev) * MEV
     return Comparison(
         hamiltonian_mae_meV=float(error.mean()),
         hamiltonian_max_meV=float(error.max()),
@@ -98,7 +104,7 @@ def compare(
         bands_max_meV=float(band_error.abs().max()) if len(band_error) else None,
         bands_aligned_mae_meV=_mean((band_error + shift * MEV).abs()),
         bands_levels=len(band_error),
-        bands_kpoints=len(path.k),
+        bands_kpoints=len(spectra[0].path.k),
         window_eV=window_ev,
         fermi_energy_eV=None if fermi is None else fermi * HARTREE_EV,
         fermi_difference_meV=None if fermi is None or other_fermi is None else (other_fermi - fermi) * MEV,
@@ -183,15 +189,12 @@ def _missing(these: Pairs, those: Pairs) -> int:
     return int((those.find(these.i, these.j, these.R) == len(those)).sum())
 
 
-def _band_differences(
-    reference: Calculation, h: BlockMatrix, s: BlockMatrix, path: BandPath, fermi: float | None, window_ev: float
-) -> Tensor:
-    """e_other - e_ref [levels] in Ha, of the levels within the window."""
+def _band_differences(wanted: Bands, found: Bands, fermi: float | None, window_ev: float) -> Tensor:
+    """e_found - e_wanted [levels] in Ha, of the levels within the window; none where no Fermi level is known."""
     if fermi is None:
         return torch.zeros(0)
-    wanted = bands(reference.require_hamiltonian(), reference.overlap, path).energies
-    inside = (wanted - fermi).abs() * HARTREE_EV <= window_ev
-    return (bands(h, s, path).energies - wanted)[inside]
+    inside = (wanted.energies - fermi).abs() * HARTREE_EV <= window_ev
+    return (found.energies - wanted.energies)[inside]
 
 
 def _energy_difference(reference: Calculation, other: Calculation) -> float | None:

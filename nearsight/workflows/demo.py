@@ -59,7 +59,7 @@ class Tour:
     sigma_ang: float = 0.05
     clip_ang: float = 0.1
     seed: int = 1
-    training_minutes: float = 5.0
+    training_minutes: float = 4.0
 
     def scf(self, kmesh: tuple[int, int, int]) -> ScfSettings:
         return ScfSettings(
@@ -96,14 +96,14 @@ def run(out: Path | str, watcher: Watcher, draw: Draw, tour: Tour | None = None)
     begun = time.monotonic()
 
     atoms = 2 * tour.small[0] * tour.small[1] * tour.small[2]
-    watcher.stage(f"DFT of {tour.cells} distorted graphene cells of {atoms} atoms")
+    watcher.stage(f"DFT: {tour.cells} cells of {atoms} atoms")
     _ground_states(out, "data", tour.distort(tour.cells, tour.small, tour.seed), tour.scf(tour.small_kmesh), watcher)
 
-    watcher.stage("training a network on their Hamiltonians")
+    watcher.stage("training on their Hamiltonians")
     _train(out, tour, watcher)
 
     atoms = 2 * tour.large[0] * tour.large[1] * tour.large[2]
-    watcher.stage(f"DFT of an unseen cell of {atoms} atoms, to compare with")
+    watcher.stage(f"DFT: an unseen cell of {atoms} atoms")
     _ground_states(out, "large", tour.distort(1, tour.large, tour.seed + 1), tour.scf(tour.large_kmesh), watcher)
 
     watcher.stage("predicting the unseen cell")
@@ -115,12 +115,12 @@ def run(out: Path | str, watcher: Watcher, draw: Draw, tour: Tour | None = None)
     watcher.stage("bands of both")
     predicted = read_folder(out / "predicted")
     path = _path(reference.structure)
-    difference = compare(reference, predicted, path=path).to_json()
-    watcher.advance(1, 3)
+    watcher.advance(0, 2)
     by_dft = bands(reference.require_hamiltonian(), reference.overlap, path, reference.fermi_level)
-    watcher.advance(2, 3)
+    watcher.advance(1, 2)
     by_network = bands(predicted.require_hamiltonian(), predicted.overlap, path)
-    watcher.advance(3, 3)
+    difference = compare(reference, predicted, spectra=(by_dft, by_network)).to_json()
+    watcher.advance(2, 2)
     _picture(out, atoms, draw, by_dft, by_network, difference)
     report = {
         "comparison": difference,
