@@ -1,0 +1,184 @@
+"""An ASE calculator: energies, forces and stresses of our ground states for ASE's optimisers, dynamics and phonons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, Parameters, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+from torch import Tensor
+
+from nearsight.core.blocks import BlockMatrix
+from nearsight.core.errors import NearsightError
+from nearsight.core.species import Species
+from nearsight.core.structure import Structure
+from nearsight.core.units import BOHR_ANG, HARTREE_EV
+from nearsight.dft.forces import forces_and_stress
+from nearsight.dft.functional import EnergyFunctional
+from nearsight.dft.ground_state import GroundState, ground_state
+from nearsight.dft.problem import Step
+from nearsight.dft.run import functional_for, initial_moments, load_species, method_for, resolved
+from nearsight.dft.settings import ScfSettings
+from nearsight.io.configuration import validated
+from nearsight.io.structures import check_structure
+from nearsight.solve import kpoints
+
+_HELD = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class _Previous:
+    """The last converged ground state and the Hamiltonian of superposed atoms at its place."""
+
+    state: GroundState
+    superposed: BlockMatrix
+
+    def start_for(self, functional: EnergyFunctional, superposed: BlockMatrix) -> BlockMatrix:
+        """H0(new place) + (H - H0)(last place): what bonding changed moves along, the rest is made anew."""
+        change = self.state.hamiltonian.values - self.superposed.values
+        moved = BlockMatrix(self.superposed.layout, change, self.state.hamiltonian.spin).on(functional.layout)
+        return moved.with_values(superposed.values + moved.values)
+
+
+class Nearsight(Calculator):
+    """Density functional theory of this project as an ASE calculator, for cells that are periodic in three directions.
+
+    energy: E(T -> 0) = (E + Omega) / 2 [eV].  free_energy: Omega = E - T S [eV], of which forces [eV/Angstrom] and
+    stress are the exact derivatives.  stress: dOmega/d(strain) / V in ASE's order xx yy zz yz xz xy [eV/Angstrom^3],
+    positive for a cell that wants to shrink.  With collinear spin also magmom and magmoms (Mulliken) [mu_B].
+
+    settings: the keywords of `ScfSettings`, such as xc, basis, kmesh, mesh_cutoff_ry, smearing_ev, spin.
+    The mesh and k-mesh of the first structure are kept while no height of the cell differs by more than a tenth from
+    it, so that energies along a relaxation are on one surface and agree with the stress; species are made once; the
+    last Hamiltonian begins the next cycle while the elements are the same.
+    Raises NearsightError: an unknown or wrong setting; from a calculation: atoms without a cell, or a cycle that does
+    not converge.
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces", "stress", "magmom", "magmoms"]  # noqa: RUF012  # ASE's type
+
+    def __init__(
+        self,
+        *,
+        atoms: Atoms | None = None,
+        device: str = "cpu",
+        progress: Callable[[Step], None] | None = None,
+        **settings: Any,
+    ) -> None:
+        for name, reason in (
+            ("start", "the calculator begins with its own last state"),
+            ("forces", "they are computed where ASE asks for them"),
+            ("stress", "it is computed where ASE asks for it"),
+        ):
+            if name in settings:
+                raise NearsightError(f"Nearsight({name}=...): leave it out, {reason}")
+        self.settings = validated(ScfSettings, {**settings, "device": device}, "Nearsight")
+        self.progress = progress
+        self.state: GroundState | None = None
+        self._species: dict[int, Species] = {}
+        self._previous: _Previous | None = None
+        self._meshes: tuple[list[int], Tensor, ScfSettings] | None = None
+        super().__init__(atoms=atoms)
+        self.parameters = Parameters(self.settings.model_dump(mode="json", exclude_defaults=True))
+
+    def set(self, **settings: Any) -> dict[str, Any]:
+        """Settings are those that the calculator was made with. Raises NearsightError for any."""
+        if settings:
+            raise NearsightError(f"{', '.join(settings)} cannot be changed: make a new Nearsight(...) with them")
+        return {}
+
+    def reset(self) -> None:
+        """Forget the results of the last structure; the Hamiltonian to begin with and the meshes are kept."""
+        super().reset()
+        self.state = None
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] | None = None,
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Find the ground state of `atoms`, and the derivatives that `properties` ask for, into `results`."""
+        super().calculate(atoms, properties, system_changes)
+        if self.state is None or system_changes:
+            assert self.atoms is not None
+            self.state = self._ground_state(self.atoms)
+        state = self.state
+        self.results["energy"] = state.extrapolated * HARTREE_EV
+        self.results["free_energy"] = state.free * HARTREE_EV
+        populations = state.populations
+        if len(populations) == 2:
+            self.results["magmom"] = state.magnetic_moment
+            self.results["magmoms"] = (populations[0] - populations[1]).cpu().numpy()
+        if {"forces", "stress"} & set(properties or ()) and not {"forces", "stress"} <= set(self.results):
+            found = forces_and_stress(state)
+            stress = found.stress.cpu().numpy() * HARTREE_EV / BOHR_ANG**3
+            self.results["forces"] = found.forces.cpu().numpy() * HARTREE_EV / BOHR_ANG
+            self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
+
+    def _ground_state(self, atoms: Atoms) -> GroundState:
+        structure = _structure(atoms)
+        settings = self._settings_for(structure, atoms)
+        functional = functional_for(structure, settings, self._species_for(structure))
+        moments = initial_moments(functional, settings)
+        superposed = functional.initial_hamiltonian()
+        previous = self._previous
+        start = None
+        if previous is not None and previous.state.functional.layout.basis.same_as(functional.layout.basis):
+            start = previous.start_for(functional, superposed)
+        self._previous = None  # of a cycle that fails nothing is kept
+        assert settings.kmesh is not None
+        state = ground_state(
+            functional,
+            kpoints.mesh(settings.kmesh, settings.kshift).to(settings.device),
+            settings.smearing_ev / HARTREE_EV,
+            method_for(settings),
+            start,
+            self.progress,
+            moments,
+            settings.total_moment,
+        )
+        if not state.converged:
+            residual = state.steps[-1].residual * HARTREE_EV
+            raise NearsightError(
+                f"not converged in {len(state.steps)} iterations (residual {residual:.1e} eV): give the calculator "
+                "mixing={'weight': 0.1}, a larger smearing_ev, more max_iterations, or method='variational'"
+            )
+        self._previous = _Previous(state, superposed)
+        return state
+
+    def _species_for(self, structure: Structure) -> dict[int, Species]:
+        numbers = sorted(set(structure.numbers.tolist()))
+        if missing := [z for z in numbers if z not in self._species]:
+            self._species |= load_species(missing, self.settings)
+        return {z: self._species[z] for z in numbers}
+
+    def _settings_for(self, structure: Structure, atoms: Atoms) -> ScfSettings:
+        """The settings with the meshes of the structure that they were chosen for, and the moments of the atoms."""
+        numbers, heights = structure.numbers.tolist(), 1 / torch.linalg.inv(structure.cell).norm(dim=0)
+        held = self._meshes
+        if held is None or held[0] != numbers or float((heights / held[1] - 1).abs().max()) > _HELD:
+            held = self._meshes = (numbers, heights, resolved(structure, self.settings))
+        settings = held[2]
+        initial = atoms.get_initial_magnetic_moments()
+        if settings.spin == "collinear" and settings.moments is None and initial.any():
+            settings = settings.model_copy(update={"moments": tuple(initial.tolist())})
+        return settings
+
+
+def _structure(atoms: Atoms) -> Structure:
+    if atoms.cell.rank < 3:
+        raise NearsightError(
+            f"{atoms.get_chemical_formula()} has no cell in every direction: put it in a box, as atoms.center(vacuum=5) does"
+        )
+    structure = Structure(
+        torch.tensor(np.asarray(atoms.cell) / BOHR_ANG, dtype=torch.float64),
+        torch.tensor(atoms.positions / BOHR_ANG, dtype=torch.float64),
+        torch.tensor(atoms.numbers, dtype=torch.int64),
+    )
+    return check_structure(structure, atoms.get_chemical_formula())
