@@ -66,15 +66,23 @@ class EnergyFunctional:
         xc: XCName,
         mesh_shape: tuple[int, int, int],
         quadrature: Quadrature = EXACT,
+        charge: float = 0.0,
     ) -> EnergyFunctional:
         """The functional of a structure, on the device and in the dtype of its cell.
 
-        Raises NearsightError for an element without a species.
+        charge: of the cell [e], neutralised by a uniform background (the G = 0 term of the Hartree energy is left out).
+        Raises NearsightError for an element without a species, or a charge that leaves no electrons.
         """
         missing = sorted({SYMBOLS[z] for z in structure.numbers.tolist() if z not in species})
         if missing:
             raise NearsightError(f"no species for {', '.join(missing)}: give its .ion.xml file or a pseudopotential")
         species = {z: species[z] for z in sorted(set(structure.numbers.tolist()))}
+        electrons = float(sum(species[z].valence for z in structure.numbers.tolist())) - charge
+        room = 2 * sum(species[z].orbital_count for z in structure.numbers.tolist())
+        if not 0 < electrons < room:
+            raise NearsightError(
+                f"a charge of {charge:g} leaves {electrons:g} electrons for {room // 2} orbitals: the charge is not possible"
+            )
         layout = two_center.matrix_layout(structure, species)
         mesh = Mesh(mesh_shape, structure.cell)
         grid = GridOrbitals.of(structure, species, layout, mesh)
@@ -99,7 +107,7 @@ class EnergyFunctional:
             ions=Ions(na, self_energies),
             atomic_density=grid.atomic_density,
             core=core,
-            electrons=float(sum(species[z].valence for z in structure.numbers.tolist())),
+            electrons=electrons,
             quadrature=quadrature,
         )
 

@@ -16,6 +16,7 @@ from nearsight.dft.problem import Problem, Step, Trial
 from nearsight.dft.scf import SCF
 from nearsight.solve.kpoints import KPoints
 from nearsight.solve.occupations import Occupied
+from nearsight.solve.smearing import FERMI_DIRAC, Smearing
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +56,8 @@ class GroundState:
 
     @property
     def extrapolated(self) -> float:
-        """E(T -> 0) = (E + Omega) / 2 [Ha], exact to third order in kT for Fermi-Dirac smearing."""
-        return 0.5 * (self.total + self.free)
+        """E(T -> 0) [Ha], from E and Omega by the rule of the smearing."""
+        return self.levels.smearing.zero_temperature(self.total, self.free)
 
 
 def harris_energy(evaluation: Evaluation, d: BlockMatrix, d_out: BlockMatrix) -> Tensor:
@@ -77,10 +78,11 @@ def ground_state(
     moments: Sequence[float] | None = None,
     total_moment: float | None = None,
     observe: Callable[[Trial], None] | None = None,
+    smearing: Smearing = FERMI_DIRAC,
 ) -> GroundState:
     """Solve the Kohn-Sham equations of a functional.
 
-    kT: Fermi-Dirac smearing [Ha].  method: None means SCF().  start: Hamiltonian to begin with; None takes that of superposed atomic densities.
+    kT: width of the smearing [Ha].  method: None means SCF().  start: Hamiltonian to begin with; None takes that of superposed atomic densities.
     moments: initial moment of each atom [mu_B], which makes the calculation spin-polarised (collinear); None: no spin.
     total_moment: held fixed if given [mu_B].  observe: called with every trial.
     A run that does not converge returns its last state with converged = False.
@@ -91,7 +93,7 @@ def ground_state(
             f"a total moment of {total_moment:g} needs more than the {functional.electrons:g} electrons there are"
         )
     with torch.no_grad():
-        problem = replace(Problem.of(functional, kpoints, kT, total_moment), observe=observe)
+        problem = replace(Problem.of(functional, kpoints, kT, total_moment, smearing), observe=observe)
         if start is None:
             start = functional.initial_hamiltonian(moments)
         else:

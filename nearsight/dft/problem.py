@@ -13,6 +13,7 @@ from nearsight.dft.functional import EnergyFunctional, Evaluation
 from nearsight.solve.eigen import InverseSquareRootFactor, factorise
 from nearsight.solve.kpoints import KPoints
 from nearsight.solve.occupations import Occupied, density_from, occupy, response
+from nearsight.solve.smearing import FERMI_DIRAC, Smearing
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,24 +63,32 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A functional with k-points, smearing kT [Ha] and, for collinear spin, a total moment to hold (None: free) [mu_B]."""
+    """A functional with k-points, smearing of width kT [Ha] and, for collinear spin, a total moment to hold (None: free) [mu_B]."""
 
     functional: EnergyFunctional
     kpoints: KPoints
     kT: float
     factor: InverseSquareRootFactor
     moment: float | None = None
+    smearing: Smearing = FERMI_DIRAC
     observe: Callable[[Trial], None] | None = None
 
     @staticmethod
-    def of(functional: EnergyFunctional, kpoints: KPoints, kT: float, moment: float | None = None) -> Problem:
+    def of(
+        functional: EnergyFunctional,
+        kpoints: KPoints,
+        kT: float,
+        moment: float | None = None,
+        smearing: Smearing = FERMI_DIRAC,
+    ) -> Problem:
         """Raises NearsightError for linearly dependent orbitals."""
-        return Problem(functional, kpoints, kT, factorise(functional.overlap, kpoints.k), moment)
+        return Problem(functional, kpoints, kT, factorise(functional.overlap, kpoints.k), moment, smearing)
 
     def fill(self, hamiltonian: BlockMatrix) -> tuple[Occupied, BlockMatrix]:
         """Levels and density matrix of a Hamiltonian."""
         h_k = hamiltonian.at_k(self.kpoints.k)
-        levels = occupy(self.factor, h_k, self.kpoints.weights, self.functional.electrons, self.kT, self.moment)
+        electrons = self.functional.electrons
+        levels = occupy(self.factor, h_k, self.kpoints.weights, electrons, self.kT, self.moment, self.smearing)
         return levels, density_from(levels, hamiltonian, self.kpoints)
 
     def __call__(self, hamiltonian: BlockMatrix) -> Trial:

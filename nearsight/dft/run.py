@@ -31,6 +31,7 @@ from nearsight.dft.two_center import EXACT, SIESTA, Quadrature
 from nearsight.io.deeph import read_folder, write_folder
 from nearsight.io.structures import check_structure
 from nearsight.solve import kpoints
+from nearsight.solve.smearing import SMEARINGS
 
 
 def load_species(numbers: list[int], settings: ScfSettings) -> dict[int, Species]:
@@ -87,7 +88,7 @@ def functional_for(
     species = species or load_species(structure.numbers.tolist(), settings)
     mesh = settings.mesh or mesh_shape(structure.cell, settings.mesh_cutoff_ry)
     quadrature = quadrature_for(species, settings.two_center)
-    return EnergyFunctional.of(structure.to(settings.device), species, settings.xc, mesh, quadrature)
+    return EnergyFunctional.of(structure.to(settings.device), species, settings.xc, mesh, quadrature, settings.charge)
 
 
 def initial_hamiltonian(
@@ -135,6 +136,7 @@ def run_scf(
         initial_moments(functional, settings),
         settings.total_moment,
         observe,
+        SMEARINGS[settings.smearing],
     )
     if out is not None:
         write_result(out, result, settings, time.perf_counter() - started)

@@ -26,6 +26,8 @@ class ScfSettings(BaseModel):
     kmesh: null chooses the smallest Gamma-centred mesh with steps below `kspacing` [1/Angstrom].
     mesh: null takes it from `mesh_cutoff_ry`.  species: folder of <Symbol>.ion.xml; null generates orbitals
     (basis, energy_shift_ry) from `pseudopotentials`, a folder of UPF files, null meaning the installed package.
+    smearing_ev: its width kT.  charge: of the cell [e], neutralised by a uniform background: positive, electrons missing;
+    the energy then converges with the cell's size only as charge^2 / length, and no correction is applied.
     two_center: how two-centre integrals are done; auto is `siesta` where every species comes from SIESTA's own files.
     start: a calculation folder whose Hamiltonian begins the cycle.  forces, stress: compute them at the end.
     moments: initial moment of each atom [mu_B], in the order of the structure; null with collinear spin: Hund's rule for
@@ -46,6 +48,8 @@ class ScfSettings(BaseModel):
     species: Path | None = None
     pseudopotentials: Path | None = None
     smearing_ev: float = Field(0.025, gt=0)
+    smearing: Literal["fermi-dirac", "gaussian", "methfessel-paxton", "cold"] = "fermi-dirac"
+    charge: float = 0.0
     device: Literal["cpu", "cuda"] = "cpu"
     max_iterations: int = Field(100, ge=1)
     tolerance_ev: float = Field(1e-5, gt=0)

@@ -1,4 +1,4 @@
-"""Fermi-Dirac occupations and the density matrix as one differentiable function of the Hamiltonian."""
+"""Occupations and the density matrix as one differentiable function of the Hamiltonian."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
 from nearsight.solve.eigen import InverseSquareRootFactor
 from nearsight.solve.kpoints import KPoints
+from nearsight.solve.smearing import FERMI_DIRAC, Smearing
 
 
-def fermi_dirac(x: Tensor) -> Tensor:
-    """f(x) = 1 / (1 + exp(x)), x = (e - mu) / kT."""
-    return torch.sigmoid(-x)
-
-
-def fermi_level(energies: Tensor, weights: Tensor, electrons: float, kT: float) -> Tensor:
+def fermi_level(
+    energies: Tensor, weights: Tensor, electrons: float, kT: float, smearing: Smearing = FERMI_DIRAC
+) -> Tensor:
     """mu with sum_k w_k g f((e - mu) / kT) = electrons, by bisection (energies [s, k, n]; g = 2 / s).
 
     Raises NearsightError when the bands cannot hold the electrons.
@@ -34,7 +32,7 @@ def fermi_level(energies: Tensor, weights: Tensor, electrons: float, kT: float) 
     low, high = energies.min() - 40 * kT, energies.max() + 40 * kT
     for _ in range(200):
         mu = 0.5 * (low + high)
-        count = (w * fermi_dirac((energies - mu) / kT)).sum()
+        count = (w * smearing.occupation((energies - mu) / kT)).sum()
         low, high = torch.where(count < electrons, mu, low), torch.where(count < electrons, high, mu)
         if bool((high - low) <= 4e-16 * (high.abs() + low.abs())):
             break
@@ -43,23 +41,23 @@ def fermi_level(energies: Tensor, weights: Tensor, electrons: float, kT: float) 
     below, above = energies[energies <= mu], energies[energies > mu]
     if len(below) and len(above):
         middle = 0.5 * (below.max() + above.min())
-        if bool(((w * fermi_dirac((energies - middle) / kT)).sum() - electrons).abs() < 1e-11 * electrons):
+        if bool(((w * smearing.occupation((energies - middle) / kT)).sum() - electrons).abs() < 1e-11 * electrons):
             return middle
     return mu
 
 
-def _one_spin_level(energies: Tensor, weights: Tensor, electrons: float, kT: float) -> Tensor:
+def _one_spin_level(energies: Tensor, weights: Tensor, electrons: float, kT: float, smearing: Smearing) -> Tensor:
     """Fermi level of one spin [k, n] that holds `electrons`; far below its levels when it holds none."""
     if electrons < 1e-12:
         return energies.min() - 60 * kT
-    return fermi_level(energies[None], weights, 2 * electrons, kT)
+    return fermi_level(energies[None], weights, 2 * electrons, kT, smearing)
 
 
 @dataclass(frozen=True, eq=False)
 class Occupied:
     """What diagonalisation gives: energies [s, k, n] (Ha), occupations f in 0..1, coefficients C [s, k, n, n], mu (Ha).
 
-    entropy_term: T S of the electrons [Ha], >= 0.
+    entropy_term: T S of the electrons [Ha].
     """
 
     energies: Tensor
@@ -69,6 +67,7 @@ class Occupied:
     entropy_term: Tensor
     kT: float
     weights: Tensor
+    smearing: Smearing = FERMI_DIRAC
     fixed_moment: bool = False  # each spin has a Fermi level of its own: fermi_level is [s, 1, 1]
 
     @property
@@ -84,6 +83,7 @@ def occupy(
     electrons: float,
     kT: float,
     moment: float | None = None,
+    smearing: Smearing = FERMI_DIRAC,
 ) -> Occupied:
     """Diagonalise dense H(k) [s, k, n, n] and fill the levels at fixed electron number.
 
@@ -91,36 +91,17 @@ def occupy(
     """
     e, c = factor.solve(h_k)
     if moment is None or len(e) == 1:
-        mu = fermi_level(e, weights, electrons, kT)
+        mu = fermi_level(e, weights, electrons, kT, smearing)
     else:  # each spin fills levels of its own; fermi_level counts two electrons a level for a single component
         each = [0.5 * (electrons + moment), 0.5 * (electrons - moment)]
-        mu = torch.stack([_one_spin_level(x, weights, n, kT) for x, n in zip(e, each, strict=True)])[:, None, None]
+        mu = torch.stack([_one_spin_level(x, weights, n, kT, smearing) for x, n in zip(e, each, strict=True)])[
+            :, None, None
+        ]
     x = (e - mu) / kT
-    f = fermi_dirac(x)
+    f = smearing.occupation(x)
     g = 2.0 if len(e) == 1 else 1.0
-    # -f ln f - (1-f) ln(1-f) = softplus(-|x|) + |x| / (1 + exp|x|): no cancellation in either tail
-    entropy = torch.nn.functional.softplus(-x.abs()) + x.abs() * fermi_dirac(x.abs())
-    ts = kT * g * torch.einsum("skn,k->", entropy, weights)
-    return Occupied(e, f, c, mu, ts, kT, weights, moment is not None and len(e) == 2)
-
-
-def divided_difference(e: Tensor, f: Tensor, mu: Tensor, kT: float) -> Tensor:
-    """K_ij = (f_i - f_j) / (e_i - e_j), K_ii = f'(e_i), for Fermi-Dirac occupations [..., n, n]; finite at degeneracy.
-
-    f(a) - f(b) = -sinh((a-b)/2) / (2 cosh(a/2) cosh(b/2)) with a = (e - mu)/kT: written with exponentials of -|.| only, so
-    that nothing overflows, and with sinh(t)/t taken from its series near t = 0.
-    """
-    x = (e - mu) / kT
-    t = 0.5 * (x[..., :, None] - x[..., None, :])
-    close = t.abs() < 0.5
-    small = torch.where(close, t, torch.zeros_like(t))
-    t2 = small * small
-    sinhc = 1 + t2 / 6 * (1 + t2 / 20 * (1 + t2 / 42 * (1 + t2 / 72 * (1 + t2 / 110 * (1 + t2 / 156)))))
-    half = 0.5 * x
-    inverse_cosh = 2 * torch.exp(-half.abs()) / (1 + torch.exp(-2 * half.abs()))
-    near = -0.25 * sinhc * inverse_cosh[..., :, None] * inverse_cosh[..., None, :] / kT
-    far = (f[..., :, None] - f[..., None, :]) / torch.where(close, torch.ones_like(t), 2 * t * kT)
-    return torch.where(close, near, far)
+    ts = kT * g * torch.einsum("skn,k->", smearing.entropy(x), weights)
+    return Occupied(e, f, c, mu, ts, kT, weights, smearing, moment is not None and len(e) == 2)
 
 
 def response(state: Occupied, f_tilde: Tensor) -> Tensor:
@@ -129,7 +110,8 @@ def response(state: Occupied, f_tilde: Tensor) -> Tensor:
     The second term is the shift of the Fermi level at fixed electron number:
     dmu-term_ii = -f'_i sum_kj w f'_j F~_jj / sum_kj w f'_j.
     """
-    kernel = divided_difference(state.energies, state.occupations, state.fermi_level, state.kT)
+    x = (state.energies - state.fermi_level) / state.kT
+    kernel = state.smearing.divided_difference(x, state.occupations) / state.kT
     slope = torch.diagonal(kernel, dim1=-2, dim2=-1)
     diagonal = torch.diagonal(f_tilde, dim1=-2, dim2=-1).real
     w = state.weights[None, :, None]
@@ -154,9 +136,10 @@ class _DensityMatrix(torch.autograd.Function):
         kpoints: KPoints,
         electrons: float,
         kT: float,
+        smearing: Smearing,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         h = hamiltonian.with_values(values)
-        state = occupy(factor, h.at_k(kpoints.k), kpoints.weights, electrons, kT)
+        state = occupy(factor, h.at_k(kpoints.k), kpoints.weights, electrons, kT, None, smearing)
         density = density_from(state, h, kpoints)
         ctx.state, ctx.hamiltonian, ctx.kpoints = state, h, kpoints
         ctx.mark_non_differentiable(state.energies, state.fermi_level)
@@ -165,7 +148,7 @@ class _DensityMatrix(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: Any, grad_density: Tensor, grad_entropy: Tensor, _energies: Tensor, _mu: Tensor
-    ) -> tuple[Tensor, None, None, None, None, None]:
+    ) -> tuple[Tensor, None, None, None, None, None, None]:
         state: Occupied = ctx.state
         gradient = ctx.hamiltonian.with_values(grad_density)
         f_tilde = state.coefficients.mH @ gradient.at_k(ctx.kpoints.k) @ state.coefficients
@@ -173,7 +156,7 @@ class _DensityMatrix(torch.autograd.Function):
         f_tilde = f_tilde + torch.diag_embed((grad_entropy * state.energies).to(f_tilde.dtype))
         dense = state.coefficients @ response(state, f_tilde) @ state.coefficients.mH
         result = ctx.hamiltonian.from_k(state.degeneracy * dense, ctx.kpoints.k, ctx.kpoints.weights)
-        return result.values, None, None, None, None, None
+        return result.values, None, None, None, None, None, None
 
 
 def density_from(state: Occupied, like: BlockMatrix, kpoints: KPoints) -> BlockMatrix:
@@ -198,6 +181,7 @@ def density_matrix(
     kpoints: KPoints,
     electrons: float,
     kT: float,
+    smearing: Smearing = FERMI_DIRAC,
 ) -> DensityMatrix:
     """The density matrix of a Hamiltonian at fixed electron number, with the derivative of docs/conventions.md.
 
@@ -208,5 +192,5 @@ def density_matrix(
         raise NearsightError(
             f"smearing kT must be positive, not {kT:g}; an insulator may take a very small one (0.001 eV)"
         )
-    d, ts, e, mu = _DensityMatrix.apply(hamiltonian.values, hamiltonian, factor, kpoints, electrons, kT)
+    d, ts, e, mu = _DensityMatrix.apply(hamiltonian.values, hamiltonian, factor, kpoints, electrons, kT, smearing)
     return DensityMatrix(hamiltonian.with_values(d), ts, e, mu)

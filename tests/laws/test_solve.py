@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,8 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.structure import Pairs
 from nearsight.solve import kpoints
 from nearsight.solve.eigen import eigenvalues, factorise
-from nearsight.solve.occupations import density_matrix, divided_difference, fermi_dirac, fermi_level
+from nearsight.solve.occupations import density_matrix, fermi_level
+from nearsight.solve.smearing import SMEARINGS, FermiDirac
 from tests import cases
 from tests.laws.test_core import random_matrix
 
@@ -58,28 +60,42 @@ def test_the_fermi_level_holds_the_electrons_and_sits_in_the_middle_of_a_gap():
     w = torch.ones(1, dtype=torch.float64)
     close(fermi_level(e, w, 4.0, 0.001), torch.tensor(0.0, dtype=torch.float64))
     mu = fermi_level(e, w, 3.3, 0.1)
-    close(2 * fermi_dirac((e - mu) / 0.1).sum(), torch.tensor(3.3, dtype=torch.float64))
+    close(2 * FermiDirac().occupation((e - mu) / 0.1).sum(), torch.tensor(3.3, dtype=torch.float64))
     with pytest.raises(NearsightError, match="do not fit"):
         fermi_level(e, w, 9.0, 0.1)
 
 
-def test_divided_differences_are_smooth_at_degeneracy():
-    kT, mu = 0.01, torch.tensor(0.02, dtype=torch.float64)
-    for gap in (0.0, 1e-12, 1e-6, 1e-3, 0.0099, 0.0101, 0.3):
-        e = torch.tensor([0.015, 0.015 + gap], dtype=torch.float64)
-        f = fermi_dirac((e - mu) / kT)
-        k = divided_difference(e, f, mu, kT)
-        fine = torch.linspace(0, 1, 20001, dtype=torch.float64) * gap + 0.015
-        slope = -fermi_dirac((fine - mu) / kT) * fermi_dirac(-(fine - mu) / kT) / kT
-        mean = torch.trapezoid(slope, fine) / gap if gap > 1e-5 else slope[10000]
-        close(k[0, 1], mean, rtol=1e-6, atol=1e-9)
-    far = torch.tensor([-30.0, 30.0], dtype=torch.float64)
-    close(divided_difference(far, fermi_dirac(far / kT), mu * 0, kT)[0, 1], torch.tensor(-1 / 60, dtype=torch.float64))
+@pytest.mark.parametrize("name", SMEARINGS)
+def test_divided_differences_are_mean_slopes_and_smooth_at_degeneracy(name):
+    smearing = SMEARINGS[name]
+    for gap in (0.0, 1e-10, 1e-4, 0.0019, 0.0021, 0.1, 0.99, 1.01, 30.0):
+        x = torch.tensor([-0.5, -0.5 + gap], dtype=torch.float64)
+        k = smearing.divided_difference(x, smearing.occupation(x))
+        nodes, w = (torch.as_tensor(a) for a in np.polynomial.legendre.leggauss(200))
+        mean = (smearing.slopes(x[0] + gap * (nodes + 1) / 2)[0] * w).sum() / 2
+        close(k[0, 1], mean, rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SMEARINGS)
+def test_slopes_and_entropy_belong_to_the_occupations(name):
+    smearing = SMEARINGS[name]
+    x = torch.linspace(-5, 5, 41, dtype=torch.float64).requires_grad_()
+    (f1,) = torch.autograd.grad(smearing.occupation(x).sum(), x, create_graph=True)
+    (s1,) = torch.autograd.grad(smearing.entropy(x).sum(), x)
+    (f2,) = torch.autograd.grad(f1.sum(), x, create_graph=True)
+    (f3,) = torch.autograd.grad(f2.sum(), x)
+    close(smearing.slopes(x)[0], f1, rtol=1e-9, atol=1e-12)
+    close(smearing.slopes(x)[1], f3, rtol=1e-8, atol=1e-10)
+    close(s1, x * f1, rtol=1e-9, atol=1e-12)
+    ends = smearing.occupation(torch.tensor([-9.0, 9.0], dtype=torch.float64))
+    close(ends, torch.tensor([1.0, 0.0], dtype=torch.float64), atol=2e-4, rtol=0)
 
 
 @pytest.mark.parametrize("degenerate", [False, True])
-@pytest.mark.parametrize("kT", [0.05, 0.002])
-def test_derivative_of_the_free_energy_in_the_hamiltonian(degenerate, kT):
+@pytest.mark.parametrize(
+    ("kT", "name"), [(0.05, "fermi-dirac"), (0.002, "fermi-dirac"), *((0.05, n) for n in SMEARINGS)]
+)
+def test_derivative_of_the_free_energy_in_the_hamiltonian(degenerate, kT, name):
     """dOmega/dH by the closed rule against central differences, to 1e-7, also with exactly degenerate levels at mu."""
     if degenerate:  # an atom on its own: three p levels and a half-filled shell at the Fermi level
         s = cases.structure([[30, 0, 0], [0, 30, 0], [0, 0, 30]], [[0, 0, 0]], [6])
@@ -95,7 +111,7 @@ def test_derivative_of_the_free_energy_in_the_hamiltonian(degenerate, kT):
     factor = factorise(overlap, k.k)
 
     def omega(values: torch.Tensor) -> torch.Tensor:
-        d = density_matrix(h.with_values(values), factor, k, electrons, kT)
+        d = density_matrix(h.with_values(values), factor, k, electrons, kT, SMEARINGS[name])
         linear = d.matrix.trace(weight)
         return linear + 0.1 * linear**2 - d.entropy_term
 
