@@ -63,7 +63,7 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A functional with k-points, smearing of width kT [Ha] and, for collinear spin, a total moment to hold (None: free) [mu_B]."""
+    """A functional, k-points, smearing of width kT [Ha] and, for collinear spin, a total moment to hold [mu_B] (None: free)."""
 
     functional: EnergyFunctional
     kpoints: KPoints

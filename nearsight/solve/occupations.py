@@ -118,7 +118,7 @@ def response(state: Occupied, f_tilde: Tensor) -> Tensor:
     axes = (1, 2) if state.fixed_moment else (0, 1, 2)
     total = (w * slope).sum(axes, keepdim=True)
     mean = (w * slope * diagonal).sum(axes, keepdim=True) / torch.where(
-        total < 0, total, torch.full_like(total, -1e-300)
+        total != 0, total, torch.full_like(total, -1e-300)
     )
     result = kernel * f_tilde
     return result - torch.diag_embed((slope * mean).to(result.dtype))
