@@ -82,7 +82,8 @@ def ground_state(
 ) -> GroundState:
     """Solve the Kohn-Sham equations of a functional.
 
-    kT: width of the smearing [Ha].  method: None means SCF().  start: Hamiltonian to begin with; None takes that of superposed atomic densities.
+    kT: width of the smearing [Ha].  method: None means SCF().
+    start: Hamiltonian to begin with; None takes that of superposed atomic densities.
     moments: initial moment of each atom [mu_B], which makes the calculation spin-polarised (collinear); None: no spin.
     total_moment: held fixed if given [mu_B].  observe: called with every trial.
     A run that does not converge returns its last state with converged = False.
