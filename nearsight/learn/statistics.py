@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,45 +16,66 @@ from nearsight.nn.so2 import FrameIrreps
 
 WIDTH = 0.3  # window in which the spread is averaged over distances [Bohr]
 FLOOR = 1e-6  # least spread [Ha]; 0.03 meV
-INDEPENDENT = 0.5  # share of the rows that count: each block is seen from both of its ends
-RIDGES = tuple(10.0**k for k in range(-12, 1))  # tried, relative to the largest eigenvalue
+FOLDS = 4  # groups of structures for cross-validation
+RIDGES = tuple(10.0**k for k in range(-12, 2))  # tried, relative to the largest eigenvalue
+WITHOUT_FOLDS = 1e-6  # the ridge where there is one structure only
 
 
 @dataclass
+class Normal:
+    """Normal equations: X^T X [features, features], X^T Y [features, channels] and |Y|^2."""
+
+    gram: Tensor
+    moment: Tensor
+    square: float = 0.0
+
+    def minus(self, other: Normal) -> Normal:
+        return Normal(self.gram - other.gram, self.moment - other.moment, self.square - other.square)
+
+    def error(self, coefficients: Tensor) -> float:
+        """|Y - X coefficients|^2"""
+        explained = 2 * (coefficients * self.moment).sum() - (coefficients * (self.gram @ coefficients)).sum()
+        return self.square - float(explained)
+
+
 class Regression:
-    """Normal equations of one block of coefficients, gathered structure by structure."""
+    """Ridge regression of one block of coefficients, gathered structure by structure, checked on structures left out.
 
-    gram: Tensor  # X^T X [features, features]
-    moment: Tensor  # X^T Y [features, channels]
-    square: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))  # |Y|^2
-    rows: int = 0
+    Elements of one structure are not independent, so whole structures are left out; the ridge is the one whose
+    predictions for them are best.
+    """
 
-    @staticmethod
-    def like(coefficients: Tensor) -> Regression:
-        features, channels = coefficients.shape
-        return Regression(coefficients.new_zeros(features, features), coefficients.new_zeros(features, channels))
+    def __init__(self) -> None:
+        self.folds: dict[int, Normal] = {}
 
-    def add(self, x: Tensor, y: Tensor) -> None:
+    def add(self, structure: int, x: Tensor, y: Tensor) -> None:
         """x: [rows, features], y: [rows, channels]"""
-        self.gram += x.T @ x
-        self.moment += x.T @ y
-        self.square = self.square + y.square().sum().to(self.square.device)
-        self.rows += len(x)
+        new = Normal(x.T @ x, x.T @ y, float(y.square().sum()))
+        old = self.folds.get(structure % FOLDS)
+        if old is not None:
+            new = Normal(old.gram + new.gram, old.moment + new.moment, old.square + new.square)
+        self.folds[structure % FOLDS] = new
 
     def solve(self) -> Tensor:
-        """The ridge regression whose generalised cross-validation error, rss / (n - 1.4 df)^2, is least."""
-        values, vectors = torch.linalg.eigh(self.gram)
-        values = values.clamp(min=0)
-        z = vectors.T @ self.moment
-        power = z.square().sum(1)
-        best, chosen = math.inf, 1.0
-        for ridge in RIDGES:
-            damped = values + ridge * values[-1].clamp(min=1e-300)
-            rss = float(self.square.to(power) - (power * (2 / damped - values / damped**2)).sum())
-            free = INDEPENDENT * self.rows - 1.4 * float((values / damped).sum())
-            if free > 0 and max(rss, 1e-14 * float(self.square)) / free**2 < best:
-                best, chosen = max(rss, 1e-14 * float(self.square)) / free**2, ridge
-        return vectors @ (z / (values + chosen * values[-1].clamp(min=1e-300))[:, None])
+        """Coefficients [features, channels]."""
+        parts = list(self.folds.values())
+        whole = Normal(sum(p.gram for p in parts), sum(p.moment for p in parts), sum(p.square for p in parts))  # type: ignore[arg-type]
+        if len(parts) == 1:
+            return next(iter(_ridges(whole, (WITHOUT_FOLDS,))))
+        errors = [0.0] * len(RIDGES)
+        for part in parts:
+            for k, coefficients in enumerate(_ridges(whole.minus(part), RIDGES)):
+                errors[k] += part.error(coefficients)
+        best = min(range(len(RIDGES)), key=errors.__getitem__)
+        return next(iter(_ridges(whole, (RIDGES[best],))))
+
+
+def _ridges(normal: Normal, ridges: Sequence[float]) -> Iterator[Tensor]:
+    values, vectors = torch.linalg.eigh(normal.gram)
+    values = values.clamp(min=0)
+    z = vectors.T @ normal.moment
+    for ridge in ridges:
+        yield vectors @ (z / (values + ridge * values[-1].clamp(min=1e-300))[:, None])
 
 
 def fit_statistics(readout: BlockReadout, samples: Iterable[tuple[Graph, Tensor]]) -> None:
@@ -70,30 +92,35 @@ def _stored(graph: Graph) -> Tensor:
 
 def _fit_cluster(readout: BlockReadout, samples: Sequence[tuple[Graph, Tensor]]) -> None:
     cluster = readout.cluster
-    work: dict[tuple[str, int], Regression] = {}
+    components = [readout.components(graph, values.double()) for graph, values in samples]
+    densities = [cluster.densities(graph) for graph, _ in samples]
 
-    def add(name: str, kind: int, x: Tensor, y: Tensor) -> None:
-        if (name, kind) not in work:
-            work[name, kind] = Regression.like(getattr(cluster, name)[kind])
-        work[name, kind].add(x.reshape(-1, x.shape[-1]), y.reshape(-1, work[name, kind].moment.shape[1]))
+    def solve(work: dict[str, Regression], kind: int) -> None:
+        for name, regression in work.items():
+            getattr(cluster, name)[kind] = regression.solve()
 
-    for graph, values in samples:
-        site, edge = readout.components(graph, values.double())
-        densities = cluster.densities(graph)
-        for l, parity, columns in cluster.site_blocks():
-            features = cluster.site_features(densities, l, parity)
-            for z in torch.unique(graph.species).tolist():
-                own = graph.species == z
-                add(f"site_{l}_{parity}", z, features[own], site[own][:, columns])
-        stored = _stored(graph)
-        pair = (graph.species[graph.i] * cluster.elements + graph.species[graph.j])[stored]
-        for p in torch.unique(pair).tolist():
-            edges = stored[pair == p]
-            features_of = cluster.edge_features(graph, densities, edges)
-            for m, columns in cluster.edge_blocks():
-                add(f"edge_{m}", p, features_of[m], edge[edges][:, columns])
-    for (name, kind), regression in work.items():
-        getattr(cluster, name)[kind] = regression.solve()
+    for z in range(cluster.elements):
+        work: dict[str, Regression] = defaultdict(Regression)
+        for k, (graph, _) in enumerate(samples):
+            own = graph.species == z
+            if own.any():
+                for l, parity, columns in cluster.site_blocks():
+                    features = cluster.site_features([d[own] for d in densities[k]], l, parity)
+                    target = components[k][0][own][:, columns.to(own.device)].reshape(features.shape[0], 2 * l + 1, -1)
+                    work[f"site_{l}_{parity}"].add(k, features.flatten(0, 1), target.flatten(0, 1))
+        solve(work, z)
+    for p in range(cluster.elements**2):  # one at a time: there may be many, and each has large normal equations
+        work = defaultdict(Regression)
+        for k, (graph, _) in enumerate(samples):
+            stored = _stored(graph)
+            edges = stored[(graph.species[graph.i] * cluster.elements + graph.species[graph.j])[stored] == p]
+            if len(edges):
+                features_of = cluster.edge_features(graph, densities[k], edges)
+                for m, columns in cluster.edge_blocks():
+                    x = features_of[m].reshape(-1, features_of[m].shape[-1])
+                    target = components[k][1][edges][:, columns.to(edges.device)]
+                    work[f"edge_{m}"].add(k, x, target.reshape(len(x), -1))
+        solve(work, p)
 
 
 def _fit_scales(readout: BlockReadout, samples: Sequence[tuple[Graph, Tensor]]) -> None:

@@ -139,6 +139,7 @@ class ClusterExpansion(nn.Module):
         densities = self.densities(graph)
         site = graph.distance.new_zeros(graph.atoms, self.irreps.dim)
         for l, parity, columns in self.site_blocks():
+            columns = columns.to(site.device)
             weight = getattr(self, f"site_{l}_{parity}")[graph.species]
             values = self.site_features(densities, l, parity) @ weight
             site[:, columns] = values.flatten(1)
@@ -149,7 +150,7 @@ class ClusterExpansion(nn.Module):
                 features = self.edge_features(graph, densities, chunk)
                 for m, columns in self.edge_blocks():
                     values = features[m] @ getattr(self, f"edge_{m}")[p]
-                    edge[chunk[:, None], columns] = values.flatten(1)
+                    edge[chunk[:, None], columns.to(edge.device)] = values.flatten(1)
         return site, edge
 
     def site_blocks(self) -> Iterator[tuple[int, int, Tensor]]:
