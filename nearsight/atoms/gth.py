@@ -49,6 +49,11 @@ class _Entry:
         """Whether one of the names is without the number of electrons: CP2K's mark of the usual choice."""
         return any(not re.search(r"-q\d+$", name) for name in self.names)
 
+    @property
+    def old(self) -> bool:
+        """Whether the file keeps it beside the one that replaced it."""
+        return self.names[0].endswith("_old")
+
 
 def read_gth(path: str | os.PathLike[str], symbol: str | None = None, xc: str | None = None) -> Pseudopotential:
     """The potential of an element for a functional, of a file with one or many.
@@ -94,6 +99,7 @@ def _chosen(path: Path, entries: list[_Entry], symbol: str | None, xc: str | Non
             known = ", ".join(e.names[0] for e in fitting)
             raise NearsightError(f"{path}: has no {xc.upper()} potential of {symbol} (it has {known}); add one")
         fitting = right
+    fitting = [e for e in fitting if not e.old] or fitting
     if len(fitting) > 1:
         fitting = [e for e in fitting if e.usual] or fitting
     if len(fitting) > 1:
@@ -108,6 +114,7 @@ class _Gth:
     def __init__(self, path: Path, entry: _Entry) -> None:
         self.path, self.entry = path, entry
         self.words = " ".join(entry.lines[1:]).split()
+        self.widths: list[float] = []
         self.position = 0
 
     def fail(self, what: str) -> NoReturn:
@@ -136,6 +143,7 @@ class _Gth:
         value = self._next()
         if value <= 0:
             self.fail(f"a radius of {value:g} Bohr; copy the file again")
+        self.widths.append(value)
         return value
 
     def pseudopotential(self, sha256: str) -> Pseudopotential:
@@ -171,6 +179,7 @@ class _Gth:
             fully_relativistic=False,
             sha256=sha256,
             path=self.path,
+            wave_number=max(16.0, 4 / min(self.widths)),  # where exp(-(k width)^2 / 2) has died
         )
 
     def _local(self, r: NDArray[np.float64], valence: float) -> NDArray[np.float64]:

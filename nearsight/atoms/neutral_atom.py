@@ -137,10 +137,13 @@ def projectors(channels: tuple[SeparableChannel, ...], r: NDArray[np.float64]) -
 def _reduced(l: int, r: NDArray[np.float64], wave: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
     """wave / r^(l+1) on a grid x from 0. Near the nucleus the file's digits are lost in the division: there an even
     polynomial, fitted to the wave itself, takes over."""
-    join = 0.25
-    near = (r > 0) & (r < 2 * join)
     powers = np.arange(l + 1, l + 12, 2)
-    coefficients = np.linalg.lstsq(r[near, None] ** powers, wave[near], rcond=None)[0]
+    for join in (0.25, 0.125, 0.0625):  # the narrow Gaussians of hard potentials are no polynomial further out
+        near = (r > 0) & (r < 2 * join)
+        basis = r[near, None] ** powers
+        coefficients = np.linalg.lstsq(basis, wave[near], rcond=None)[0]
+        if np.abs(basis @ coefficients - wave[near]).max() < 2e-4 * np.abs(wave).max():
+            break
     inside = x < join
     values = np.empty_like(x)
     values[inside] = x[inside, None] ** (powers - l - 1) @ coefficients

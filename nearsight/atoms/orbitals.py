@@ -184,7 +184,7 @@ def _shells(pp: Pseudopotential, atom: PseudoAtom) -> list[_Shell]:
         shells.append(_Shell(s.n, s.l, count[s.l], s.occupation, s.energy, semicore))
         count[s.l] += 1
     if not any(s.l == 0 and s.n == period for s in atom.shells):  # Pd: 4d10 5s0
-        sphere = Sphere(0, atom.potential.radius)
+        sphere = atom.potential.sphere(0, atom.potential.radius)
         energy = float(eigh(atom.potential.hamiltonian(sphere), eigvals_only=True)[count[0]])
         if energy <= _BOUND:
             shells.append(_Shell(period, 0, count[0], 0.0, energy, False))
@@ -229,7 +229,7 @@ def confinement_radius(potential: RadialPotential, l: int, index: int, free_ener
     """
 
     def excess(radius: float) -> float:
-        sphere = Sphere(l, radius)
+        sphere = potential.sphere(l, radius)
         energy = eigh(potential.hamiltonian(sphere), eigvals_only=True, subset_by_index=[0, index])[index]
         return float(np.log(max(energy - free_energy, 1e-9) / shift))
 
@@ -258,7 +258,7 @@ def _walled(
 
     No slope at r_c means no curvature either, because every Bessel function of the sphere has u'' = 0 where u = 0.
     """
-    sphere = Sphere(l, radius)
+    sphere = potential.sphere(l, radius)
     H = potential.hamiltonian(sphere) + (sphere.phi * (sphere.weight * wall.potential(sphere.r, radius))) @ sphere.phi.T
     if isinstance(wall, HardWall):
         return sphere, H, np.eye(len(sphere.k))

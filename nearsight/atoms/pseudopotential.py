@@ -70,6 +70,7 @@ class Pseudopotential:
     core_density: partial core density n_core(r) [1/Bohr^3] or None.
     radial_density: 4 pi r^2 n(r) of the valence [1/Bohr].
     xc: "lda", "pbe", "pbesol", or the file's own words for another functional.
+    wave_number: [1/Bohr] up to which its atom's functions reach: 16 (256 Ry) makes ONCV levels exact to 1e-5 Ry.
     """
 
     symbol: str
@@ -86,6 +87,7 @@ class Pseudopotential:
     fully_relativistic: bool
     sha256: str
     path: Path = field(default_factory=Path)
+    wave_number: float = 16.0
 
     def relativistic_channels(self) -> tuple[SeparableChannel, ...]:
         """One channel per (l, j), diagonalised; empty unless the pseudopotential is fully relativistic."""

@@ -19,8 +19,8 @@ from nearsight.atoms.pseudopotential import Pseudopotential, SeparableChannel
 from nearsight.atoms.radial_xc import derivatives
 from nearsight.core.errors import NearsightError
 
-_WAVE_NUMBER = 16.0  # 1/Bohr: 256 Ry, beyond what ONCV pseudopotentials need for 1e-5 Ry
-_SPACING = 0.02  # Bohr; products of two Bessel functions are resolved five-fold
+_WAVE_NUMBER = 16.0  # 1/Bohr, where nothing else is said
+_PHASE = 0.32  # k times the spacing of the grid: products of two Bessel functions are resolved five-fold
 
 
 @lru_cache(maxsize=16)
@@ -43,15 +43,16 @@ class Sphere:
 
     r, weight: grid (p,) and integration weights with r^2 inside: int f r^2 dr = weight @ f.
     phi, slope: phi_i and phi_i' (i, p).  kinetic: k_i^2 / 2 [Ha].  edge: phi_i' at the radius.
+    wave_number: the largest k_i, about [1/Bohr].
     """
 
-    def __init__(self, l: int, radius: float) -> None:
+    def __init__(self, l: int, radius: float, wave_number: float = _WAVE_NUMBER) -> None:
         self.l, self.radius = l, radius
-        count = max(6, int(_WAVE_NUMBER * radius / np.pi))
+        count = max(6, int(wave_number * radius / np.pi))
         zeros = bessel_zeros(l, count)
         self.k = zeros / radius
         self._norm = np.sqrt(2 / radius**3) / np.abs(spherical_jn(l + 1, zeros))
-        intervals = int(np.ceil(radius / _SPACING))
+        intervals = int(np.ceil(radius * wave_number / _PHASE))
         self.r = np.linspace(0, radius, intervals + 1)
         # The trapezoidal rule: integrands r^2 phi_i phi_j V have no slope at either end.
         self.weight = self.r**2 * (radius / intervals)
@@ -81,6 +82,7 @@ class RadialPotential:
 
     local: V_local + V_H + de_xc/dn [Ha] and gradient: de_xc/dn' as splines out to `radius`, so that
     <i|V|j> = int r^2 [local phi_i phi_j + gradient (phi_i phi_j)'] dr.  channels: the separable part.
+    wave_number: that of the atom's functions.
     """
 
     radius: float
@@ -88,6 +90,11 @@ class RadialPotential:
     gradient: CubicSpline
     channels: tuple[SeparableChannel, ...]
     projector_grid: NDArray[np.float64]
+    wave_number: float = _WAVE_NUMBER
+
+    def sphere(self, l: int, radius: float) -> Sphere:
+        """Functions as fine as those of the atom."""
+        return Sphere(l, radius, self.wave_number)
 
     def hamiltonian(self, sphere: Sphere, j: float | None = None) -> NDArray[np.float64]:
         """H_ij [Ha] in the functions of a sphere."""
@@ -162,7 +169,7 @@ def solve_atom(
     occupied = _configuration(pp, relativistic)
     channels = pp.relativistic_channels() if relativistic else pp.scalar_channels()
     radius = float(np.clip(pp.r[-1] * 1.2, 16.0, 26.0))
-    spheres = {l: Sphere(l, radius) for l in {key[0] for key in occupied}}
+    spheres = {l: Sphere(l, radius, pp.wave_number) for l in {key[0] for key in occupied}}
     r = next(iter(spheres.values())).r
     v_local = local_potential(pp, r)
     core, core_slope = _core(pp, r)
@@ -190,7 +197,7 @@ def solve_atom(
         if iterations == 1:
             for channel in channels:
                 if (channel.l, channel.j) not in occupied:
-                    sphere = Sphere(channel.l, radius)
+                    sphere = Sphere(channel.l, radius, pp.wave_number)
                     H = matrix(sphere, local, by_slope) + separable(sphere, (channel,), pp.r, channel.j)
                     deepest = min(s.energy for levels in occupied.values() for s in levels)
                     _refuse_ghosts(pp, channel.l, eigh(H, eigvals_only=True, subset_by_index=[0, 0]), [deepest])
@@ -208,7 +215,7 @@ def solve_atom(
         for (l, j), shells in occupied.items()
         for s, e, wave in zip(shells, *states[l, j], strict=True)
     ]
-    potential = RadialPotential(radius, CubicSpline(r, local), CubicSpline(r, by_slope), channels, pp.r)
+    potential = RadialPotential(radius, CubicSpline(r, local), CubicSpline(r, by_slope), channels, pp.r, pp.wave_number)
     return PseudoAtom(
         r, tuple(sorted(shells_out, key=lambda s: (s.l, s.n, s.j or 0))), result[0], potential, iterations
     )

@@ -344,6 +344,36 @@ def test_gth_projectors_are_normalised(tmp_path: Path) -> None:
     assert pp.local[-1] == pytest.approx(-11 / pp.r[-1])
 
 
+#: CP2K's data/GTH_POTENTIALS: as hard as they come, and one that it replaced.
+HARD = """Mg GTH-PADE-q10_old GTH-LDA-q10_old
+    4    6
+     0.2    1    -20.0
+    0
+Mg GTH-PBE-q10 GTH-PBE
+    4    6
+     0.19275787    2   -20.57539077     3.04016732
+    2
+     0.14140682    1    41.04729209
+     0.10293187    1    -9.98562566
+Mg GTH-PBE-q10_old
+    4    6
+     0.2    1    -20.0
+    0
+"""
+
+
+def test_a_hard_gth_potential_is_resolved(tmp_path: Path) -> None:
+    """Its projectors are 0.1 Bohr wide. The levels are those of the ONCV potential, and so are the radii."""
+    pp = read_pseudopotential(write(tmp_path, "GTH_POTENTIALS", HARD), "Mg", "pbe")
+    assert pp.coupling[0, 0] == 41.04729209
+    assert pp.wave_number > 30
+    made, oncv = (species_from(x, BasisSettings(size="sz")) for x in (pp, pseudopotential("Mg")))
+    assert [o.radial.cutoff for o in made.orbitals] == pytest.approx([o.radial.cutoff for o in oncv.orbitals], rel=0.03)
+    wave = made.projectors[1].radial
+    gaussian = np.exp(-0.5 * (wave.r / 0.10293187) ** 2)
+    assert wave.values[:40] / wave.values[0] == pytest.approx(gaussian[:40], abs=2e-3)
+
+
 def test_gth_core_density(tmp_path: Path) -> None:
     text = GTH.replace("1.22843203\n", "1.22843203\n  NLCC 1\n  0.3  1  20.0\n", 1)
     pp = read_pseudopotential(write(tmp_path, "GTH_POTENTIALS", text), "C")
