@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ class TrainedModel:
             reference = OrbitalReference(
                 read_species(folder / "species", numbers), ScfSettings.model_validate(settings)
             )
-        network = network.to(_device(device)).eval()
+        network = network.to(find_device(device)).eval()
         return TrainedModel(network, architecture, config["target"], reference)
 
 
@@ -188,14 +188,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """Raises NearsightError for one that is not there."""
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise NearsightError(f"device {name}: this machine has no CUDA device that PyTorch can use; take cpu")
     try:
         return torch.device(name)
     except RuntimeError as error:
         raise NearsightError(f"device {name!r} is not known: take cpu or cuda") from error
-
-
-def moved(trained: TrainedModel, device: str) -> TrainedModel:
-    return replace(trained, network=trained.network.to(_device(device)))

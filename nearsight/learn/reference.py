@@ -115,7 +115,7 @@ def find_reference(
         settings = ScfSettings.model_validate(keep)
     given = reference.model_dump(exclude_none=True)
     settings = settings.model_copy(update={**given, "mesh": None, "start": None, "species": None})
-    beside = [f for p in (folders[0].parent, folders[0]) if (f := p / "species").is_dir()]
+    beside = [f for p in (folders[0].parent, folders[0], folders[0].resolve().parent) if (f := p / "species").is_dir()]
     numbers = sorted(shells)
     if data.species is not None:
         species = read_species(data.species, numbers)

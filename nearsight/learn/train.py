@@ -22,7 +22,7 @@ from nearsight.io.configuration import override, read_table, validated
 from nearsight.learn.config import ModelConfig, TrainerConfig, TrainingConfig
 from nearsight.learn.dataset import HamiltonianData, SampleStore, in_order, shuffled, split
 from nearsight.learn.losses import MEV, BlockLoss
-from nearsight.learn.model import TrainedModel, build, save_weights
+from nearsight.learn.model import TrainedModel, build, find_device, save_weights
 from nearsight.learn.progress import TrainingProgress
 from nearsight.learn.reference import find_reference
 from nearsight.learn.statistics import fit_statistics, mean_neighbours
@@ -54,7 +54,7 @@ class Metrics:
     step: int
     minutes: float
     learning_rate: float
-    train_loss: float
+    train_loss: float | None
     validation_mae: float
     validation_on_site: float
     validation_off_site: float
@@ -80,6 +80,7 @@ def train(
     """
     settings = config if isinstance(config, TrainingConfig) else validated(TrainingConfig, config)
     out = Path(out)
+    find_device(settings.trainer.device)
     _claim(out, settings)
     trained, stores = _assemble(settings, out)
     with whole_file(out / "config.yaml") as part:
@@ -199,8 +200,9 @@ class _Run:
     def go(self) -> None:
         """Train until the budget is spent."""
         self.batches = 1
-        if not (self.out / "model.safetensors").exists() or self.progress.step == 0:
+        if self.progress.step == 0:
             self.trained.save(self.out)
+            self._checkpoint()
         while self.share() < 1:
             batches = shuffled(self.store, self.trainer.batch_edges, self.trainer.seed, self.progress.epoch)
             self.batches = len(batches)
@@ -259,7 +261,7 @@ class _Run:
         started = time.perf_counter()
         p = self.progress
         total, on_site, off_site = self._validate()
-        judged = total if len(self.held_out) else sum(self.recent) / max(1, len(self.recent))
+        judged = total if len(self.held_out) else sum(self.recent) / len(self.recent) if self.recent else math.inf
         if judged < p.best:
             p.best, p.waited = judged, 0
             save_weights(self.average, self.out)
@@ -272,7 +274,7 @@ class _Run:
             p.step,
             p.elapsed / 60,
             self._learning_rate(),
-            sum(self.recent) / max(1, len(self.recent)),
+            sum(self.recent) / len(self.recent) if self.recent else None,
             total,
             on_site,
             off_site,
@@ -281,21 +283,27 @@ class _Run:
         self.recent = []
         p.elapsed += time.perf_counter() - started
         p.validated = self.share()
-        with whole_file(self.out / "checkpoint.pt") as part:
-            torch.save(
-                {
-                    "network": self.network.state_dict(),
-                    "average": self.average.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "progress": asdict(p),
-                },
-                part,
-            )
-        with open(self.out / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(asdict(self.last)) + "\n")
+        self._write()
         self.bar.say(self.last)
         if self.told is not None:
             self.told(self.last)
+
+    def _write(self) -> None:
+        """checkpoint.pt, then a line of metrics.jsonl; a line without its checkpoint is dropped by `resume`."""
+        assert self.last is not None
+        state = {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": asdict(self.progress),
+        }
+        try:
+            with whole_file(self.out / "checkpoint.pt") as part:
+                torch.save(state, part)
+            with open(self.out / "metrics.jsonl", "a") as file:
+                file.write(json.dumps(asdict(self.last)) + "\n")
+        except (OSError, RuntimeError) as error:  # torch tells of a full disk by a RuntimeError
+            raise NearsightError(f"cannot write to {self.out}: {str(error).splitlines()[0]}") from error
 
     @torch.no_grad()
     def _validate(self) -> tuple[float, float, float]:

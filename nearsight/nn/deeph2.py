@@ -36,8 +36,8 @@ class EdgeConvolution(nn.Module):
     """Atoms i and j, turned into the edge's frame, and the edge's own features -> `outputs` in the frame.
 
     x_i and x_j are projected, added, turned once, scaled channel by channel by a function of the edge (distance and
-    elements), and pass two O(2) maps with a gate between them.  straight: the last output gets a linear map of the same
-    as well, past the gate.
+    elements), and pass two O(2) maps with a gate between them.  final: the last output gets a linear map of the same as
+    well, past the gate, and all outputs begin as zero.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class EdgeConvolution(nn.Module):
         hidden: FrameIrreps,
         outputs: Sequence[FrameIrreps],
         radial: int,
-        straight: bool = False,
+        final: bool = False,
     ) -> None:
         super().__init__()
         self.node, self.edge, self.frame = node, edge, FrameIrreps.of(node)
@@ -55,8 +55,9 @@ class EdgeConvolution(nn.Module):
         self.filter = nn.Linear(radial, self.frame.channels)
         self.gate = FrameGate(hidden)
         self.enter = FrameLinear(joined_irreps(self.frame, edge), self.gate.source)
-        self.leave = nn.ModuleList(FrameLinear(hidden, o) for o in outputs)
-        self.straight = FrameLinear(joined_irreps(self.frame, edge), outputs[-1]) if straight else None
+        scale = 0.0 if final else 1.0
+        self.leave = nn.ModuleList(FrameLinear(hidden, o, scale) for o in outputs)
+        self.straight = FrameLinear(joined_irreps(self.frame, edge), outputs[-1], scale) if final else None
         nn.init.ones_(self.filter.bias)
 
     def forward(
@@ -104,6 +105,8 @@ class DeepH2(nn.Module):
     matrix pair [Bohr].  irreps: features of atoms.  edge, hidden: channels in the edge's frame (even m = 0, odd m = 0, then
     m = 1, 2, ...).  layers: interactions; the prediction depends on atoms within (layers + 1) cutoffs and one more edge.
     neighbours: mean number within the cutoff.  Highest l and m are raised to what the orbitals need.
+
+    A new network gives zero, so that the first prediction is the cluster expansion.
     """
 
     column: Tensor
@@ -140,11 +143,11 @@ class DeepH2(nn.Module):
             for k in range(layers)
         )
         self.edge_irreps = edge_irreps
-        self.pair = EdgeConvolution(node, edge_irreps, hidden_irreps, [self.readout.frame], width, straight=True)
+        self.pair = EdgeConvolution(node, edge_irreps, hidden_irreps, [self.readout.frame], width, final=True)
         self.site_gate = Gate(node)
         self.site_enter = Linear(node, self.site_gate.source)
         self.site_factor = nn.Parameter(torch.ones(elements, sum(node.channels)))
-        self.site_leave = Linear(node, self.readout.irreps)
+        self.site_leave = Linear(node, self.readout.irreps, 0.0)
         self.register_buffer("column", node.channel_of_column(), persistent=False)
 
     def prepare(self, structure: Structure, layout: BlockLayout) -> Graph:

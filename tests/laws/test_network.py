@@ -35,6 +35,10 @@ def model(dtype: torch.dtype = torch.float64, layers: int = 2, cutoff: float = 5
     for name, x in network.readout.cluster.named_buffers():
         if name.startswith(("site", "edge")):
             x.copy_(0.03 * torch.randn(x.shape, generator=generator, dtype=x.dtype))
+    with torch.no_grad():
+        for p in network.parameters():  # the last layers begin as zero
+            if not p.any() and p.ndim > 1:
+                p.copy_(torch.randn(p.shape, generator=generator) / p.shape[0] ** 0.5)
     network.readout.site_scale.fill_(0.3)
     network.readout.log_scale.coefficients.fill_(math.log(0.2))
     return network.to(dtype)
