@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from nearsight.dft.ground_state import Step
+    from nearsight.dft.trace import TraceStep
     from nearsight.properties.spectra import Bands
 
 app = typer.Typer(
@@ -84,7 +85,21 @@ def scf(
     basis: Annotated[str | None, typer.Option(help="sz, dz, szp, dzp or tzp.")] = None,
     energy_shift: Annotated[float | None, typer.Option(help="Confinement of the orbitals.", metavar="RY")] = None,
     species: Annotated[Path | None, typer.Option(help="Folder of <Symbol>.ion.xml, in place of a basis.")] = None,
-    smearing: Annotated[float | None, typer.Option(help="k_B T of Fermi-Dirac occupations.", metavar="EV")] = None,
+    smearing: Annotated[float | None, typer.Option(help="Width kT of the smearing.", metavar="EV")] = None,
+    smearing_kind: Annotated[str | None, typer.Option(help="fermi-dirac, gaussian, methfessel-paxton or cold.")] = None,
+    spin: Annotated[str | None, typer.Option(help="none or collinear.")] = None,
+    moments: Annotated[
+        str | None, typer.Option(help="Moment of each atom to begin with, e.g. 1,-1 (mu_B).", metavar="M1,M2,...")
+    ] = None,
+    total_moment: Annotated[float | None, typer.Option(help="Total moment to hold.", metavar="MU_B")] = None,
+    charge: Annotated[float | None, typer.Option(help="Of the cell; positive: electrons missing.", metavar="E")] = None,
+    method: Annotated[str | None, typer.Option(help="scf (mixing) or variational (direct minimisation).")] = None,
+    forces: Annotated[bool, typer.Option("--forces", help="Forces on the atoms.")] = False,
+    stress: Annotated[bool, typer.Option("--stress", help="Stress of the cell.")] = False,
+    restart: Annotated[Path | None, typer.Option(help="Calculation folder whose Hamiltonian to begin with.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write each step here, and a picture of them beside it.", metavar="FILE.jsonl")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     vacuum: Annotated[
         float | None, typer.Option(help="Box around a molecule without a cell.", metavar="ANGSTROM")
@@ -96,9 +111,12 @@ def scf(
     from nearsight.core.units import HARTREE_EV
     from nearsight.dft.run import run_scf
     from nearsight.dft.settings import ScfSettings
+    from nearsight.dft.trace import Trace
     from nearsight.io.configuration import override, read_table, validated
     from nearsight.io.structures import read_structure
 
+    if trace is not None and trace.suffix == ".png":
+        raise NearsightError(f"--trace {trace}: it is a text file, a JSON object a line; its picture goes beside it")
     given = {
         "xc": xc,
         "kmesh": kmesh,
@@ -108,29 +126,60 @@ def scf(
         "energy_shift_ry": energy_shift,
         "species": None if species is None else str(species),
         "smearing_ev": smearing,
+        "smearing": smearing_kind,
+        "spin": spin,
+        "moments": None if moments is None else _numbers("--moments", moments),
+        "total_moment": total_moment,
+        "charge": charge,
+        "method": method,
+        "forces": forces or None,
+        "stress": stress or None,
+        "start": None if restart is None else str(restart),
         "device": device,
     }
     table = read_table(config) if config else {}
     table = override(table | {k: v for k, v in given.items() if v is not None}, words or [])
     settings = validated(ScfSettings, table)
+    listener = Trace() if trace else None
     with _spinner("setting up: species, two-centre integrals, mesh") as status:
 
         def told(step: Step) -> None:
+            if listener:
+                listener.step(step)
             change = f"residual {step.residual * HARTREE_EV:.2e} eV"
             status.update(f"iteration {step.iteration:3d}  E = {step.total * HARTREE_EV:.6f} eV  {change}")
 
-        state = run_scf(read_structure(structure, vacuum), settings, out=out, progress=told, warn=_warn)
+        observe = listener.observe if listener else None
+        state = run_scf(read_structure(structure, vacuum), settings, out, told, warn=_warn, observe=observe)
+    if trace and listener:
+        _write_trace(trace, listener.steps(state))
     if not state.converged:
         residual = state.steps[-1].residual * HARTREE_EV
         raise NearsightError(
-            f"not converged in {len(state.steps)} iterations (residual {residual:.1e} eV); "
-            f"the last state is in {out}: go on from it with --set start={out}, or try --set mixing.weight=0.1 "
-            "or a larger --smearing"
+            f"not converged in {len(state.steps)} iterations (residual {residual:.1e} eV)"
+            f"{', so no forces or stress' if settings.forces or settings.stress else ''}; "
+            f"the last state is in {out}: go on from it with --restart {out}, or try --method variational, "
+            "--set mixing.weight=0.1 or a larger --smearing"
         )
     print(
         f"E = {state.total * HARTREE_EV:.6f} eV, free energy {state.free * HARTREE_EV:.6f} eV, "
         f"Fermi level {state.fermi_level * HARTREE_EV:.4f} eV, {len(state.steps)} iterations; in {out}"
     )
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise NearsightError(f"{option} {text}: write numbers with commas between them, such as 1,-1") from None
+
+
+def _write_trace(path: Path, steps: list[TraceStep]) -> None:
+    from nearsight.dft.trace import write_trace
+    from nearsight.plot import plot_trace
+
+    write_trace(path, steps)
+    plot_trace([("", steps)], path.with_suffix(".png"))
 
 
 @dataset_app.command("build")

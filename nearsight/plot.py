@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from nearsight.dft.trace import TraceStep
+
 COLOURS = ("#30424f", "#d1495b", "#2a9d8f", "#e09f3e", "#6d597a")
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -89,6 +91,41 @@ def _draw(axes: Axes, results: Sequence[tuple[str, Bands]], window_ev: tuple[flo
     low, high = window_ev
     axes.set_ylim(low, high)
     axes.set_ylabel("$E - E_F$ (eV)" if zero is not None else "E (eV)")
+
+
+def plot_trace(runs: Sequence[tuple[str, Sequence[TraceStep]]], out: Path | str, *, title: str | None = None) -> None:
+    """How runs converged: the free energy above its last value and |D - D_final| against the step, on logarithmic scales.
+
+    runs: (name, steps) each; energies below the last value are drawn at their distance.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):  # type: ignore[arg-type]  # a plain dict is what matplotlib documents
+        figure = Figure(figsize=(6.4, 3.0), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for n, (name, steps) in enumerate(runs):
+            end = steps[-1].free_eV
+            number = [s.iteration for s in steps]
+            energy = [abs(s.free_eV - end) or None for s in steps]
+            line: dict[str, Any] = {"color": COLOURS[n % len(COLOURS)], "marker": "o", "ms": 2.5, "lw": 1.0}
+            left.plot(number, _gaps(energy), label=name or None, **line)
+            right.plot(number, _gaps([s.density_matrix_to_final_norm or None for s in steps]), **line)
+        left.axhline(1e-6, color="0.55", lw=0.6, ls=":", zorder=0)
+        for axes, label in ((left, "energy above the last (eV)"), (right, "$|D - D_{final}|$")):
+            axes.set_yscale("log")
+            axes.set_xlabel("step")
+            axes.set_ylabel(label)
+        if any(name for name, _ in runs):
+            figure.legend(loc="outside upper center", ncols=len(runs), fontsize=8)
+        if title:
+            figure.suptitle(title, fontsize=9)
+        save(figure, out)
+
+
+def _gaps(values: Sequence[float | None]) -> list[float]:
+    """A logarithmic axis leaves out what is zero."""
+    return [float("nan") if v is None else v for v in values]
 
 
 def save(figure: Figure, out: Path | str) -> None:

@@ -88,7 +88,16 @@ def functional_for(
     species = species or load_species(structure.numbers.tolist(), settings)
     mesh = settings.mesh or mesh_shape(structure.cell, settings.mesh_cutoff_ry)
     quadrature = quadrature_for(species, settings.two_center)
-    return EnergyFunctional.of(structure.to(settings.device), species, settings.xc, mesh, quadrature, settings.charge)
+    return EnergyFunctional.of(
+        structure.to(settings.device),
+        species,
+        settings.xc,
+        mesh,
+        quadrature,
+        settings.charge,
+        quadrature == EXACT if settings.band_limited is None else settings.band_limited,
+        settings.xc_refinement,
+    )
 
 
 def initial_hamiltonian(
@@ -125,7 +134,7 @@ def run_scf(
     k = kpoints.mesh(settings.kmesh, settings.kshift).to(settings.device)
     start = None
     if settings.start is not None:
-        start = _start_from(settings.start, functional)
+        start = _start_from(settings.start, functional, settings.spin)
     result = ground_state(
         functional,
         k,
@@ -168,11 +177,15 @@ def initial_moments(functional: EnergyFunctional, settings: ScfSettings) -> list
     return [hund[z] for z in functional.structure.numbers.tolist()]
 
 
-def _start_from(folder: Path, functional: EnergyFunctional) -> BlockMatrix:
+def _start_from(folder: Path, functional: EnergyFunctional, spin: str) -> BlockMatrix:
     previous = read_folder(folder)
     hamiltonian = previous.require_hamiltonian()
     if not hamiltonian.basis.same_as(functional.layout.basis):
         raise NearsightError(f"cannot start from {folder}: its atoms or orbitals are not those of this calculation")
+    if hamiltonian.spin != spin:
+        raise NearsightError(
+            f"cannot start from {folder}: it has spin {hamiltonian.spin}, this calculation spin {spin}"
+        )
     return hamiltonian.to(functional.structure.cell.device)
 
 

@@ -1,0 +1,72 @@
+"""How a calculation converged: what happened at each step, and how far from the end it was."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from nearsight.core.units import HARTREE_EV
+from nearsight.dft.ground_state import GroundState
+from nearsight.dft.problem import Step, Trial
+from nearsight.io.atomic import whole_file
+
+
+@dataclass(frozen=True)
+class TraceStep:
+    """One accepted step in the units of files.  free: Omega = E - T S.  residual: |F - H|.  gradient: norm of dOmega/dH, which
+    has no unit, where the method computes it.  to_final: norm of D - D_final over all elements."""
+
+    iteration: int
+    total_eV: float
+    free_eV: float
+    gradient_norm: float | None
+    residual_max_eV: float
+    residual_norm_eV: float
+    density_matrix_to_final_norm: float
+
+
+@dataclass(eq=False)
+class Trace:
+    """Listens to a run: hand `observe` and `step` to it as its observe and progress, then ask `steps`.
+
+    A line search tries more points than it accepts: a trial is kept when a step reports its energy.
+    """
+
+    _last: Trial | None = None
+    _kept: list[tuple[Step, float, Tensor]] = field(default_factory=list)
+
+    def observe(self, trial: Trial) -> None:
+        self._last = trial
+
+    def step(self, step: Step) -> None:
+        assert self._last is not None
+        if self._last.free == step.free or not self._kept:
+            values = self._last.density_matrix.values
+            self._kept.append((step, float(self._last.difference.norm()), values))
+        else:  # the search found nothing lower and begins anew from the point before
+            _, norm, values = self._kept[-1]
+            self._kept.append((step, norm, values))
+
+    def steps(self, final: GroundState) -> list[TraceStep]:
+        d = final.density_matrix.values
+        return [
+            TraceStep(
+                step.iteration,
+                step.total * HARTREE_EV,
+                step.free * HARTREE_EV,
+                step.gradient,
+                step.residual * HARTREE_EV,
+                norm * HARTREE_EV,
+                float((values - d).norm()),
+            )
+            for step, norm, values in self._kept
+        ]
+
+
+def write_trace(path: Path, steps: list[TraceStep]) -> None:
+    """One JSON object a line, whole or not at all. Raises NearsightError where it cannot be written."""
+    with whole_file(path) as part:
+        part.write_text("".join(json.dumps(asdict(s)) + "\n" for s in steps))
