@@ -88,16 +88,7 @@ def functional_for(
     species = species or load_species(structure.numbers.tolist(), settings)
     mesh = settings.mesh or mesh_shape(structure.cell, settings.mesh_cutoff_ry)
     quadrature = quadrature_for(species, settings.two_center)
-    return EnergyFunctional.of(
-        structure.to(settings.device),
-        species,
-        settings.xc,
-        mesh,
-        quadrature,
-        settings.charge,
-        quadrature == EXACT if settings.band_limited is None else settings.band_limited,
-        settings.xc_refinement,
-    )
+    return EnergyFunctional.of(structure.to(settings.device), species, settings.xc, mesh, quadrature, settings.charge)
 
 
 def initial_hamiltonian(
