@@ -18,7 +18,7 @@ from torch import Tensor
 from nearsight.core import so3
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.structure import Structure
-from nearsight.dft import ions, two_center
+from nearsight.dft import band_limited, ions, two_center
 from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.ground_state import GroundState
 from nearsight.dft.mesh import Mesh
@@ -39,11 +39,14 @@ def energy_weighted_density(gs: GroundState) -> BlockMatrix:
     levels = gs.levels
     filled = levels.degeneracy * levels.occupations * levels.energies
     dense = (levels.coefficients * filled.to(levels.coefficients.dtype)[..., None, :]) @ levels.coefficients.mH
-    return gs.hamiltonian.from_k(dense, gs.kpoints.k, gs.kpoints.weights)
+    return gs.kpoints.integrate(dense, gs.hamiltonian)
 
 
 def forces_and_stress(gs: GroundState) -> Derivatives:
-    """Forces and stress of a converged ground state (of its free energy Omega = E - TS, the variational quantity)."""
+    """Forces and stress of a converged ground state (of its free energy Omega = E - TS, the variational quantity).
+
+    Where the space group reduced the k-points, they are those of the energy averaged over its operations: see `Problem`.
+    """
     f = gs.functional
     structure = f.structure
     strain = torch.zeros(3, 3, dtype=structure.cell.dtype, device=structure.cell.device, requires_grad=True)
@@ -60,7 +63,11 @@ def forces_and_stress(gs: GroundState) -> Derivatives:
     energy = energy + _mesh_energy(gs, Mesh(f.mesh.shape, moved.cell), moved)
     gradient, virial = torch.autograd.grad(energy, [shifts, strain])
     stress = virial / structure.volume
-    return Derivatives(-gradient, 0.5 * (stress + stress.T))
+    forces, stress = -gradient, 0.5 * (stress + stress.T)
+    if gs.kpoints.symmetry is None:
+        return Derivatives(forces, stress)
+    group = gs.kpoints.symmetry.group
+    return Derivatives(group.symmetric_vectors(forces), group.symmetric_tensor(stress))
 
 
 def _mesh_energy(gs: GroundState, mesh: Mesh, moved: Structure) -> Tensor:
@@ -75,6 +82,9 @@ def _mesh_energy(gs: GroundState, mesh: Mesh, moved: Structure) -> Tensor:
     with torch.no_grad():
         weights = f.grid.orbital_adjoint(gs.density_matrix, adjoints[0])
     flat = [a.detach().flatten() for a in adjoints[1:]]
+    if f.band_limited:
+        potentials = {z: s.neutral_atom_potential for z, s in f.species.items()}
+        total = total + (adjoints[2].detach() * band_limited.superpose(mesh, moved, potentials)).sum()
     for atom, z in enumerate(moved.numbers.tolist()):
         total = total + _one_atom(f, moved, atom, z, weights[atom], flat)
     return total
@@ -86,7 +96,9 @@ def _one_atom(
     """sum over mesh points of (adjoint of each field) x (the atom's share of the field), differentiable in the structure."""
     species = f.species[z]
     radius = species.orbital_cutoff
-    others = ((species.neutral_atom_potential, 1), (species.core_density, 2))
+    others = [(species.core_density, 2, f.exchange_correlation.mesh)]
+    if not f.band_limited:
+        others.append((species.neutral_atom_potential, 1, f.mesh))
     index, _ = f.mesh.sphere(f.structure.positions[atom], radius)
     vectors = _vectors(f.mesh.shape, moved, atom, index)
     r = _length(vectors)
@@ -97,12 +109,12 @@ def _one_atom(
     filling = r.new_tensor(species.orbital_populations)
     atomic = orbitals.square() @ filling
     total = (weight * orbitals).sum() + (adjoints[0][f.mesh.fold(index)[0]] * atomic).sum()
-    for function, field in others:
+    for function, field, mesh in others:
         if function is not None:
-            index, _ = f.mesh.sphere(f.structure.positions[atom], function.cutoff)
-            r = _length(_vectors(f.mesh.shape, moved, atom, index))
+            index, _ = mesh.sphere(f.structure.positions[atom], function.cutoff)
+            r = _length(_vectors(mesh.shape, moved, atom, index))
             spline = UniformSplines.through(function.values[None], function.spacing).to(r)
-            total = total + (adjoints[field][f.mesh.fold(index)[0]] * spline(r)[:, 0]).sum()
+            total = total + (adjoints[field][mesh.fold(index)[0]] * spline(r)[:, 0]).sum()
     return total
 
 

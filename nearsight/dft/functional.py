@@ -13,6 +13,8 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.species import Species
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.dft import ions, two_center
+from nearsight.dft.band_limited import Refinement
+from nearsight.dft.band_limited import superpose as band_limited_sum
 from nearsight.dft.grid import GridOrbitals
 from nearsight.dft.mesh import Mesh
 from nearsight.dft.terms import (
@@ -58,6 +60,7 @@ class EnergyFunctional:
     core: Tensor
     electrons: float
     quadrature: Quadrature
+    band_limited: bool
 
     @staticmethod
     def of(
@@ -67,9 +70,13 @@ class EnergyFunctional:
         mesh_shape: tuple[int, int, int],
         quadrature: Quadrature = EXACT,
         charge: float = 0.0,
+        band_limited: bool = False,
+        xc_refinement: int = 1,
     ) -> EnergyFunctional:
         """The functional of a structure, on the device and in the dtype of its cell.
 
+        band_limited: neutral-atom potential with the waves of the mesh only.  xc_refinement: how many times finer along each
+        axis the mesh of the exchange-correlation energy is.  Both lessen the egg box (band_limited.py).
         charge: of the cell [e], neutralised by a uniform background (the G = 0 term of the Hartree energy is left out).
         Raises NearsightError for an element without a species, or a charge that leaves no electrons.
         """
@@ -87,8 +94,24 @@ class EnergyFunctional:
         mesh = Mesh(mesh_shape, structure.cell)
         grid = GridOrbitals.of(structure, species, layout, mesh)
         kinetic = two_center.orbital_tables(species, two_center.kinetic, quadrature)
-        core = mesh.superpose(structure, {z: s.core_density for z, s in species.items()})
-        window = Window.around(mesh, grid.touched | (core > 0))
+        cores = {z: s.core_density for z, s in species.items()}
+        potentials = {z: s.neutral_atom_potential for z, s in species.items()}
+        neutral = (
+            band_limited_sum(mesh, structure, potentials) if band_limited else mesh.superpose(structure, potentials)
+        )
+        touched = grid.touched
+        if xc_refinement == 1:
+            core = mesh.superpose(structure, cores)
+            term = ExchangeCorrelation(FUNCTIONALS[xc], core, mesh, Window.around(mesh, touched | (core > 0)))
+        else:
+            refinement = Refinement(mesh_shape, xc_refinement)
+            fine = Mesh(refinement.fine, structure.cell)
+            core = fine.superpose(structure, cores)
+            for axis in range(3):
+                touched = touched.repeat_interleave(xc_refinement, axis)
+            term = ExchangeCorrelation(
+                FUNCTIONALS[xc], core, fine, Window.around(fine, touched | (core > 0)), refinement
+            )
         na, self_energies = ions.ion_energies(structure, species, quadrature)
         return EnergyFunctional(
             structure=structure,
@@ -100,15 +123,16 @@ class EnergyFunctional:
             terms=(
                 Kinetic(two_center.assemble(layout, structure, kinetic)),
                 NonLocal(two_center.nonlocal_potential(structure, species, layout, quadrature)),
-                NeutralAtom(mesh.superpose(structure, {z: s.neutral_atom_potential for z, s in species.items()}), mesh),
+                NeutralAtom(neutral, mesh),
                 Hartree(mesh),
-                ExchangeCorrelation(FUNCTIONALS[xc], core, mesh, window),
+                term,
             ),
             ions=Ions(na, self_energies),
             atomic_density=grid.atomic_density,
             core=core,
             electrons=electrons,
             quadrature=quadrature,
+            band_limited=band_limited,
         )
 
     @property
@@ -125,8 +149,9 @@ class EnergyFunctional:
             self.layout, density.new_zeros(len(density), self.layout.size), "none" if len(density) == 1 else "collinear"
         )
         state = State(zero, density, density.sum(0) - atomic)
-        window = replace(self.exchange_correlation.window, mesh=mesh)
-        xc = ExchangeCorrelation(self.exchange_correlation.functional, core, mesh, window)
+        own = self.exchange_correlation
+        finer = Mesh(own.mesh.shape, mesh.cell)
+        xc = replace(own, core=core, mesh=finer, window=replace(own.window, mesh=finer))
         return NeutralAtom(neutral_atom, mesh).energy(state) + Hartree(mesh).energy(state) + xc.energy(state)
 
     def state(self, density_matrix: BlockMatrix) -> State:

@@ -101,7 +101,7 @@ def ground_state(
             start = start.on(functional.layout)
             if moments is not None and start.spin == "none":
                 start = BlockMatrix(start.layout, start.values.repeat(2, 1), "collinear")
-        trial, steps, converged = (method or SCF()).solve(problem, start, on_step)
+        trial, steps, converged = (method or SCF()).solve(problem, kpoints.symmetric(start), on_step)
         return _result(problem, trial, steps, converged)
 
 

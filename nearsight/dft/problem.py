@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -63,7 +63,12 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A functional, k-points, smearing of width kT [Ha] and, for collinear spin, a total moment to hold [mu_B] (None: free)."""
+    """A functional, k-points, smearing of width kT [Ha] and, for collinear spin, a total moment to hold [mu_B] (None: free).
+
+    Where the space group G reduced the k-points, E[D] is minimised among density matrices that have its symmetry. For them
+    E[D] equals 1/|G| sum_g E[U_g D U_g^T], whose derivative is the symmetric part of dE/dD: this is F. The two energies differ
+    for other D only because the mesh's finite differences and Fourier box do not have all symmetries of the crystal.
+    """
 
     functional: EnergyFunctional
     kpoints: KPoints
@@ -93,10 +98,16 @@ class Problem:
 
     def __call__(self, hamiltonian: BlockMatrix) -> Trial:
         levels, d = self.fill(hamiltonian)
-        trial = Trial(hamiltonian, levels, d, self.functional.evaluate(d))
+        evaluation = self.functional.evaluate(d)
+        f = self.kpoints.symmetric(evaluation.hamiltonian)
+        trial = Trial(hamiltonian, levels, d, replace(evaluation, hamiltonian=f))
         if self.observe:
             self.observe(trial)
         return trial
+
+    def hamiltonian_of_density(self, density: Tensor) -> BlockMatrix:
+        """F[n] of a density [components, x, y, z], with the symmetry of the k-points."""
+        return self.kpoints.symmetric(self.functional.hamiltonian_of_density(density))
 
     def gradient(self, trial: Trial) -> Tensor:
         """dOmega/dH = C [K o (F~ - diag e) + dmu-term] C^dagger on the layout [components, size] (docs/conventions.md)."""
@@ -105,7 +116,7 @@ class Problem:
         f_tilde = c.mH @ trial.evaluation.hamiltonian.at_k(self.kpoints.k) @ c
         f_tilde = f_tilde - torch.diag_embed(levels.energies).to(f_tilde.dtype)
         dense = c @ response(levels, f_tilde) @ c.mH
-        return trial.hamiltonian.from_k(levels.degeneracy * dense, self.kpoints.k, self.kpoints.weights).values
+        return self.kpoints.integrate(levels.degeneracy * dense, trial.hamiltonian).values
 
     def step(self, iteration: int, trial: Trial, gradient: float | None = None) -> Step:
         mu = float(trial.levels.fermi_level.max())

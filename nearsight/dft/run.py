@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,9 @@ from nearsight.dft.two_center import EXACT, SIESTA, Quadrature
 from nearsight.io.deeph import read_folder, write_folder
 from nearsight.io.structures import check_structure
 from nearsight.solve import kpoints
+from nearsight.solve.kpoints import KPoints
 from nearsight.solve.smearing import SMEARINGS
+from nearsight.solve.symmetry import SpaceGroup, reduced_mesh
 
 
 def load_species(numbers: list[int], settings: ScfSettings) -> dict[int, Species]:
@@ -88,7 +90,16 @@ def functional_for(
     species = species or load_species(structure.numbers.tolist(), settings)
     mesh = settings.mesh or mesh_shape(structure.cell, settings.mesh_cutoff_ry)
     quadrature = quadrature_for(species, settings.two_center)
-    return EnergyFunctional.of(structure.to(settings.device), species, settings.xc, mesh, quadrature, settings.charge)
+    return EnergyFunctional.of(
+        structure.to(settings.device),
+        species,
+        settings.xc,
+        mesh,
+        quadrature,
+        settings.charge,
+        quadrature == EXACT if settings.band_limited is None else settings.band_limited,
+        settings.xc_refinement,
+    )
 
 
 def initial_hamiltonian(
@@ -121,8 +132,8 @@ def run_scf(
             f"{functional.electrons:g} electrons without spin: half-filled levels are spread over both spins; "
             "the energy is that of no magnetic moment"
         )
-    assert settings.kmesh is not None
-    k = kpoints.mesh(settings.kmesh, settings.kshift).to(settings.device)
+    moments = initial_moments(functional, settings)
+    k = chosen_kpoints(functional, settings, moments)
     start = None
     if settings.start is not None:
         start = _start_from(settings.start, functional, settings.spin)
@@ -133,7 +144,7 @@ def run_scf(
         method_for(settings),
         start,
         progress,
-        initial_moments(functional, settings),
+        moments,
         settings.total_moment,
         observe,
         SMEARINGS[settings.smearing],
@@ -151,6 +162,21 @@ def method_for(settings: ScfSettings) -> SCF | DirectMinimisation:
     mixing = settings.mixing
     kerker = None if mixing.kerker is None else Kerker(mixing.kerker * BOHR_ANG)
     return SCF(Pulay(mixing.weight, mixing.history, kerker), tolerance, settings.max_iterations)
+
+
+def chosen_kpoints(
+    functional: EnergyFunctional, settings: ScfSettings, moments: Sequence[float] | None = None
+) -> KPoints:
+    """The k-points of settings whose mesh is resolved; where the space group reduces them, by what keeps mesh and moments.
+
+    An operation that does not map the real-space mesh onto itself is left out: a glide by a quarter of the cell, for
+    example, needs a number of mesh points that is a multiple of 4.
+    """
+    assert settings.kmesh is not None
+    if settings.symmetry == "time-reversal":
+        return kpoints.mesh(settings.kmesh, settings.kshift).to(settings.device)
+    group = SpaceGroup.of(functional.structure, moments).on_mesh(functional.mesh.shape)
+    return reduced_mesh(settings.kmesh, settings.kshift, group, functional.layout)
 
 
 def initial_moments(functional: EnergyFunctional, settings: ScfSettings) -> list[float] | None:
@@ -203,6 +229,10 @@ def report(result: GroundState, settings: ScfSettings, wall_seconds: float) -> d
             derivatives["forces_eV_per_Ang"] = (found.forces * HARTREE_EV / BOHR_ANG).tolist()
         if settings.stress:
             derivatives["stress_eV_per_Ang3"] = (found.stress * HARTREE_EV / BOHR_ANG**3).tolist()
+    symmetry: dict[str, Any] = {}
+    if result.kpoints.symmetry is not None:
+        group = result.kpoints.symmetry.group
+        symmetry = {"space_group": group.symbol, "symmetry_operations": len(group)}
     magnetic: dict[str, Any] = {}
     populations = result.populations
     valences = [functional.species[z].valence for z in functional.structure.numbers.tolist()]
@@ -223,6 +253,7 @@ def report(result: GroundState, settings: ScfSettings, wall_seconds: float) -> d
         "mesh": list(functional.mesh.shape),
         "kmesh": list(settings.kmesh or ()),
         "k_points": len(result.kpoints),
+        **symmetry,
         "electrons": functional.electrons,
         "orbitals": functional.layout.basis.size,
         "history": [

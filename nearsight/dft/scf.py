@@ -43,6 +43,6 @@ class SCF:
                 output = trial.evaluation.density
                 # what the start's Hamiltonian gives is the first density
                 density = output if density is None else mixer.next(density, kerker(output - density, functional.mesh))
-                hamiltonian = functional.hamiltonian_of_density(density)
+                hamiltonian = problem.hamiltonian_of_density(density)
             else:
                 hamiltonian = hamiltonian.with_values(mixer.next(hamiltonian.values, trial.difference))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.dft import xc_spin
+from nearsight.dft.band_limited import Refinement
 from nearsight.dft.mesh import Mesh
 from nearsight.dft.window import Window
 from nearsight.dft.xc import FLOOR, LDA, PBE
@@ -110,18 +111,32 @@ class ExchangeCorrelation(PotentialTerm):
 
     The potential is the exact derivative of the sum over mesh points: v = de/dn - div(2 de/dsigma grad n) with the adjoint
     of the same finite differences (White and Bird, Phys. Rev. B 50, 4954 (1994)).
-    core: partial core density [x, y, z].  window: the part of the mesh that holds all density.
+    mesh: where it is evaluated; finer than the density's where `refinement` takes the density there.
+    core: partial core density on that mesh [x, y, z].  window: the part of it that holds all density.
     """
 
     functional: LDA | PBE
     core: Tensor
     mesh: Mesh
     window: Window
+    refinement: Refinement | None = None
     name: str = "Exc"
 
     @cached_property
     def _core(self) -> Tensor:
         return self.window.cut(self.core)
+
+    def _in_window(self, density: Tensor) -> Tensor:
+        return self.window.cut(density if self.refinement is None else self.refinement.up(density))
+
+    def _on_mesh(self, potential: Tensor) -> Tensor:
+        whole = self.window.paste(potential)
+        return whole if self.refinement is None else self.refinement.down(whole)
+
+    @property
+    def _floor(self) -> float:
+        """Below it interpolated densities are ripples around zero."""
+        return FLOOR if self.refinement is None else 1e-10
 
     def energy(self, state: State) -> Tensor:
         """Differentiable in density and cell (for spin, through the energy density rather than its closed derivatives)."""
@@ -136,8 +151,8 @@ class ExchangeCorrelation(PotentialTerm):
         return self._plain(state) if len(state.density) == 1 else self._polarised(state)
 
     def _spin_densities(self, state: State) -> tuple[Tensor, Tensor | None, Tensor]:
-        n = self.window.cut(state.density) + 0.5 * self._core
-        active = (n.sum(0) > FLOOR).flatten().nonzero()[:, 0]
+        n = self._in_window(state.density) + 0.5 * self._core
+        active = (n.sum(0) > self._floor).flatten().nonzero()[:, 0]
         gradient = None
         if self.functional.uses_gradient:
             gradient = torch.stack([self.window.gradient(x) for x in n])
@@ -157,11 +172,11 @@ class ExchangeCorrelation(PotentialTerm):
                     potential[1] - self.window.divergence(2 * w[2] * down + w[1] * up),
                 ]
             )
-        return e.sum() * self.mesh.volume_element, torch.stack([self.window.paste(x) for x in potential])
+        return e.sum() * self.mesh.volume_element, torch.stack([self._on_mesh(x) for x in potential])
 
     def _plain(self, state: State) -> tuple[Tensor, Tensor]:
-        n = self.window.cut(state.density[0]) + self._core
-        active = (n > FLOOR).flatten().nonzero()[:, 0]
+        n = self._in_window(state.density[0]) + self._core
+        active = (n > self._floor).flatten().nonzero()[:, 0]
         gradient = self.window.gradient(n) if self.functional.uses_gradient else None
         local = n.flatten()[active]
         sigma = None if gradient is None else gradient.flatten(1)[:, active].square().sum(0)
@@ -170,7 +185,7 @@ class ExchangeCorrelation(PotentialTerm):
         if gradient is not None and dsigma is not None:
             weight = n.new_zeros(n.numel()).index_copy(0, active, 2 * dsigma).reshape(n.shape)
             potential = potential - self.window.divergence(weight * gradient)
-        return e.sum() * self.mesh.volume_element, self.window.paste(potential)[None]
+        return e.sum() * self.mesh.volume_element, self._on_mesh(potential)[None]
 
 
 def _spin_products(gradient: Tensor) -> Tensor:
