@@ -27,6 +27,7 @@ from nearsight.dft.settings import ScfSettings
 from nearsight.io.configuration import validated
 from nearsight.io.structures import check_structure
 from nearsight.solve import kpoints
+from nearsight.solve.smearing import SMEARINGS
 
 _HELD = 0.1
 
@@ -48,8 +49,8 @@ class _Previous:
 class Nearsight(Calculator):
     """Density functional theory of this project as an ASE calculator, for cells that are periodic in three directions.
 
-    energy: E(T -> 0) = (E + Omega) / 2 [eV].  free_energy: Omega = E - T S [eV], of which forces [eV/Angstrom] and
-    stress are the exact derivatives.  stress: dOmega/d(strain) / V in ASE's order xx yy zz yz xz xy [eV/Angstrom^3],
+    energy: E(T -> 0) by the rule of the smearing [eV].  free_energy: Omega = E - T S [eV], of which forces [eV/Angstrom]
+    and stress are the exact derivatives.  stress: dOmega/d(strain) / V in ASE's order xx yy zz yz xz xy [eV/Angstrom^3],
     positive for a cell that wants to shrink.  With collinear spin also magmom and magmoms (Mulliken) [mu_B].
 
     settings: the keywords of `ScfSettings`, such as xc, basis, kmesh, mesh_cutoff_ry, smearing_ev, spin.
@@ -142,6 +143,7 @@ class Nearsight(Calculator):
             self.progress,
             moments,
             settings.total_moment,
+            smearing=SMEARINGS[settings.smearing],
         )
         if not state.converged:
             residual = state.steps[-1].residual * HARTREE_EV

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.filters import FrechetCellFilter
@@ -13,6 +14,10 @@ from ase.optimize import BFGS
 
 from nearsight.calculator import Nearsight
 from nearsight.core.errors import NearsightError
+from nearsight.core.structure import Structure
+from nearsight.core.units import BOHR_ANG, HARTREE_EV
+from nearsight.dft.run import run_scf
+from nearsight.dft.settings import ScfSettings
 
 MOLECULE: dict[str, Any] = {"basis": "sz", "mesh_cutoff_ry": 120, "kmesh": (1, 1, 1)}
 CRYSTAL: dict[str, Any] = {"basis": "sz", "mesh_cutoff_ry": 100, "kmesh": (2, 2, 2), "xc": "lda", "tolerance_ev": 1e-6}
@@ -137,6 +142,27 @@ def test_species_and_ground_state_are_made_once(monkeypatch: pytest.MonkeyPatch)
     atoms.positions[1, 2] += 0.01
     atoms.get_forces()
     assert made == {"load_species": 1, "ground_state": 2}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"smearing": "cold", "smearing_ev": 0.3},
+        {"kshift": (0.5, 0.5, 0.5), "kmesh": (2, 1, 1)},
+        {"charge": 1, "spin": "collinear", "total_moment": 1},
+        {"method": "variational", "basis": "szp"},
+    ],
+    ids=str,
+)
+def test_settings_mean_the_same_as_in_a_run(settings: dict[str, Any]) -> None:
+    atoms = Atoms("Li2", positions=[[2.5, 2.5, 1.2], [2.5, 2.5, 3.9]], cell=[5, 5, 5.2], pbc=True)
+    table = {**MOLECULE, "mesh_cutoff_ry": 60, "tolerance_ev": 1e-6, **settings}
+    atoms.calc = Nearsight(**table)
+    free = atoms.get_potential_energy(force_consistent=True)
+    bohr = [torch.tensor(np.asarray(x) / BOHR_ANG) for x in (atoms.cell, atoms.positions)]
+    run = run_scf(Structure(bohr[0], bohr[1], torch.tensor(atoms.numbers)), ScfSettings(**table))
+    assert free == pytest.approx(run.free * HARTREE_EV, abs=1e-6)
+    assert atoms.get_potential_energy() == pytest.approx(run.extrapolated * HARTREE_EV, abs=1e-6)
 
 
 def test_a_spin() -> None:
