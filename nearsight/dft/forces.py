@@ -60,7 +60,7 @@ def forces_and_stress(gs: GroundState) -> Derivatives:
     v = two_center.nonlocal_potential(moved, f.species, f.layout, f.quadrature)
     s = two_center.overlap(moved, f.species, f.layout, f.quadrature)
     energy = d.trace(t) + d.trace(v) - w.trace(s) + ions.ion_energies(moved, f.species, f.quadrature)[0]
-    energy = energy + _mesh_energy(gs, Mesh(f.mesh.shape, moved.cell), moved)
+    energy = energy + _mesh_energy(gs, Mesh(f.mesh.shape, moved.cell, f.mesh.sheet), moved)
     gradient, virial = torch.autograd.grad(energy, [shifts, strain])
     stress = virial / structure.volume
     forces, stress = -gradient, 0.5 * (stress + stress.T)

@@ -12,6 +12,7 @@ from nearsight.core.blocks import BlockLayout, BlockMatrix
 from nearsight.core.errors import NearsightError
 from nearsight.core.species import Species
 from nearsight.core.structure import SYMBOLS, Structure
+from nearsight.core.units import BOHR_ANG
 from nearsight.dft import ions, two_center
 from nearsight.dft.band_limited import Refinement
 from nearsight.dft.band_limited import superpose as band_limited_sum
@@ -72,11 +73,13 @@ class EnergyFunctional:
         charge: float = 0.0,
         band_limited: bool = False,
         xc_refinement: int = 1,
+        sheet: bool = False,
     ) -> EnergyFunctional:
         """The functional of a structure, on the device and in the dtype of its cell.
 
         band_limited: neutral-atom potential with the waves of the mesh only.  xc_refinement: how many times finer along each
         axis the mesh of the exchange-correlation energy is.  Both lessen the egg box (band_limited.py).
+        sheet: no images along the third lattice vector (Mesh.coulomb_kernel).
         charge: of the cell [e], neutralised by a uniform background (the G = 0 term of the Hartree energy is left out).
         Raises NearsightError for an element without a species, or a charge that leaves no electrons.
         """
@@ -91,7 +94,7 @@ class EnergyFunctional:
                 f"a charge of {charge:g} leaves {electrons:g} electrons for {room // 2} orbitals: the charge is not possible"
             )
         layout = two_center.matrix_layout(structure, species)
-        mesh = Mesh(mesh_shape, structure.cell)
+        mesh = Mesh(mesh_shape, structure.cell, sheet)
         grid = GridOrbitals.of(structure, species, layout, mesh)
         kinetic = two_center.orbital_tables(species, two_center.kinetic, quadrature)
         cores = {z: s.core_density for z, s in species.items()}
@@ -100,6 +103,8 @@ class EnergyFunctional:
             band_limited_sum(mesh, structure, potentials) if band_limited else mesh.superpose(structure, potentials)
         )
         touched = grid.touched
+        if sheet:
+            _check_sheet(structure, mesh, touched)
         if xc_refinement == 1:
             core = mesh.superpose(structure, cores)
             term = ExchangeCorrelation(FUNCTIONALS[xc], core, mesh, Window.around(mesh, touched | (core > 0)))
@@ -220,3 +225,16 @@ class EnergyFunctional:
         hamiltonian = self.grid.matrix(potential)
         total = self.ions.total + sum(energies[term.name] for term in self.terms)
         return Evaluation(energies, total, hamiltonian.with_values(hamiltonian.values + matrix), state.density)
+
+
+def _check_sheet(structure: Structure, mesh: Mesh, touched: Tensor) -> None:
+    """Raises NearsightError for a cell whose third vector is not upright, or orbitals thicker than half of it."""
+    a, b, c = structure.cell
+    if float((a @ c).abs() + (b @ c).abs()) > 1e-6 * float(c @ c):
+        raise NearsightError("a sheet needs a third lattice vector at right angles to the first two")
+    thick = Window.around(mesh, touched).lengths[2]
+    if 2 * thick > mesh.shape[2]:
+        need = 2 * thick / mesh.shape[2] * float(c.norm()) * BOHR_ANG
+        raise NearsightError(
+            f"the sheet's orbitals fill more than half of the cell's height: make it {need:.1f} angstrom at least"
+        )

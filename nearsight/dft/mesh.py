@@ -44,10 +44,14 @@ STENCIL = (3 / 4, -3 / 20, 1 / 60)
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
-    """shape: points along each lattice vector.  cell: [3, 3] rows, Bohr.  Point m stands at (m / shape) @ cell."""
+    """shape: points along each lattice vector.  cell: [3, 3] rows, Bohr.  Point m stands at (m / shape) @ cell.
+
+    sheet: the electrostatics is that of a sheet, periodic along the first two lattice vectors only (see coulomb_kernel).
+    """
 
     shape: tuple[int, int, int]
     cell: Tensor
+    sheet: bool = False
 
     @property
     def size(self) -> int:
@@ -70,15 +74,31 @@ class Mesh:
 
     @cached_property
     def coulomb_kernel(self) -> Tensor:
-        """4 pi / G^2 on the half-complex FFT grid, zero at G = 0 (a neutralising background)."""
+        """4 pi / G^2 on the half-complex FFT grid, zero at G = 0 (a neutralising background).
+
+        For a sheet the interaction is cut off at half the height of the cell, which takes away all images along the third
+        vector and with them the field between them that a dipole makes: 4 pi / G^2 [1 - exp(-G_xy c/2) cos(G_z c/2)]
+        (Ismail-Beigi, Phys. Rev. B 73, 233103 (2006)); exact for densities thinner than c/2.
+        """
         reciprocal = 2 * torch.pi * torch.linalg.inv(self.cell).T
         device = self.cell.device
         axes = [torch.fft.fftfreq(n, 1 / n, device=device) for n in self.shape[:2]]
         axes.append(torch.fft.rfftfreq(self.shape[2], 1 / self.shape[2], device=device))
         m = torch.stack(torch.meshgrid(*(a.to(self.cell) for a in axes), indexing="ij"), -1)
-        g2 = (m @ reciprocal).square().sum(-1)
-        g2[0, 0, 0] = torch.inf
-        return 4 * torch.pi / g2
+        waves = m @ reciprocal
+        g2 = waves.square().sum(-1)
+        home = torch.zeros_like(g2, dtype=torch.bool)
+        home[0, 0, 0] = True
+        kernel = 4 * torch.pi / torch.where(home, torch.inf, g2)
+        if not self.sheet:
+            return kernel
+        normal = torch.linalg.cross(self.cell[0], self.cell[1])
+        normal = normal / normal.norm()
+        half = 0.5 * (self.cell[2] @ normal).abs()
+        g_z = waves @ normal
+        parallel = (g2 - g_z.square()).clamp(min=1e-30).sqrt()
+        cut = 1 - torch.exp(-parallel * half) * torch.cos(g_z * half)
+        return torch.where(home, -2 * torch.pi * half.square(), kernel * cut)
 
     def hartree_potential(self, density: Tensor) -> Tensor:
         """V_H(r) with laplacian V_H = -4 pi n, zero average; n [x, y, z] in 1/Bohr^3, V in Ha."""

@@ -99,6 +99,7 @@ def functional_for(
         settings.charge,
         quadrature == EXACT if settings.band_limited is None else settings.band_limited,
         settings.xc_refinement,
+        settings.sheet,
     )
 
 

@@ -29,6 +29,7 @@ class ScfSettings(BaseModel):
     smearing_ev: its width kT.  charge: of the cell [e], neutralised by a uniform background: positive, electrons missing;
     the energy then converges with the cell's size only as charge^2 / length, and no correction is applied.
     two_center: how two-centre integrals are done; auto is `siesta` where every species comes from SIESTA's own files.
+    sheet: electrostatics without images along the third lattice vector, for sheets and slabs, charged or polar.
     band_limited: remove from the neutral-atom potential what the mesh cannot hold; null: unless the species are SIESTA's.
     xc_refinement: evaluate exchange and correlation on a mesh so many times finer (2 leaves an egg box below 0.2 meV an atom
     at 200 Ry).
@@ -60,6 +61,7 @@ class ScfSettings(BaseModel):
     tolerance_ev: float = Field(1e-5, gt=0)
     mixing: MixingSettings = MixingSettings()
     two_center: Literal["auto", "exact", "siesta"] = "auto"
+    sheet: bool = False
     band_limited: bool | None = None
     xc_refinement: int = Field(1, ge=1, le=4)
     start: Path | None = None
