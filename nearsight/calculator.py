@@ -22,11 +22,10 @@ from nearsight.dft.forces import forces_and_stress
 from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.ground_state import GroundState, ground_state
 from nearsight.dft.problem import Step
-from nearsight.dft.run import functional_for, initial_moments, load_species, method_for, resolved
+from nearsight.dft.run import chosen_kpoints, functional_for, initial_moments, load_species, method_for, resolved
 from nearsight.dft.settings import ScfSettings
 from nearsight.io.configuration import validated
 from nearsight.io.structures import check_structure
-from nearsight.solve import kpoints
 from nearsight.solve.smearing import SMEARINGS
 
 _HELD = 0.1
@@ -133,10 +132,9 @@ class Nearsight(Calculator):
         if previous is not None and previous.state.functional.layout.basis.same_as(functional.layout.basis):
             start = previous.start_for(functional, superposed)
         self._previous = None  # of a cycle that fails nothing is kept
-        assert settings.kmesh is not None
         state = ground_state(
             functional,
-            kpoints.mesh(settings.kmesh, settings.kshift).to(settings.device),
+            chosen_kpoints(functional, settings, moments),
             settings.smearing_ev / HARTREE_EV,
             method_for(settings),
             start,

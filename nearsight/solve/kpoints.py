@@ -3,27 +3,57 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
 from nearsight.core.structure import Structure
+
+if TYPE_CHECKING:
+    from nearsight.solve.symmetry import Symmetrisation
 
 
 @dataclass(frozen=True, eq=False)
 class KPoints:
-    """k [n, 3] in units of the reciprocal lattice vectors, weights [n] that sum to 1."""
+    """k [n, 3] in units of the reciprocal lattice vectors, weights [n] that sum to 1.
+
+    symmetry: the operations by which the points were reduced beyond time reversal (`symmetry.reduced_mesh`); None: no others.
+    """
 
     k: Tensor
     weights: Tensor
+    symmetry: Symmetrisation | None = None
 
     def __len__(self) -> int:
         return len(self.weights)
 
     def to(self, device: torch.device | str) -> KPoints:
-        return KPoints(self.k.to(device), self.weights.to(device))
+        symmetry = None if self.symmetry is None else self.symmetry.to(device)
+        return KPoints(self.k.to(device), self.weights.to(device), symmetry)
+
+    def integrate(self, dense: Tensor, like: BlockMatrix) -> BlockMatrix:
+        """M(R) = sum_k w_k Re[exp(-2 pi i k.R) M(k)] over the whole zone, for M(k) [components, k, n, n] at these points."""
+        return self.symmetric(like.from_k(dense, self.k, self.weights))
+
+    def symmetric(self, matrix: BlockMatrix) -> BlockMatrix:
+        """The part of a matrix that has the symmetry by which the points were reduced; the matrix itself without any."""
+        return matrix if self.symmetry is None else self.symmetry(matrix)
+
+
+def mesh_points(size: tuple[int, int, int], shift: tuple[float, float, float]) -> Tensor:
+    """All points k_i = (n_i + shift_i) / N_i in (-1/2, 1/2], the last index fastest [N, 3].
+
+    Raises NearsightError for a size below 1.
+    """
+    if any(n < 1 for n in size):
+        raise NearsightError(f"k-mesh {tuple(size)}: every number must be at least 1 (1 1 1 is Gamma alone)")
+    axes = [(np.arange(n) + s) / n for n, s in zip(size, shift, strict=True)]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    return torch.as_tensor(points - np.floor(points + 0.5 - 1e-9))
 
 
 def mesh(size: tuple[int, int, int], shift: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> KPoints:
@@ -32,11 +62,7 @@ def mesh(size: tuple[int, int, int], shift: tuple[float, float, float] = (0.0, 0
     shift: in units of the mesh step, as SIESTA's displacements (0.5 gives Monkhorst and Pack's even meshes).
     Raises NearsightError for a size below 1.
     """
-    if any(n < 1 for n in size):
-        raise NearsightError(f"k-mesh {tuple(size)}: every number must be at least 1 (1 1 1 is Gamma alone)")
-    axes = [(np.arange(n) + s) / n for n, s in zip(size, shift, strict=True)]
-    points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-    points -= np.floor(points + 0.5 - 1e-9)  # into (-1/2, 1/2]
+    points = mesh_points(size, shift).numpy()
     kept: dict[tuple[int, ...], int] = {}
     index: list[int] = []
     weights: list[float] = []

@@ -138,7 +138,7 @@ class _DensityMatrix(torch.autograd.Function):
         kT: float,
         smearing: Smearing,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        h = hamiltonian.with_values(values)
+        h = kpoints.symmetric(hamiltonian.with_values(values))
         state = occupy(factor, h.at_k(kpoints.k), kpoints.weights, electrons, kT, None, smearing)
         density = density_from(state, h, kpoints)
         ctx.state, ctx.hamiltonian, ctx.kpoints = state, h, kpoints
@@ -150,19 +150,19 @@ class _DensityMatrix(torch.autograd.Function):
         ctx: Any, grad_density: Tensor, grad_entropy: Tensor, _energies: Tensor, _mu: Tensor
     ) -> tuple[Tensor, None, None, None, None, None, None]:
         state: Occupied = ctx.state
-        gradient = ctx.hamiltonian.with_values(grad_density)
+        gradient = ctx.kpoints.symmetric(ctx.hamiltonian.with_values(grad_density))
         f_tilde = state.coefficients.mH @ gradient.at_k(ctx.kpoints.k) @ state.coefficients
         # d(TS) = sum_i e_i df_i at fixed electron number: the entropy adds g e_i to the diagonal
         f_tilde = f_tilde + torch.diag_embed((grad_entropy * state.energies).to(f_tilde.dtype))
         dense = state.coefficients @ response(state, f_tilde) @ state.coefficients.mH
-        result = ctx.hamiltonian.from_k(state.degeneracy * dense, ctx.kpoints.k, ctx.kpoints.weights)
+        result = ctx.kpoints.integrate(state.degeneracy * dense, ctx.hamiltonian)
         return result.values, None, None, None, None, None, None
 
 
 def density_from(state: Occupied, like: BlockMatrix, kpoints: KPoints) -> BlockMatrix:
-    """D_ij(R) = sum_k w_k g Re[exp(-2 pi i k.R) sum_n f_n C_in C*_jn] on the layout of `like`."""
+    """D_ij(R) = sum_k w_k g Re[exp(-2 pi i k.R) sum_n f_n C_in C*_jn] on the layout of `like`, over the whole zone."""
     filled = state.coefficients * (state.degeneracy * state.occupations).to(state.coefficients.dtype)[..., None, :]
-    return like.from_k(filled @ state.coefficients.mH, kpoints.k, kpoints.weights)
+    return kpoints.integrate(filled @ state.coefficients.mH, like)
 
 
 @dataclass(frozen=True, eq=False)
