@@ -84,7 +84,7 @@ class ModelConfig(_Table):
 class ReferenceConfig(_Table):
     """How H0 is computed for target delta. xc, mesh cutoff: null takes what the samples record, else PBE and 300 Ry."""
 
-    xc: Literal["lda", "pbe"] | None = None
+    xc: Literal["lda", "pbe", "pbesol"] | None = None
     mesh_cutoff_ry: float | None = Field(None, gt=0)
 
 

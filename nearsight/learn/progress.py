@@ -45,11 +45,13 @@ class TrainingProgress:
             self.bar.update(self.task, completed=share, figures=figures)
 
     def say(self, metrics: Any) -> None:
-        loss = "" if metrics.train_loss is None else f"{metrics.train_loss:.3f}"
+        loss, held_out, best = (
+            "-" if x is None else f"{x:.3f}" for x in (metrics.train_loss, metrics.validation_mae, metrics.best)
+        )
         self.bar.console.print(
             f"epoch {metrics.epoch:5d}  step {metrics.step:6d}  {metrics.minutes:6.1f} min  "
             f"lr {metrics.learning_rate:.1e}  train {loss:>8s}  "
-            f"validation {metrics.validation_mae:8.3f} meV  (best {metrics.best:.3f})",
+            f"validation {held_out:>8s} meV  (best {best})",
             highlight=False,
             soft_wrap=True,
         )

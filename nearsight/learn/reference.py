@@ -21,6 +21,20 @@ from nearsight.dft.two_center import matrix_layout, overlap
 from nearsight.io.atomic import read_json, whole_file
 from nearsight.learn.config import DataConfig, ReferenceConfig
 
+# What of a run's settings H0 and S of any structure depend on; the rest belongs to one structure or to the way to the end.
+OF_THE_OPERATOR = (
+    "xc",
+    "mesh_cutoff_ry",
+    "basis",
+    "energy_shift_ry",
+    "split_norm",
+    "pseudopotentials",
+    "two_center",
+    "sheet",
+    "band_limited",
+    "xc_refinement",
+)
+
 
 @dataclass(frozen=True, eq=False)
 class OrbitalReference:
@@ -69,9 +83,8 @@ class OrbitalReference:
         return {z: self.species[z] for z in sorted(set(structure.numbers.tolist()))}
 
     def _key(self, structure: Structure) -> str:
-        digest = hashlib.sha256(
-            repr((self.settings.xc, self.settings.mesh_cutoff_ry, self.settings.two_center)).encode()
-        )
+        chosen = self.settings.model_dump(mode="json", include=set(OF_THE_OPERATOR))
+        digest = hashlib.sha256(repr(sorted(chosen.items())).encode())
         for z, s in self._present(structure).items():
             digest.update(repr((z, s.shells, s.orbital_cutoff, s.valence)).encode())
             for o in s.orbitals:
@@ -109,12 +122,10 @@ def find_reference(
     settings = ScfSettings()
     recorded = read_json(made).get("config") if made.exists() else None
     if isinstance(recorded, Mapping):
-        keep = {
-            k: v for k, v in recorded.items() if k in ScfSettings.model_fields and k not in ("start", "device", "mesh")
-        }
+        keep = {k: v for k, v in recorded.items() if k in OF_THE_OPERATOR}
         settings = ScfSettings.model_validate(keep)
     given = reference.model_dump(exclude_none=True)
-    settings = settings.model_copy(update={**given, "mesh": None, "start": None, "species": None})
+    settings = settings.model_copy(update=given)
     beside = [f for p in (folders[0].parent, folders[0], folders[0].resolve().parent) if (f := p / "species").is_dir()]
     numbers = sorted(shells)
     if data.species is not None:

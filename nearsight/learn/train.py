@@ -55,10 +55,10 @@ class Metrics:
     minutes: float
     learning_rate: float
     train_loss: float | None
-    validation_mae: float
-    validation_on_site: float
-    validation_off_site: float
-    best: float
+    validation_mae: float | None
+    validation_on_site: float | None
+    validation_off_site: float | None
+    best: float | None
 
 
 def train_from_config(
@@ -275,10 +275,7 @@ class _Run:
             p.elapsed / 60,
             self._learning_rate(),
             sum(self.recent) / len(self.recent) if self.recent else None,
-            total,
-            on_site,
-            off_site,
-            p.best,
+            *(x if math.isfinite(x) else None for x in (total, on_site, off_site, p.best)),
         )
         self.recent = []
         p.elapsed += time.perf_counter() - started
