@@ -145,7 +145,7 @@ def test_shells_are_in_the_projects_order(species: Species) -> None:
     keys = [(o.polarization, o.l, o.n, o.zeta) for o in species.orbitals]
     assert keys == sorted(keys)
     assert sum(o.population for o in species.orbitals) == pytest.approx(species.valence)
-    assert sum(o.polarization for o in species.orbitals) == 1
+    assert sum(o.polarization for o in species.orbitals) == (2 if species.symbol == "Na" else 1)
 
 
 def test_basis_of_known_elements() -> None:
@@ -155,7 +155,8 @@ def test_basis_of_known_elements() -> None:
 
     assert names("C") == ["2s1", "2s2", "2p1", "2p2", "3d*1"]
     assert names("H") == ["1s1", "1s2", "2p*1"]
-    assert names("Na") == ["2s1", "3s1", "3s2", "2p1", "3p*1"]
+    assert names("Na") == ["2s1", "3s1", "3s2", "2p1", "3p*1", "3p*2"]
+    assert names("Ca") == ["3s1", "4s1", "4s2", "3p1", "4p*1", "4p*2", "3d*1"]
     assert names("Mo") == ["4s1", "5s1", "5s2", "4p1", "4d1", "4d2", "5p*1"]
     assert names("Ga") == ["4s1", "4s2", "4p1", "4p2", "3d1", "4d*1"]
     assert names("C", "sz") == ["2s1", "2p1"]
