@@ -332,13 +332,21 @@ def check(
 def density(
     folder: Annotated[Path, typer.Argument(help="Calculation folder with a density matrix.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="File to write: .cube (atomic units) or .xsf (A, eV).")],
-    what: Annotated[str, typer.Option(help="density, spin, potential or electrostatic.")] = "density",
+    what: Annotated[str, typer.Option(help="density, spin, potential, electrostatic or orbital.")] = "density",
+    band: Annotated[int | None, typer.Option(help="Of an orbital: from 0, by energy.")] = None,
+    k: Annotated[tuple[float, float, float], typer.Option(help="Of an orbital: fractional k.")] = (0.0, 0.0, 0.0),
+    spin: Annotated[int, typer.Option(help="Of an orbital: 0 up, 1 down.")] = 0,
 ) -> None:
-    """Write the electron density or the potential of a calculation on its mesh, as a cube or XSF file."""
-    from nearsight.properties.density import write_density
+    """Write the electron density, the potential or an orbital of a calculation on its mesh, as a cube or XSF file."""
+    from nearsight.properties.density import write_density, write_orbital
 
+    if what == "orbital" and band is None:
+        raise NearsightError("--what orbital needs --band N (from 0, by energy)")
     with _spinner("setting up: species, mesh, density"):
-        volume = write_density(folder, out, what)  # type: ignore[arg-type]  # another word is refused there
+        if what == "orbital" and band is not None:
+            volume = write_orbital(folder, out, band, k, spin)
+        else:  # another word is refused there
+            volume = write_density(folder, out, what)  # type: ignore[arg-type]
     print(f"{volume.comment} on {' x '.join(str(n) for n in volume.values.shape)} points in {out}")
 
 

@@ -20,7 +20,7 @@ from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.io.atomic import whole_file
 
-Quantity = Literal["density", "energy", "plain"]
+Quantity = Literal["density", "energy", "amplitude", "plain"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,8 @@ class Volume:
 def write_volume(path: Path | str, volume: Volume, quantity: Quantity = "plain") -> None:
     """Write a field as the file's name asks: .cube or .xsf; whole or not at all.
 
-    quantity: what the values are, in atomic units: a density [1/Bohr^3], an energy [Ha], or plain numbers. A cube file
+    quantity: what the values are, in atomic units: a density [1/Bohr^3], an energy [Ha], an orbital's
+    amplitude [1/Bohr^1.5], or plain numbers. A cube file
     keeps atomic units; an XSF file, which is in angstrom, takes 1/angstrom^3 and eV.
     Raises NearsightError for another name, a field that is not finite, or a place that cannot be written.
     """
@@ -43,7 +44,11 @@ def write_volume(path: Path | str, volume: Volume, quantity: Quantity = "plain")
     suffix = path.suffix.lower()
     if suffix not in _WRITERS:
         raise NearsightError(f"{path}: name the file .cube or .xsf to say which form it shall have")
-    units = {"density": (1 / BOHR_ANG**3, "1/Bohr^3", "1/Angstrom^3"), "energy": (HARTREE_EV, "Ha", "eV")}
+    units = {
+        "density": (1 / BOHR_ANG**3, "1/Bohr^3", "1/Angstrom^3"),
+        "energy": (HARTREE_EV, "Ha", "eV"),
+        "amplitude": (BOHR_ANG**-1.5, "1/Bohr^1.5", "1/Angstrom^1.5"),
+    }
     factor, atomic, other = units.get(quantity, (1.0, "", ""))
     scaled = suffix == ".xsf"
     unit = other if scaled else atomic

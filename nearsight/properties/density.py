@@ -10,13 +10,16 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
+from nearsight.core.units import HARTREE_EV
 from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.run import functional_for, load_species
 from nearsight.dft.settings import ScfSettings
 from nearsight.dft.terms import ExchangeCorrelation, PotentialTerm
+from nearsight.dft.wavefunction import orbital_on_mesh
 from nearsight.io.configuration import near_miss, validated
 from nearsight.io.deeph import Calculation, read_folder
 from nearsight.io.volumetric import Quantity, Volume, write_volume
+from nearsight.solve.eigen import factorise
 
 What = Literal["density", "spin", "potential", "electrostatic"]
 
@@ -95,4 +98,33 @@ def write_density(folder: Path | str, out: Path | str, what: What = "density") -
     words, quantity = _WORDS[what]
     volume = Volume(calculation.structure, field, words)
     write_volume(out, volume, quantity)
+    return volume
+
+
+def write_orbital(
+    folder: Path | str, out: Path | str, band: int, k: tuple[float, float, float] = (0.0, 0.0, 0.0), spin: int = 0
+) -> Volume:
+    """Write one Kohn-Sham orbital of a calculation folder (a prediction's too) as a cube or XSF file: Re psi_nk(r).
+
+    band: from 0, by energy.  k: fractional.  spin: 0 up, 1 down.  psi is normalised to one electron in a cell [1/Bohr^(3/2)];
+    its phase makes the largest value real and positive, so that at Gamma the imaginary part is zero.
+    Raises NearsightError: a band or spin that is not there, and as `write_density`.
+    """
+    calculation = read_folder(folder)
+    hamiltonian = calculation.require_hamiltonian()
+    if hamiltonian.spin == "spinor":
+        raise NearsightError(f"{folder} has spinor orbitals: only orbitals without spin-orbit coupling can be drawn")
+    functional = functional_of(calculation, str(folder))
+    size, spins = calculation.basis.size, len(hamiltonian.values)
+    if not 0 <= band < size or not 0 <= spin < spins:
+        raise NearsightError(
+            f"{folder} has bands 0 to {size - 1} and spins 0 to {spins - 1}, not band {band} of spin {spin}"
+        )
+    at = torch.tensor([k], dtype=torch.float64)
+    energies, coefficients = factorise(calculation.overlap, at).solve(hamiltonian.at_k(at))
+    psi = orbital_on_mesh(functional, coefficients[spin, 0, :, band], at[0])
+    energy = float(energies[spin, 0, band]) * HARTREE_EV
+    words = f"Re psi of band {band} at k = {k[0]:g} {k[1]:g} {k[2]:g}, {energy:.4f} eV"
+    volume = Volume(calculation.structure, psi.real.contiguous(), words)
+    write_volume(out, volume, "amplitude")
     return volume
