@@ -138,7 +138,7 @@ def main() -> None:
             mesh_cutoff_ry=arguments.mesh_cutoff,
             kspacing=arguments.kspacing if name in METALS else 0.35,
             smearing_ev=0.0045 * RYDBERG_EV,
-            tolerance_ev=1e-5,
+            symmetry="space-group",
         )
         row = equation_of_state(name, read_structure(arguments.structures / f"{name}.xsf"), settings)
         rows.append(row)
