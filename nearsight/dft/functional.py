@@ -161,7 +161,7 @@ class EnergyFunctional:
 
     def state(self, density_matrix: BlockMatrix) -> State:
         density = self.grid.density(density_matrix)
-        return State(density_matrix, density, density.sum(0) - self.atomic_density)
+        return State(density_matrix, density, _total(density) - self.atomic_density)
 
     def energy(self, density_matrix: BlockMatrix) -> Tensor:
         """E[D] in Ha, differentiable in D by autograd: the one scalar that all else derives from."""
@@ -181,7 +181,7 @@ class EnergyFunctional:
                 density.new_zeros(len(density), self.layout.size),
                 "none" if len(density) == 1 else "collinear",
             )
-            return self._evaluate(State(zero, density, density.sum(0) - self.atomic_density)).hamiltonian
+            return self._evaluate(State(zero, density, _total(density) - self.atomic_density)).hamiltonian
 
     def initial_density(self, moments: Sequence[float] | None = None) -> Tensor:
         """The superposed atomic densities [1, x, y, z], or split by spin [2, x, y, z] so that atom a has moments[a] (mu_B).
@@ -225,6 +225,11 @@ class EnergyFunctional:
         hamiltonian = self.grid.matrix(potential)
         total = self.ions.total + sum(energies[term.name] for term in self.terms)
         return Evaluation(energies, total, hamiltonian.with_values(hamiltonian.values + matrix), state.density)
+
+
+def _total(density: Tensor) -> Tensor:
+    """The sum over spins [x, y, z]; without spin the density itself."""
+    return density[0] if len(density) == 1 else density.sum(0)
 
 
 def _check_sheet(structure: Structure, mesh: Mesh, touched: Tensor) -> None:

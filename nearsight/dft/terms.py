@@ -90,7 +90,12 @@ class NeutralAtom(PotentialTerm):
     name: str = "DEna"
 
     def energy_and_potential(self, state: State) -> tuple[Tensor, Tensor]:
-        return (self.potential * state.excess).sum() * self.mesh.volume_element, self.potential[None]
+        return _integral(self.potential, state.excess, self.mesh), self.potential[None]
+
+
+def _integral(f: Tensor, g: Tensor, mesh: Mesh) -> Tensor:
+    """int f g, without making the product."""
+    return torch.dot(f.flatten(), g.flatten()) * mesh.volume_element
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +107,7 @@ class Hartree(PotentialTerm):
 
     def energy_and_potential(self, state: State) -> tuple[Tensor, Tensor]:
         potential = self.mesh.hartree_potential(state.excess)
-        return 0.5 * (potential * state.excess).sum() * self.mesh.volume_element, potential[None]
+        return 0.5 * _integral(potential, state.excess, self.mesh), potential[None]
 
 
 @dataclass(frozen=True, eq=False)
