@@ -1,0 +1,99 @@
+"""Laws of training on the energy functional."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+
+from nearsight.core.errors import NearsightError
+from nearsight.dft.ground_state import ground_state
+from nearsight.dft.minimisation import DirectMinimisation
+from nearsight.dft.settings import ScfSettings
+from nearsight.learn.energy import EnergyLoss, ProblemCache, descend, harris_excess
+from tests import cases
+
+KT_EV = 0.05
+
+
+@cache
+def problems() -> ProblemCache:
+    s = cases.water(12.0)
+    settings = ScfSettings(xc="lda", basis="sz", kmesh=(1, 1, 1), mesh_cutoff_ry=80, smearing_ev=KT_EV)
+    return ProblemCache(settings, cases.species_of(s, "sz", "lda"))
+
+
+def converged():
+    s = cases.water(12.0)
+    problem = problems()("water", s)
+    return s, problem, ground_state(problem.functional, problem.kpoints, problem.kT, DirectMinimisation(1e-9))
+
+
+def minimised(weight: float, steps: int) -> tuple[torch.Tensor, float]:
+    """The freest of networks, H itself, trained by quasi-Newton steps on the energy."""
+    s, problem, _ = converged()
+    loss = EnergyLoss(problems(), weight)
+    theta = problem.functional.initial_hamiltonian().values[0].clone().requires_grad_()
+    optimiser = torch.optim.LBFGS([theta], lr=0.3, max_iter=1, history_size=30)
+    free = 0.0
+
+    def closure():
+        nonlocal free
+        optimiser.zero_grad()
+        outcome = descend(lambda: theta * 1.0, loss, "water", s)
+        free = outcome.free
+        return torch.tensor(outcome.free)
+
+    for _ in range(steps):
+        optimiser.step(closure)
+    return theta.detach(), free
+
+
+def test_the_gradient_is_the_derivative_of_omega_in_the_weights():
+    s, problem, _ = converged()
+    loss = EnergyLoss(problems(), 0.0)
+    start = problem.functional.initial_hamiltonian().hermitian().values[0]
+    g = torch.Generator().manual_seed(0)
+    directions = torch.randn(3, len(start), generator=g, dtype=torch.float64)
+    theta = torch.tensor([0.01, -0.02, 0.005], dtype=torch.float64, requires_grad=True)
+    descend(lambda: start + theta @ directions, loss, "water", s)
+    for n in range(3):
+        free = []
+        for sign in (1, -1, 2, -2):
+            moved = theta.detach().clone()
+            moved[n] += sign * 1e-5
+            free.append(loss("water", s, (start + moved @ directions)[None]).free)
+        numeric = (8 * (free[0] - free[1]) - (free[2] - free[3])) / 12e-5
+        assert abs(float(theta.grad[n]) - numeric) < 1e-7 * abs(numeric) + 1e-9
+
+
+def test_the_energy_alone_leaves_the_empty_states_open_and_the_residual_closes_them():
+    _, problem, gs = converged()
+    c = gs.levels.coefficients[0, 0]
+    best = gs.hamiltonian.at_k(problem.kpoints.k)[0, 0]
+    errors = {}
+    for weight in (0.0, 3.0):
+        theta, free = minimised(weight, 40)
+        assert -1e-9 < free - gs.free < 1e-7  # both find the energy
+        h = gs.hamiltonian.with_values(theta[None]).hermitian()
+        difference = c.T @ (h.at_k(problem.kpoints.k)[0, 0] - best) @ c
+        errors[weight] = float(difference[4:, 4:].abs().max()), float(difference[:4, 4:].abs().max())
+    assert errors[0.0][0] > 1e-3  # the unoccupied block: tens of meV wrong without the residual
+    assert errors[3.0][0] < 0.02 * errors[0.0][0]
+    assert errors[0.0][1] < 1e-3 and errors[3.0][1] < 1e-3  # occupied-unoccupied: what the energy sees
+
+
+def test_harris_and_kohn_sham_energies_bound_the_error():
+    _, problem, gs = converged()
+    trial = problem(problem.functional.initial_hamiltonian())
+    excess = harris_excess(problem, trial)
+    assert excess < 0 and 0.2 < -excess / (trial.free - gs.free) < 5
+
+
+def test_a_hamiltonian_that_is_no_number_is_refused():
+    s, problem, _ = converged()
+    values = problem.functional.initial_hamiltonian().values.clone()
+    values[0, 0] = float("nan")
+    with pytest.raises(NearsightError, match="not finite"):
+        EnergyLoss(problems())("water", s, values)
