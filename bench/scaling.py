@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 python bench/scaling.py [--sizes 1 2 3 4 5 6 8]
 
-Own DZP orbitals, PBE, 200 Ry. Every size runs in a process of its own, whose peak memory is reported.
+Own DZP orbitals, PBE, 200 Ry. Times are seconds of CPU, which other work on the machine disturbs least.
+Every size runs in a process of its own, whose peak memory is reported.
 """
 
 from __future__ import annotations
@@ -40,15 +41,15 @@ def supercell(n: int) -> Atoms:
 
 
 def timed(seconds: dict[str, float], name: str, work: Callable[[], Any]) -> Any:
-    start = time.perf_counter()
+    start = time.process_time()
     result = work()
-    seconds[name] = min(seconds.get(name, float("inf")), time.perf_counter() - start)
+    seconds[name] = min(seconds.get(name, float("inf")), time.process_time() - start)
     return result
 
 
 @torch.no_grad()
 def measure(n: int, repeat: int) -> dict:
-    """Seconds of each part (the best of `repeat`) and peak memory of this process."""
+    """CPU seconds of each part (the best of `repeat`) and peak memory of this process."""
     structure = structure_of(supercell(n))
     settings = ScfSettings(kmesh=(1, 1, 1), mesh_cutoff_ry=200.0)
     seconds: dict[str, float] = {}

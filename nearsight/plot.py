@@ -100,6 +100,7 @@ def plot_trace(runs: Sequence[tuple[str, Sequence[TraceStep]]], out: Path | str,
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     with rc_context(STYLE):  # type: ignore[arg-type]  # a plain dict is what matplotlib documents
         figure = Figure(figsize=(6.4, 3.0), layout="constrained")
@@ -114,6 +115,7 @@ def plot_trace(runs: Sequence[tuple[str, Sequence[TraceStep]]], out: Path | str,
         left.axhline(1e-6, color="0.55", lw=0.6, ls=":", zorder=0)
         for axes, label in ((left, "energy above the last (eV)"), (right, "$|D - D_{final}|$")):
             axes.set_yscale("log")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_xlabel("step")
             axes.set_ylabel(label)
         if any(name for name, _ in runs):

@@ -13,7 +13,7 @@ BasisSize = Literal["sz", "dz", "szp", "dzp", "tz", "tzp"]
 class MixingSettings(BaseModel):
     """weight, history: of Pulay's method. kerker: q0 [1/Angstrom] of a Kerker preconditioner on the density; null: none."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     weight: float = Field(0.4, gt=0, le=1)
     history: int = Field(8, ge=1)
@@ -39,7 +39,7 @@ class ScfSettings(BaseModel):
     each atom, all parallel.  total_moment: to hold fixed [mu_B]; null: free.  method: mixing, or direct minimisation.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     xc: Literal["lda", "pbe", "pbesol"] = "pbe"
     kmesh: tuple[int, int, int] | None = None
