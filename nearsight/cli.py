@@ -78,11 +78,11 @@ def root(
 def scf(
     structure: Annotated[Path, typer.Argument(help="Any structure file that ASE reads, or a calculation folder.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Calculation folder to write.")],
-    xc: Annotated[str | None, typer.Option(help="lda or pbe.")] = None,
+    xc: Annotated[str | None, typer.Option(help="lda, pbe or pbesol.")] = None,
     kmesh: Annotated[tuple[int, int, int] | None, typer.Option(help="Gamma-centred k-mesh.", metavar="N N N")] = None,
     mesh_cutoff: Annotated[float | None, typer.Option(help="Cutoff of the real-space mesh.", metavar="RY")] = None,
     mesh: Annotated[tuple[int, int, int] | None, typer.Option(help="The mesh itself.", metavar="N N N")] = None,
-    basis: Annotated[str | None, typer.Option(help="sz, dz, szp, dzp or tzp.")] = None,
+    basis: Annotated[str | None, typer.Option(help="sz, dz, szp, dzp, tz or tzp.")] = None,
     energy_shift: Annotated[float | None, typer.Option(help="Confinement of the orbitals.", metavar="RY")] = None,
     species: Annotated[Path | None, typer.Option(help="Folder of <Symbol>.ion.xml, in place of a basis.")] = None,
     smearing: Annotated[float | None, typer.Option(help="Width kT of the smearing.", metavar="EV")] = None,
@@ -96,6 +96,7 @@ def scf(
     method: Annotated[str | None, typer.Option(help="scf (mixing) or variational (direct minimisation).")] = None,
     forces: Annotated[bool, typer.Option("--forces", help="Forces on the atoms.")] = False,
     stress: Annotated[bool, typer.Option("--stress", help="Stress of the cell.")] = False,
+    start: Annotated[Path | None, typer.Option(help="Trained model whose prediction to begin with.")] = None,
     restart: Annotated[Path | None, typer.Option(help="Calculation folder whose Hamiltonian to begin with.")] = None,
     trace: Annotated[
         Path | None, typer.Option(help="Write each step here, and a picture of them beside it.", metavar="FILE.jsonl")
@@ -150,7 +151,13 @@ def scf(
             status.update(f"iteration {step.iteration:3d}  E = {step.total * HARTREE_EV:.6f} eV  {change}")
 
         observe = listener.observe if listener else None
-        state = run_scf(read_structure(structure, vacuum), settings, out, told, warn=_warn, observe=observe)
+        found = read_structure(structure, vacuum)
+        predicted = None
+        if start is not None:
+            from nearsight.learn.model import TrainedModel
+
+            predicted = TrainedModel.load(start).start_for(found, settings)
+        state = run_scf(found, settings, out, told, warn=_warn, observe=observe, start=predicted)
     if trace and listener:
         _write_trace(trace, listener.steps(state))
     if not state.converged:

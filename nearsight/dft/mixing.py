@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +21,9 @@ class Kerker:
 
     def __call__(self, residual: Tensor, mesh: Mesh) -> Tensor:
         """residual [components, x, y, z]"""
-        inverse_g2 = mesh.coulomb_kernel / (4 * torch.pi)
+        inverse_g2 = replace(mesh, sheet=False).coulomb_kernel / (
+            4 * torch.pi
+        )  # 0 at G = 0: the charge is kept as it is
         factor = 1 / (1 + self.q0**2 * inverse_g2)
         return torch.stack([torch.fft.irfftn(torch.fft.rfftn(r) * factor, s=mesh.shape) for r in residual])
 

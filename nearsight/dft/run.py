@@ -119,9 +119,11 @@ def run_scf(
     species: Mapping[int, Species] | None = None,
     warn: Callable[[str], None] | None = None,
     observe: Callable[[Trial], None] | None = None,
+    start: BlockMatrix | None = None,
 ) -> GroundState:
     """Compute a ground state; write its calculation folder to `out`, converged or not (result.json says which).
 
+    start: Hamiltonian to begin with [Ha], in place of `settings.start`.  progress: told each step; observe: each trial.
     Raises NearsightError for bad input; not for a run that does not converge: see GroundState.converged.
     """
     started = time.perf_counter()
@@ -135,8 +137,7 @@ def run_scf(
         )
     moments = initial_moments(functional, settings)
     k = chosen_kpoints(functional, settings, moments)
-    start = None
-    if settings.start is not None:
+    if start is None and settings.start is not None:
         start = _start_from(settings.start, functional, settings.spin)
     result = ground_state(
         functional,

@@ -25,7 +25,7 @@ class ScfSettings(BaseModel):
 
     kmesh: null chooses the smallest Gamma-centred mesh with steps below `kspacing` [1/Angstrom].
     mesh: null takes it from `mesh_cutoff_ry`.  species: folder of <Symbol>.ion.xml; null generates orbitals
-    (basis, energy_shift_ry) from `pseudopotentials`, a folder of UPF files, null meaning the installed package.
+    (basis, energy_shift_ry) from `pseudopotentials`, a folder of UPF, psp8, PSML or GTH files; null: the installed package.
     smearing_ev: its width kT.  charge: of the cell [e], neutralised by a uniform background: positive, electrons missing;
     the energy then converges with the cell's size only as charge^2 / length, and no correction is applied.
     two_center: how two-centre integrals are done; auto is `siesta` where every species comes from SIESTA's own files.

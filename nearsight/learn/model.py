@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -17,6 +18,7 @@ from nearsight.core.basis import Basis
 from nearsight.core.blocks import BlockLayout, BlockMatrix
 from nearsight.core.errors import NearsightError
 from nearsight.core.structure import SYMBOLS, Structure
+from nearsight.dft.run import load_species
 from nearsight.dft.settings import ScfSettings
 from nearsight.io.atomic import read_json, whole_file, write_json
 from nearsight.io.deeph import is_folder, read_folder, write_folder
@@ -67,6 +69,29 @@ class TrainedModel:
                 raise NearsightError("a model of H - H0 needs the orbitals of its data: its folder has lost species/")
             matrix = matrix + self.reference.initial_hamiltonian(structure).on(layout)
         return matrix
+
+    def start_for(self, structure: Structure, settings: ScfSettings) -> BlockMatrix:
+        """The prediction [Ha] as the start of a self-consistency cycle with these settings.
+
+        Raises NearsightError where the cycle's orbitals are not those that the model was trained on.
+        """
+        layout = self.layout(structure)
+        assert self.reference is not None
+        for z, s in load_species(structure.numbers.tolist(), settings).items():
+            known = self.reference.species[z]
+            same = s.shells == known.shells and all(
+                np.allclose(a.radial.values, b.radial.values, atol=1e-6)
+                if a.radial.values.shape == b.radial.values.shape
+                else False
+                for a, b in zip(s.orbitals, known.orbitals, strict=True)
+            )
+            if not same:
+                radii = [", ".join(f"{o.radial.cutoff:.2f}" for o in x.orbitals) for x in (known, s)]
+                raise NearsightError(
+                    f"the model was trained with other orbitals of {s.symbol} (radii {radii[0]} Bohr) than this run's "
+                    f"({radii[1]} Bohr): give --species MODEL/species"
+                )
+        return self(structure, layout)
 
     def save(self, folder: Path, about: Mapping[str, Any] | None = None) -> None:
         """model.safetensors, config.json, species/. about: further entries of config.json (figures, configuration)."""
