@@ -25,8 +25,19 @@ test: install
 demo: install
 	$(BIN)/nearsight demo
 
+# REFERENCE: the folder with reference/ and structures/; without it the benches that compare with other programs are left out.
 bench: install
-	@for f in bench/*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done
+	$(BIN)/python bench/planewave.py
+	$(BIN)/python bench/derivatives.py $(if $(REFERENCE),--reference $(REFERENCE)/reference)
+	$(BIN)/python bench/variational.py
+	$(BIN)/python bench/magnetism.py
+	$(BIN)/python bench/step_cost.py
+	$(BIN)/python bench/scaling.py
+	$(BIN)/python bench/network_speed.py
+	$(BIN)/python bench/scf_speed.py $(if $(REFERENCE),--siesta $(REFERENCE)/reference)
+	$(if $(REFERENCE),$(BIN)/python bench/siesta.py $(REFERENCE)/reference/siesta)
+	$(if $(REFERENCE),$(BIN)/python bench/eos.py $(REFERENCE)/structures/acwf)
+	$(if $(REFERENCE),$(BIN)/python bench/network_accuracy.py --reference $(REFERENCE)/reference)
 
 lint: install
 	$(BIN)/ruff check .
