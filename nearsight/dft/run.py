@@ -197,15 +197,19 @@ def initial_moments(functional: EnergyFunctional, settings: ScfSettings) -> list
 
 
 def _start_from(folder: Path, functional: EnergyFunctional, spin: str) -> BlockMatrix:
+    """H of a folder; of one that has a density matrix only, F[D]."""
     previous = read_folder(folder)
-    hamiltonian = previous.require_hamiltonian()
-    if not hamiltonian.basis.same_as(functional.layout.basis):
+    found = previous.hamiltonian or previous.density_matrix
+    if found is None:
+        raise NearsightError(f"cannot start from {folder}: it has neither a Hamiltonian nor a density matrix")
+    if not found.basis.same_as(functional.layout.basis):
         raise NearsightError(f"cannot start from {folder}: its atoms or orbitals are not those of this calculation")
-    if hamiltonian.spin != spin:
-        raise NearsightError(
-            f"cannot start from {folder}: it has spin {hamiltonian.spin}, this calculation spin {spin}"
-        )
-    return hamiltonian.to(functional.structure.cell.device)
+    if found.spin != spin:
+        raise NearsightError(f"cannot start from {folder}: it has spin {found.spin}, this calculation spin {spin}")
+    found = found.to(functional.structure.cell.device)
+    if previous.hamiltonian is None:
+        return functional.evaluate(found.on(functional.layout)).hamiltonian
+    return found
 
 
 def report(result: GroundState, settings: ScfSettings, wall_seconds: float) -> dict[str, Any]:
