@@ -134,7 +134,8 @@ def main() -> None:
     )
     rows = []
     print(
-        f"{'case':20s} {'threads':>7s} {'process s':>10s} {'SCF s':>8s} {'its':>4s} {'peak MiB':>9s} {'SIESTA s':>9s} {'ratio':>6s}"
+        f"{'case':20s} {'threads':>7s} {'process s':>10s} {'SCF s':>8s} {'its':>4s} {'peak MiB':>9s} "
+        f"{'SIESTA s':>9s} {'ratio':>6s}"
     )
     with tempfile.TemporaryDirectory() as folder:
         for name, words in cases(Path(folder), arguments.siesta).items():
