@@ -110,7 +110,7 @@ def scf(
 ) -> None:
     """Compute the ground state of a structure by density functional theory."""
     from nearsight.core.units import HARTREE_EV
-    from nearsight.dft.run import run_scf
+    from nearsight.dft.run import chosen_kmesh, run_scf
     from nearsight.dft.settings import ScfSettings
     from nearsight.dft.trace import Trace
     from nearsight.io.configuration import override, read_table, validated
@@ -170,8 +170,13 @@ def scf(
         )
     print(
         f"E = {state.total * HARTREE_EV:.6f} eV, free energy {state.free * HARTREE_EV:.6f} eV, "
-        f"Fermi level {state.fermi_level * HARTREE_EV:.4f} eV, {len(state.steps)} iterations; in {out}"
+        f"Fermi level {state.fermi_level * HARTREE_EV:.4f} eV, {len(state.steps)} iterations; "
+        f"k-mesh {_joined(chosen_kmesh(found, settings))}, mesh {_joined(state.functional.mesh.shape)}; in {out}"
     )
+
+
+def _joined(size: tuple[int, int, int]) -> str:
+    return "x".join(str(n) for n in size)
 
 
 def _numbers(option: str, text: str) -> list[float]:
