@@ -11,8 +11,9 @@ import torch
 from nearsight.atoms.orbitals import BasisSettings, generate_species
 from nearsight.core.species import Species
 from nearsight.core.structure import Structure
+from nearsight.core.units import BOHR_ANG
 
-ANGSTROM = 1 / 0.529177210903
+ANGSTROM = 1 / BOHR_ANG
 
 
 def structure(cell: list, positions: list, numbers: list) -> Structure:

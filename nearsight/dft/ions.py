@@ -72,7 +72,7 @@ def local_potential(species: Species, r_max: float) -> tuple[NDArray[np.float64]
 def self_energy(species: Species) -> float:
     """U_local = 1/2 int V_local n_local [Ha]; a constant of the species, taken from its file where that has one.
 
-    SIESTA integrates it on a logarithmic grid: up to 0.13 eV (Si) from the integral of the charge that it writes.
+    SIESTA integrates it on a logarithmic grid: up to 0.06 eV an atom (Si, Na) from the integral of the charge that it writes.
     """
     if species.self_energy is not None:
         return species.self_energy

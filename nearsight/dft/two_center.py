@@ -42,7 +42,7 @@ class Quadrature:
 # k runs to 100/Bohr in 1024 steps: free of aliasing for radii that add up to less than 32 Bohr.
 EXACT = Quadrature(table_spacing=0.0125)
 # SIESTA samples radial functions every pi/100 Bohr and sums plainly. With hard-wall orbitals that shifts overlaps by up to
-# 1e-5 and kinetic energies by up to 30 meV an atom (Na) from the exact integrals; done the same way, the overlaps of all
+# 1e-5 and kinetic energies by up to 12 meV an atom (Na) from the exact integrals; done the same way, the overlaps of all
 # reference cases agree to 2e-9.
 SIESTA = Quadrature(table_spacing=np.pi / 100, radial_step=np.pi / 100)
 
