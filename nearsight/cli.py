@@ -196,7 +196,7 @@ def _write_trace(path: Path, steps: list[TraceStep]) -> None:
 
 @dataset_app.command("build")
 def dataset_build(
-    config: Annotated[Path, typer.Argument(help="set.yaml: structure, distort, scf, workers.")],
+    config: Annotated[Path, typer.Argument(help="set.yaml: structure, distort or modes, scf, workers.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the calculation folders.")],
     workers: Annotated[int | None, typer.Option(help="Processes; by default one for each core.")] = None,
     words: Set = None,

@@ -9,3 +9,4 @@ BOHR_ANG = 0.529177210903  # 1 Bohr in angstrom
 RYDBERG_EV = HARTREE_EV / 2  # 1 Ry in eV
 BOLTZMANN_HA = 3.1668115634556e-06  # k_B in Ha/K
 HARTREE_BOHR3_GPA = 29421.02648438959  # 1 Ha/Bohr^3 in GPa
+AMU_ME = 1822.888486209  # 1 dalton in electron masses

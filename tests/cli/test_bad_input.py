@@ -167,6 +167,15 @@ def test_usage_errors(nearsight, words):
         ("structure: h2.vasp\ndistort: {count: 1, sigma: 0.1, clip_ang: 0.2}\n", ("sigma", "sigma_ang")),
         ("structure: h2.vasp\nscf: {xc: pbee}\n", ("scf.xc", "did you mean pbe?")),
         ("structure: h2.vasp\nworkers: 0\n", ("workers",)),
+        (
+            "structure: h2.vasp\nmodes: {count: 1, temperature_K: [300, 600], hessian: nowhere}\n",
+            ("nowhere", "no such"),
+        ),
+        (
+            "structure: h2.vasp\nmodes: {count: 1, temperature_K: [300, 600]}\n"
+            "distort: {count: 1, sigma_ang: 0.1, clip_ang: 0.2}\n",
+            ("distort", "modes", "leave one of them out"),
+        ),
     ],
 )
 def test_set_files(nearsight, tmp_path, text, words):

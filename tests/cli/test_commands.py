@@ -131,6 +131,24 @@ def small_set(tmp_path) -> Path:
     return tmp_path
 
 
+def test_thermal_copies_and_a_second_set_of_them(nearsight, small_set):
+    text = (small_set / "set.yaml").read_text()
+    distort = next(line for line in text.splitlines() if line.startswith("distort"))
+    recipe = "modes: {count: 1, temperature_K: [300, 600], seed: 1, molecule: true, relax_ev_per_ang: null}"
+    (small_set / "set.yaml").write_text(text.replace(distort, recipe))
+    assert nearsight("dataset", "build", small_set / "set.yaml", "-o", small_set / "train").status == 0
+    assert (small_set / "train" / "modes" / "0" / "modes.json").exists()
+    taken = ("--set", "modes.seed=2", "--set", "modes.hessian=train")
+    assert nearsight("dataset", "build", small_set / "set.yaml", "-o", small_set / "test", *taken).status == 0
+    assert not (small_set / "test" / "modes").exists()
+    one, other = (read_folder(small_set / name / "0000").structure.positions for name in ("train", "test"))
+    assert 1e-3 < float((one - other).abs().max()) < 1
+    (small_set / "h2.xyz").write_text('2\nLattice="5 0 0 0 4 0 0 0 4" pbc="T T T"\nH 0 0 0\nH 0 0 0.74\n')
+    refused = nearsight("dataset", "build", small_set / "set.yaml", "-o", small_set / "more", *taken)
+    assert refused.status == 1
+    assert "another structure" in refused.err
+
+
 def test_dataset_build_and_its_failures(nearsight, small_set):
     config, out = small_set / "set.yaml", small_set / "out"
     first = nearsight("dataset", "build", config, "-o", out, "--set", "distort.count=1")
