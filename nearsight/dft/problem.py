@@ -111,12 +111,16 @@ class Problem:
 
     def gradient(self, trial: Trial) -> Tensor:
         """dOmega/dH = C [K o (F~ - diag e) + dmu-term] C^dagger on the layout [components, size] (docs/conventions.md)."""
-        levels = trial.levels
+        return self.kernel(trial.levels, trial.hamiltonian.with_values(trial.difference)).values
+
+    def kernel(self, levels: Occupied, matrix: BlockMatrix) -> BlockMatrix:
+        """C [K o (C^dagger M C) + dmu-term] C^dagger for a hermitian M, on its layout: of M = F - H it is dOmega/dH.
+
+        The negative of a positive semidefinite map, zero inside the occupied and inside the empty space at T = 0.
+        """
         c = levels.coefficients
-        f_tilde = c.mH @ trial.evaluation.hamiltonian.at_k(self.kpoints.k) @ c
-        f_tilde = f_tilde - torch.diag_embed(levels.energies).to(f_tilde.dtype)
-        dense = c @ response(levels, f_tilde) @ c.mH
-        return self.kpoints.integrate(levels.degeneracy * dense, trial.hamiltonian).values
+        dense = c @ response(levels, c.mH @ matrix.at_k(self.kpoints.k) @ c) @ c.mH
+        return self.kpoints.integrate(levels.degeneracy * dense, matrix)
 
     def step(self, iteration: int, trial: Trial, gradient: float | None = None) -> Step:
         mu = float(trial.levels.fermi_level.max())

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -82,6 +82,10 @@ def validated(model: type[Model], table: Mapping[str, Any], name: str = "") -> M
 
 def _said(model: type[BaseModel], error: Any, name: str) -> str:
     path = [str(x) for x in error["loc"]]
+    if error["type"] == "union_tag_invalid":
+        words = [w.strip(" '") for w in str(error["ctx"]["expected_tags"]).split(",")]
+        tag, where = error["ctx"]["tag"], ".".join([*path, str(error["ctx"]["discriminator"]).strip("'")])
+        return f"{where}: {tag!r} is not known{near_miss(tag, words)} (known: {', '.join(words)})"
     where = ".".join(([name] if name else []) + path)
     if error["type"] == "extra_forbidden":
         known = _fields(model, path[:-1])
@@ -97,11 +101,25 @@ def _said(model: type[BaseModel], error: Any, name: str) -> str:
 
 def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
     """Names of the fields of the table that a path leads to; empty where it is no single model."""
+    inner = [model]
     for name in path:
-        annotation = model.model_fields[name].annotation if name in model.model_fields else None
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        inner = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if len(inner) != 1:
+        tagged = [m for m in inner if name in _tags(m)]
+        if tagged:  # one of several kinds of table, by its tag
+            inner = tagged
+        elif len(inner) == 1 and name in inner[0].model_fields:
+            inner = _tables(inner[0].model_fields[name].annotation)
+        elif not name.isdigit():
             return []
-        model = inner[0]
-    return list(model.model_fields)
+    return list(inner[0].model_fields) if len(inner) == 1 else []
+
+
+def _tags(model: type[BaseModel]) -> tuple[str, ...]:
+    """The words that `kind` may be in a table that has one."""
+    return get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
+
+
+def _tables(annotation: Any) -> list[type[BaseModel]]:
+    """All models that a type annotation mentions."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for a in get_args(annotation) for m in _tables(a)]

@@ -15,7 +15,7 @@ CLOSEST_ANG = 0.3  # atoms nearer than this are a mistake in the input: H2 has 0
 
 
 def read_structure(path: Path | str, vacuum: float | None = None) -> Structure:
-    """A structure from any file that ASE reads, or from a calculation folder (its POSCAR).
+    """A structure from any file that ASE reads, or from a calculation folder (its POSCAR); FILE/N is frame N, else the last.
 
     vacuum: [angstrom] the distance from the outermost atoms to the faces of a box, along every direction in which the
         file gives no cell vector: a molecule has none, a sheet two.
@@ -23,21 +23,38 @@ def read_structure(path: Path | str, vacuum: float | None = None) -> Structure:
     volume; two atoms closer than 0.3 angstrom; no atoms.
     """
     path = Path(path)
+    frame = None
+    if not path.exists() and path.parent.is_file() and path.name.isdigit():
+        path, frame = path.parent, int(path.name)
     if not path.exists():
         raise NearsightError(f"no such file: {path}")
     if path.is_dir():
         if not (path / "POSCAR").is_file():
             raise NearsightError(f"{path} is a folder without a POSCAR: give a structure file or a calculation folder")
         return check_structure(read_poscar(path / "POSCAR"), str(path))
-    return check_structure(_read_by_ase(path, vacuum), str(path))
+    return check_structure(_read_by_ase(path, vacuum, frame), str(path if frame is None else path / str(frame)))
 
 
-def _read_by_ase(path: Path, vacuum: float | None) -> Structure:
+def frames(path: Path | str) -> list[Path]:
+    """Names for `read_structure` of all structures of a file: FILE/0, FILE/1, ... of one with several, else FILE."""
+    import ase.io
+
+    path = Path(path)
+    if not path.is_file():
+        raise NearsightError(f"no such file: {path}")
+    try:
+        count = len(ase.io.read(path, index=":"))
+    except Exception:  # read_structure says what is wrong
+        return [path]
+    return [path] if count == 1 else [path / str(n) for n in range(count)]
+
+
+def _read_by_ase(path: Path, vacuum: float | None, frame: int | None = None) -> Structure:
     import ase.io
     from ase import Atoms
 
     try:
-        atoms = ase.io.read(path)
+        atoms = ase.io.read(path, index=-1 if frame is None else frame)
     except Exception as error:  # ASE's readers raise whatever a broken file makes them stumble over
         reason = str(error).splitlines()[0] if str(error) else "it does not have the form its name promises"
         raise NearsightError(

@@ -1,12 +1,12 @@
-"""The configuration of a training: three tables, validated, with every choice resolved and written beside the model."""
+"""The configuration of a training: tables, validated, with every choice resolved and written beside the model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, field_validator, model_validator
 
 PRESETS: dict[str, dict[str, Any]] = {
     "small": {
@@ -40,7 +40,10 @@ class _Table(BaseModel):
 class DataConfig(_Table):
     """Folders of calculation folders (or calculation folders themselves).
 
-    validation: folders never trained on; without them, `validation_fraction` of `train`, drawn with `seed`.
+    For the energy loss alone, structure files too: any that ASE reads, each frame of it; Hamiltonians are not needed.
+    validation: folders never trained on; without them, `validation_fraction` of `train`, drawn with `seed`. The energy loss
+    looks at no label, so with it a folder that is named in both is trained on and validated on.
+    vacuum_ang: box around molecules of structure files without a cell [Angstrom].
     species: folder of <Symbol>.ion.xml of the orbitals, so that a prediction can compute overlaps (and H0). Without it:
     `species/` beside the samples, or the settings that the samples' result.json records.
     """
@@ -49,7 +52,45 @@ class DataConfig(_Table):
     validation: str | list[str] | None = None
     validation_fraction: float = Field(0.1, ge=0, lt=1)
     species: Path | None = None
+    vacuum_ang: float | None = Field(None, gt=0)
     seed: int = 0
+
+
+class BlocksLossConfig(_Table):
+    """Elements of the Hamiltonian against those of the data.
+
+    error: of the elements in meV; `mixed` is the mean of MAE and root mean square.  gauge_invariant: blind to H + mu S.
+    weight: of this loss among several.
+    """
+
+    kind: Literal["blocks"] = "blocks"
+    error: Literal["mae", "mse", "mixed"] = "mae"
+    gauge_invariant: bool = False
+    weight: float = Field(1.0, gt=0)
+
+
+class EnergyLossConfig(_Table):
+    """The energy functional itself, without labels (energy.py).
+
+    residual_weight: lambda [1/Ha] of the generalised gradient; 0 is the bare energy.  measure: `energy` is the energy above
+    the minimum; `root` its square root, which weighs structures alike, however far each is from its minimum.
+    reuse: visits of a structure that share one evaluation of the functional, by its quadratic model; 1 evaluates always.
+    history: evaluations of a structure from which the centre of that model is extrapolated (Pulay); 0 takes the last one's.
+    scf: keys of an `scf` configuration (xc, basis, kmesh, smearing_ev, mesh_cutoff_ry, ...) in place of what the samples
+    record.  memory_gb: what functionals may take; above it the least recently used are computed again.
+    """
+
+    kind: Literal["energy"]
+    residual_weight: float = Field(1.0, ge=0)
+    measure: Literal["energy", "root"] = "energy"
+    reuse: int = Field(1, ge=1)
+    history: int = Field(0, ge=0)
+    scf: dict[str, Any] = {}
+    memory_gb: float = Field(8.0, gt=0)
+    weight: float = Field(1.0, gt=0)
+
+
+LossConfig = Annotated[BlocksLossConfig | EnergyLossConfig, Discriminator("kind")]
 
 
 class ModelConfig(_Table):
@@ -94,9 +135,9 @@ class TrainerConfig(_Table):
     schedule: `cosine` and `linear` fall from learning_rate to nothing at the end of the budget; `plateau` multiplies by
     `plateau_factor` after `plateau_patience` validations without a better one, down to `minimum_learning_rate`.
     warmup: share of the budget.  batch_edges: structures are packed into batches of at most so many edges (at least one
-    structure).  loss: of the elements in meV; `mixed` is the mean of MAE and root mean square.  gauge_invariant: blind to
-    H + mu S.  ema: decay of the averaged weights, which are those that are kept.  validations: how many over the budget.
-    resume: go on from the checkpoint in the output folder.
+    structure).  ema: decay of the averaged weights, which are those that are kept.  validations: how many over the budget.
+    resume: go on from the checkpoint in the output folder.  newton_from: share of the budget after which Gauss-Newton steps
+    on all structures at once take the place of AdamW (for one structure or a handful, in float64); null: never.
     """
 
     max_minutes: float | None = Field(20.0, gt=0)
@@ -109,8 +150,7 @@ class TrainerConfig(_Table):
     plateau_factor: float = Field(0.5, gt=0, lt=1)
     plateau_patience: int = Field(10, ge=1)
     batch_edges: int = Field(64, ge=1)
-    loss: Literal["mae", "mse", "mixed"] = "mae"
-    gauge_invariant: bool = False
+    newton_from: float | None = Field(None, ge=0, lt=1)
     gradient_clip: float = Field(1.0, gt=0)
     ema: float = Field(0.998, ge=0, lt=1)
     validations: int = Field(40, ge=1)
@@ -128,9 +168,38 @@ class TrainerConfig(_Table):
 
 
 class TrainingConfig(_Table):
-    """A training file: data, model, trainer, and for target delta the reference."""
+    """A training file: data, model, loss, trainer, and for target delta the reference.
+
+    loss: blocks, energy, or a table with `kind`; a list adds several.  init_from: a trained model to begin with, whose
+    network, target and orbitals then hold.
+    """
 
     data: DataConfig
     model: ModelConfig = ModelConfig()
+    loss: tuple[LossConfig, ...] = (BlocksLossConfig(),)
+    init_from: Path | None = None
     reference: ReferenceConfig = ReferenceConfig()
     trainer: TrainerConfig = TrainerConfig()
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _list_of_tables(cls, given: Any) -> Any:
+        several = [given] if isinstance(given, str | Mapping | BaseModel) else given
+        if not isinstance(several, list | tuple):
+            return several
+        return [{"kind": x} if isinstance(x, str) else x for x in several]
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> TrainingConfig:
+        kinds = [x.kind for x in self.loss]
+        if not kinds or len(set(kinds)) < len(kinds):
+            raise ValueError("loss: give blocks, energy, or one of each")
+        return self
+
+    @property
+    def energy(self) -> EnergyLossConfig | None:
+        return next((x for x in self.loss if isinstance(x, EnergyLossConfig)), None)
+
+    @property
+    def blocks(self) -> BlocksLossConfig | None:
+        return next((x for x in self.loss if isinstance(x, BlocksLossConfig)), None)

@@ -6,14 +6,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from nearsight.core.blocks import BlockMatrix
+from nearsight.core.blocks import BlockLayout, BlockMatrix
 from nearsight.core.errors import NearsightError
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.io.deeph import Calculation, list_folders, read_folder
+from nearsight.io.structures import frames
 from nearsight.learn.config import DataConfig
 from nearsight.nn.deeph2 import DeepH2
 from nearsight.nn.graph import Graph, batch
@@ -23,11 +25,16 @@ Reference = Callable[[Structure], BlockMatrix]  # H0 of a structure
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One structure ready to learn from. target: elements [size], Ha. overlap: elements on the same layout [size]."""
+    """Structures ready to learn from.
+
+    members: their indices in the data.  target: elements that the network should give [size], Ha; None without labels.
+    overlap: elements on the same layout [size]; None where there is no target.
+    """
 
     graph: Graph
-    target: Tensor
-    overlap: Tensor
+    members: tuple[int, ...]
+    target: Tensor | None
+    overlap: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -36,12 +43,17 @@ class Split:
     validation: tuple[Path, ...]
 
 
-def split(config: DataConfig) -> Split:
-    """Which folders to train on and which to hold out. Raises NearsightError for missing or empty folders, or too few."""
-    train = _folders(config.train)
+def split(config: DataConfig, labelled: bool = True) -> Split:
+    """Which structures to train on and which to hold out.
+
+    labelled: folders with Hamiltonians are wanted, and none is both trained on and validated on.
+    Raises NearsightError for missing or empty folders, or too few.
+    """
+    find = _folders if labelled else _structures
+    train = find(config.train)
     if config.validation is not None:
-        validation = _folders(config.validation)
-        held = {p.resolve() for p in validation}
+        validation = find(config.validation)
+        held = {p.resolve() for p in validation} if labelled else set()
         train = [p for p in train if p.resolve() not in held]
     else:
         count = min(len(train) - 1, max(1, round(config.validation_fraction * len(train))))
@@ -59,18 +71,66 @@ def _folders(paths: str | list[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def _structures(paths: str | list[str]) -> list[Path]:
+    """Folders of structures (whether they have matrices or not) and frames of structure files."""
+    found: list[Path] = []
+    for path in map(Path, [paths] if isinstance(paths, str) else paths):
+        if not path.is_dir():
+            found += frames(path)
+        elif (path / "POSCAR").is_file():
+            found.append(path)
+        else:
+            inner = sorted(p for p in path.iterdir() if p.name[0] != "." and (p / "POSCAR").is_file())
+            if not inner:
+                raise NearsightError(f"{path} holds no structures (folders with a POSCAR)")
+            found += inner
+    return list(dict.fromkeys(found))
+
+
+class TrainingData(Protocol):
+    """What a store of samples asks of a data set, by index."""
+
+    def __len__(self) -> int: ...
+
+    def structure(self, index: int) -> Structure: ...
+
+    def layout(self, index: int) -> BlockLayout:
+        """The pairs on which the network gives elements."""
+
+    def target(self, index: int) -> Tensor | None:
+        """Elements that the network should give on the layout [size], Ha; None without a label."""
+
+    def overlap(self, index: int) -> Tensor | None:
+        """On the layout [size]; None where there is no target."""
+
+
 class HamiltonianData:
     """Structures with Hamiltonians, from folders. reference: H0, if the target is H - H0."""
 
     def __init__(self, folders: Sequence[Path], reference: Reference | None = None) -> None:
         self.folders, self.reference = tuple(folders), reference
+        self._last: tuple[int, Calculation] | None = None
 
     def __len__(self) -> int:
         return len(self.folders)
 
+    def structure(self, index: int) -> Structure:
+        return self.calculation(index).structure
+
+    def layout(self, index: int) -> BlockLayout:
+        return self.calculation(index).require_hamiltonian().layout
+
+    def overlap(self, index: int) -> Tensor:
+        found = self.calculation(index)
+        return found.overlap.on(found.require_hamiltonian().layout).values[0]
+
     def calculation(self, index: int) -> Calculation:
         """Raises NearsightError, naming the folder, for one without a (spinless) Hamiltonian."""
-        path = self.folders[index]
+        if self._last is None or self._last[0] != index:
+            self._last = index, self._read(self.folders[index])
+        return self._last[1]
+
+    def _read(self, path: Path) -> Calculation:
         found = read_folder(path)
         if found.hamiltonian is None:
             raise NearsightError(f"{path} has no hamiltonian.h5: there is nothing to learn from it")
@@ -78,8 +138,9 @@ class HamiltonianData:
             raise NearsightError(f"{path} is spinful: networks for spin are not available yet")
         return found
 
-    def target(self, found: Calculation) -> Tensor:
+    def target(self, index: int) -> Tensor:
         """Elements that the network should give [size], Ha."""
+        found = self.calculation(index)
         hamiltonian = found.require_hamiltonian()
         if self.reference is not None:
             hamiltonian = hamiltonian - self.reference(found.structure).on(hamiltonian.layout)
@@ -105,7 +166,7 @@ class HamiltonianData:
 class SampleStore:
     """Samples made by a network's `prepare`, kept in memory up to a number of bytes, least recently used dropped first."""
 
-    def __init__(self, data: HamiltonianData, network: DeepH2, limit: float) -> None:
+    def __init__(self, data: TrainingData, network: DeepH2, limit: float) -> None:
         self.data, self.network, self.limit = data, network, limit
         self._kept: OrderedDict[int, Sample] = OrderedDict()
         self._bytes = 0
@@ -118,11 +179,14 @@ class SampleStore:
         if index in self._kept:
             self._kept.move_to_end(index)
             return self._kept[index]
-        found = self.data.calculation(index)
-        layout = found.require_hamiltonian().layout
-        graph = self.network.prepare(found.structure, layout)
-        target = self.data.target(found).to(graph.distance)
-        sample = Sample(graph, target, found.overlap.on(layout).values[0].to(graph.distance))
+        graph = self.network.prepare(self.data.structure(index), self.data.layout(index))
+        target, overlap = self.data.target(index), self.data.overlap(index)
+        sample = Sample(
+            graph,
+            (index,),
+            None if target is None else target.to(graph.distance),
+            None if overlap is None else overlap.to(graph.distance),
+        )
         self._edges[index] = graph.edges
         self._kept[index] = sample
         self._bytes += _size(sample)
@@ -135,9 +199,10 @@ class SampleStore:
 
     def exact(self, index: int) -> tuple[Graph, Tensor]:
         """Graph without baseline and target, in float64, not kept: what statistics are made of."""
-        found = self.data.calculation(index)
-        graph = self.network.graph(found.structure, found.require_hamiltonian().layout)
-        return graph, self.data.target(found).to(graph.distance)
+        graph = self.network.graph(self.data.structure(index), self.data.layout(index))
+        target = self.data.target(index)
+        assert target is not None
+        return graph, target.to(graph.distance)
 
     def batches(self, budget: int, order: Sequence[int]) -> list[list[int]]:
         """Indices packed, in this order, so that a batch has at most `budget` edges (but at least one structure)."""
@@ -159,15 +224,22 @@ class SampleStore:
             return samples[0]
         return Sample(
             batch([s.graph for s in samples]),
-            torch.cat([s.target for s in samples]),
-            torch.cat([s.overlap for s in samples]),
+            tuple(indices),
+            _joined([s.target for s in samples]),
+            _joined([s.overlap for s in samples]),
         )
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    known = [p for p in parts if p is not None]
+    return torch.cat(known) if len(known) == len(parts) else None
 
 
 def _size(sample: Sample) -> int:
     g = sample.graph
     tensors = [g.i, g.j, g.distance, *g.wigner, g.orbital_frames, g.block, g.local, g.transposed, g.baseline, g.scale]
-    return sum(t.numel() * t.element_size() for t in [*tensors, sample.target, sample.overlap])
+    labels = [t for t in (sample.target, sample.overlap) if t is not None]
+    return sum(t.numel() * t.element_size() for t in [*tensors, *labels])
 
 
 def shuffled(store: SampleStore, budget: int, seed: int, epoch: int) -> list[list[int]]:

@@ -5,13 +5,18 @@ For a Hamiltonian H_theta of a structure: D = f(H_theta), Omega = E[D] - T S, an
 the derivative of Omega by the closed rule of docs/conventions.md (no graph through the functional is kept) plus that of
 lambda/2 |H - F|^2 with F held fixed. Omega alone leaves H undetermined inside the occupied and inside the unoccupied space
 (at T = 0 it costs nothing there); the second term determines it. Li et al., Phys. Rev. Lett. 133, 076401 (2024).
+
+With K the kernel of dD/dH, dOmega/dH = K (F - H): between two evaluations of the functional the same g with F and K kept is
+the gradient of the quadratic model 1/2 <H - F, (lambda - K) (H - F)>, which costs next to nothing (`reuse`). It lacks how F
+moves with H; Pulay's extrapolation of the F of several evaluations puts that in (`history`).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +26,11 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.species import Species
 from nearsight.core.structure import Structure
 from nearsight.core.units import HARTREE_EV
+from nearsight.dft.mixing import Pulay, PulayState
 from nearsight.dft.problem import Problem, Trial
 from nearsight.dft.run import chosen_kpoints, functional_for, resolved
 from nearsight.dft.settings import ScfSettings
+from nearsight.solve.occupations import Occupied
 from nearsight.solve.smearing import SMEARINGS
 
 
@@ -31,14 +38,16 @@ from nearsight.solve.smearing import SMEARINGS
 class EnergyOutcome:
     """What the functional says of one Hamiltonian.
 
-    free: Omega [Ha].  gradient: g on the layout [components, size], to be given to `H.backward(g)`.
-    residual: mean |H - F| [Ha], zero at self-consistency.  harris: E_Harris - E_KS [Ha], an error bound without a reference.
+    free: Omega [Ha], of the last evaluation.  gradient: g on the layout [components, size], to be given to `H.backward(g)`.
+    excess: -1/2 <dOmega/dH, F - H> [Ha], never negative: to leading order Omega less its minimum, but for how F moves with H.
+    residual: mean |H - F| [Ha], zero at self-consistency.  evaluated: anew, or by the quadratic model of the last evaluation.
     """
 
     free: float
     gradient: Tensor
+    excess: float
     residual: float
-    harris: float
+    evaluated: bool
 
 
 @dataclass
@@ -47,57 +56,117 @@ class ProblemCache:
 
     settings: ScfSettings
     species: dict[int, Species]
-    limit: float = 4e9
+    limit: float = 8e9
     _kept: OrderedDict[Hashable, tuple[Problem, int]] = field(default_factory=OrderedDict)
 
-    def __call__(self, key: Hashable, structure: Structure) -> Problem:
+    def __call__(self, key: Hashable, structure: Structure, settings: ScfSettings | None = None) -> Problem:
+        """settings: of this structure, where they are not those of all."""
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key][0]
-        settings = resolved(structure, self.settings)
+        settings = resolved(structure, settings or self.settings)
         species = {z: self.species[z] for z in sorted(set(structure.numbers.tolist()))}
         functional = functional_for(structure, settings, species)
         k = chosen_kpoints(functional, settings)
         smearing = SMEARINGS[settings.smearing]
         problem = Problem.of(functional, k, settings.smearing_ev / HARTREE_EV, None, smearing)
-        size = sum(
-            b.orbitals.numel() * 8 + b.elements.numel() * b.elements.element_size() for b in functional.grid.batches
-        ) + sum(p.numel() * p.element_size() for p in functional.grid.places)
-        self._kept[key] = problem, size
+        self._kept[key] = problem, held_bytes(problem)
         while sum(s for _, s in self._kept.values()) > self.limit and len(self._kept) > 1:
             self._kept.popitem(last=False)
         return problem
 
 
-@dataclass(frozen=True, eq=False)
+def held_bytes(found: Any) -> int:
+    """Bytes of all tensors that an object of dataclasses holds."""
+    seen: set[int] = set()
+    stack, total = [found], 0
+    while stack:
+        x = stack.pop()
+        if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in seen:
+            seen.add(x.untyped_storage().data_ptr())
+            total += x.untyped_storage().nbytes()
+        elif isinstance(x, list | tuple):
+            stack += x
+        elif isinstance(x, dict):
+            stack += x.values()
+        elif is_dataclass(x) and id(x) not in seen:
+            seen.add(id(x))
+            stack += [getattr(x, f.name) for f in fields(x)]
+    return total
+
+
+@dataclass
+class _Model:
+    """The quadratic model of Omega about one evaluation (mutable: it ages).
+
+    levels: of that evaluation's H.  centre: where the model has its minimum.  free: Omega there.  age: times used.
+    """
+
+    levels: Occupied
+    centre: Tensor
+    free: float
+    age: int = 0
+
+
+@dataclass
 class EnergyLoss:
     """Omega of predicted Hamiltonians with the generalised gradient.
 
-    residual_weight: lambda [1/Ha]; 0 is the bare energy.
+    residual_weight: lambda [1/Ha]; 0 is the bare energy.  reuse: calls that share one evaluation of the functional.
+    history: evaluations from which the centre of the quadratic model is extrapolated; 0 takes F itself.
     """
 
     problems: ProblemCache
     residual_weight: float = 1.0
+    reuse: int = 1
+    history: int = 0
+    _models: dict[Hashable, _Model] = field(default_factory=dict)
+    _pulay: dict[Hashable, PulayState] = field(default_factory=dict)
 
     def layout(self, key: Hashable, structure: Structure) -> BlockLayout:
         """The pairs on which Hamiltonians of the structure must be given."""
         return self.problems(key, structure).functional.layout
 
-    def __call__(self, key: Hashable, structure: Structure, values: Tensor) -> EnergyOutcome:
+    @torch.no_grad()
+    def __call__(
+        self, key: Hashable, structure: Structure, values: Tensor, settings: ScfSettings | None = None
+    ) -> EnergyOutcome:
         """values: H on the layout [components, size], Ha.
 
-        Raises NearsightError where the Hamiltonian is not finite.
+        Raises NearsightError where the Hamiltonian, or what the functional makes of it, is not finite.
         """
         if not bool(torch.isfinite(values).all()):
             raise NearsightError("the predicted Hamiltonian is not finite: lower the learning rate")
-        problem = self.problems(key, structure)
-        with torch.no_grad():
-            layout = problem.functional.layout
-            trial = problem(BlockMatrix(layout, values.detach().double()).hermitian())
-            gradient = problem.gradient(trial) - self.residual_weight * trial.difference
-            return EnergyOutcome(
-                trial.free, gradient, float(trial.difference.abs().mean()), harris_excess(problem, trial)
-            )
+        problem = self.problems(key, structure, settings)
+        layout = problem.functional.layout
+        h = problem.kpoints.symmetric(BlockMatrix(layout, values.detach().double().to(layout.device)).hermitian())
+        model = self._models.get(key)
+        fresh = model is None or model.age >= self.reuse
+        if model is None or model.age >= self.reuse:
+            trial = problem(h)
+            if not bool(torch.isfinite(trial.evaluation.hamiltonian.values).all()) or trial.free != trial.free:
+                raise NearsightError("the functional gives no finite energy for the predicted Hamiltonian")
+            model = _Model(trial.levels, self._centre(key, trial), trial.free)
+            if self.reuse > 1:
+                self._models[key] = model
+        model.age += 1
+        away = h.with_values(model.centre - h.values)
+        slope = problem.kernel(model.levels, away).values
+        excess = -0.5 * float((slope * away.values).sum())
+        gradient = slope - self.residual_weight * away.values
+        return EnergyOutcome(model.free, gradient, excess, float(away.values.abs().mean()), fresh)
+
+    def _centre(self, key: Hashable, trial: Trial) -> Tensor:
+        """F, or the combination of the last ones whose residual is least."""
+        if not self.history:
+            return trial.evaluation.hamiltonian.values
+        state = self._pulay.setdefault(key, PulayState(Pulay(weight=1.0, history=self.history)))
+        return state.next(trial.hamiltonian.values, trial.difference)
+
+    def forget(self) -> None:
+        """Drop the models and extrapolations: what they were made of is no longer where the network is."""
+        self._models.clear()
+        self._pulay.clear()
 
 
 def harris_excess(problem: Problem, trial: Trial) -> float:

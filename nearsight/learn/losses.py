@@ -23,6 +23,14 @@ def gauge_shifts(error: Tensor, overlap: Tensor, values: Sequence[int]) -> Tenso
     return torch.cat([-(e * s).sum() / (s * s).sum() * s for e, s in parts])
 
 
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What a loss says of predicted elements. value: meV.  gradient: its derivative in the elements [size]."""
+
+    value: float
+    gradient: Tensor
+
+
 @dataclass(frozen=True)
 class BlockLoss:
     """Mean over all stored elements of |error| (mae), error^2 (mse, meV^2), or MAE and root mean square averaged (mixed).
@@ -43,3 +51,11 @@ class BlockLoss:
         if self.kind == "mse":
             return error.square().mean()
         return 0.5 * (error.abs().mean() + (error.square().mean() + 1e-6).sqrt())
+
+    def judge(self, predicted: Tensor, target: Tensor, overlap: Tensor, values: Sequence[int]) -> Judgement:
+        """The loss with its derivative in `predicted`."""
+        free = predicted.detach().requires_grad_()
+        with torch.enable_grad():
+            loss = self(free, target, overlap, values)
+        [gradient] = torch.autograd.grad(loss, free)
+        return Judgement(float(loss.detach()), gradient)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -23,7 +22,7 @@ from nearsight.dft.settings import ScfSettings
 from nearsight.io.atomic import read_json, whole_file, write_json
 from nearsight.io.deeph import is_folder, read_folder, write_folder
 from nearsight.io.structures import check_structure, read_structure
-from nearsight.learn.reference import OrbitalReference, read_species
+from nearsight.learn.reference import OrbitalReference, differences, read_species
 from nearsight.nn.deeph2 import DeepH2
 
 FORMAT = "nearsight-model-1"
@@ -73,24 +72,16 @@ class TrainedModel:
     def start_for(self, structure: Structure, settings: ScfSettings) -> BlockMatrix:
         """The prediction [Ha] as the start of a self-consistency cycle with these settings.
 
-        Raises NearsightError where the cycle's orbitals are not those that the model was trained on.
+        Raises NearsightError, with the difference spelled out, where xc, orbitals or pseudopotentials are not the model's.
         """
         layout = self.layout(structure)
         assert self.reference is not None
-        for z, s in load_species(structure.numbers.tolist(), settings).items():
-            known = self.reference.species[z]
-            same = s.shells == known.shells and all(
-                np.allclose(a.radial.values, b.radial.values, atol=1e-6)
-                if a.radial.values.shape == b.radial.values.shape
-                else False
-                for a, b in zip(s.orbitals, known.orbitals, strict=True)
+        wrong = differences(self.reference, settings, load_species(structure.numbers.tolist(), settings), ("xc",))
+        if wrong:
+            raise NearsightError(
+                f"the model was trained with another functional: {'; '.join(wrong)}. Give the run the model's settings "
+                "(--species MODEL/species for its orbitals)"
             )
-            if not same:
-                radii = [", ".join(f"{o.radial.cutoff:.2f}" for o in x.orbitals) for x in (known, s)]
-                raise NearsightError(
-                    f"the model was trained with other orbitals of {s.symbol} (radii {radii[0]} Bohr) than this run's "
-                    f"({radii[1]} Bohr): give --species MODEL/species"
-                )
         return self(structure, layout)
 
     def save(self, folder: Path, about: Mapping[str, Any] | None = None) -> None:
@@ -123,9 +114,10 @@ class TrainedModel:
         network = build(architecture)
         try:
             weights = load_file(folder / "model.safetensors")
+            network = network.to(next(w.dtype for w in weights.values() if w.is_floating_point()))
             network.load_state_dict(weights)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+        except (OSError, SafetensorError, RuntimeError, StopIteration) as error:
+            reason = (str(error) or "it holds no weights").splitlines()[0]
             raise NearsightError(f"{folder}/model.safetensors does not fit its config.json: {reason}") from error
         reference = None
         if settings is not None:

@@ -14,7 +14,9 @@ from nearsight.learn.config import TrainerConfig
 class TrainingProgress:
     """A context: `advance` moves the bar, `say` prints a line of figures."""
 
-    def __init__(self, trainer: TrainerConfig) -> None:
+    def __init__(self, trainer: TrainerConfig, speaks: bool = True) -> None:
+        """speaks: whether this process is the one that shows anything."""
+        self.speaks = speaks
         self.bar = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -26,7 +28,7 @@ class TrainingProgress:
         self.task = self.bar.add_task("training", total=1.0, figures="")
 
     def __enter__(self) -> TrainingProgress:
-        if self.bar.console.is_terminal:
+        if self.speaks and self.bar.console.is_terminal:
             try:
                 self.bar.start()
             except LiveError:  # the caller has a display of its own
@@ -41,17 +43,35 @@ class TrainingProgress:
 
     def advance(self, share: float, loss: float | None, progress: Any) -> None:
         if self.bar.live.is_started:
-            figures = f"epoch {progress.epoch + 1}" + ("" if loss is None else f", loss {loss:.2f} meV")
+            figures = f"epoch {progress.epoch + 1}" + ("" if loss is None else f", loss {loss:.3g} meV")
             self.bar.update(self.task, completed=share, figures=figures)
 
+    def note(self, text: str) -> None:
+        """A line of words."""
+        if self.speaks:
+            self.bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def say(self, metrics: Any) -> None:
+        if not self.speaks:
+            return
+        energy = metrics.energy
         loss, held_out, best = (
-            "-" if x is None else f"{x:.3f}" for x in (metrics.train_loss, metrics.validation_mae, metrics.best)
+            "-" if x is None else f"{x:.4g}" for x in (metrics.train_loss, metrics.validation_mae, metrics.best)
         )
         self.bar.console.print(
             f"epoch {metrics.epoch:5d}  step {metrics.step:6d}  {metrics.minutes:6.1f} min  "
             f"lr {metrics.learning_rate:.1e}  train {loss:>8s}  "
-            f"validation {held_out:>8s} meV  (best {best})",
+            f"validation {held_out:>8s} meV  "
+            + (f"(best {best})" if energy is None else f"{_energies(energy)}  (best {best} ueV/atom)"),
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _energies(energy: dict[str, float | None]) -> str:
+    """Energy above the ground state, or the bound of it where no ground state is known."""
+    error = energy["energy_error_ueV"]
+    if error is not None:
+        return f"E - E0 {error:.4g} ueV/atom"
+    bound = energy["harris_ueV"]
+    return "" if bound is None else f"|E_KS - E_Harris| {bound:.4g} ueV/atom"

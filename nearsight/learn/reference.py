@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +85,7 @@ class OrbitalReference:
 
     def _key(self, structure: Structure) -> str:
         chosen = self.settings.model_dump(mode="json", include=set(OF_THE_OPERATOR))
-        digest = hashlib.sha256(repr(sorted(chosen.items())).encode())
+        digest = hashlib.sha256(repr((sorted(chosen.items()), self.settings.mesh)).encode())
         for z, s in self._present(structure).items():
             digest.update(repr((z, s.shells, s.orbital_cutoff, s.valence)).encode())
             for o in s.orbitals:
@@ -107,6 +108,29 @@ def read_species(folder: Path, numbers: Sequence[int]) -> dict[int, Species]:
     return result
 
 
+def recorded_settings(folder: Path) -> dict[str, Any] | None:
+    """The `scf` configuration that a calculation folder's result.json records; None without one."""
+    made = folder / "result.json"
+    config = read_json(made).get("config") if made.exists() else None
+    return dict(config) if isinstance(config, Mapping) else None
+
+
+def find_species(
+    data: DataConfig, folders: Sequence[Path], numbers: Sequence[int], recorded: Mapping[str, Any] | None
+) -> dict[int, Species] | None:
+    """The orbitals of the data: of `data.species`, beside the samples, or as their settings generate them; else None."""
+    beside = [f for p in (folders[0].parent, folders[0], folders[0].resolve().parent) if (f := p / "species").is_dir()]
+    if data.species is not None:
+        return read_species(data.species, numbers)
+    if beside:
+        return read_species(beside[0], numbers)
+    if recorded is None:
+        return None
+    original = recorded.get("species")
+    settings = ScfSettings.model_validate({k: v for k, v in recorded.items() if k in OF_THE_OPERATOR})
+    return load_species(list(numbers), settings.model_copy(update={"species": Path(original)} if original else {}))
+
+
 def find_reference(
     data: DataConfig,
     reference: ReferenceConfig,
@@ -118,25 +142,12 @@ def find_reference(
 
     Raises NearsightError if the species found do not have the shells of the data.
     """
-    made = folders[0] / "result.json"
-    settings = ScfSettings()
-    recorded = read_json(made).get("config") if made.exists() else None
-    if isinstance(recorded, Mapping):
-        keep = {k: v for k, v in recorded.items() if k in OF_THE_OPERATOR}
-        settings = ScfSettings.model_validate(keep)
-    given = reference.model_dump(exclude_none=True)
-    settings = settings.model_copy(update=given)
-    beside = [f for p in (folders[0].parent, folders[0], folders[0].resolve().parent) if (f := p / "species").is_dir()]
+    recorded = recorded_settings(folders[0])
+    settings = ScfSettings.model_validate({k: v for k, v in (recorded or {}).items() if k in OF_THE_OPERATOR})
+    settings = settings.model_copy(update=reference.model_dump(exclude_none=True))
     numbers = sorted(shells)
-    if data.species is not None:
-        species = read_species(data.species, numbers)
-    elif beside:
-        species = read_species(beside[0], numbers)
-    elif isinstance(recorded, Mapping):
-        original = recorded.get("species")
-        found = settings.model_copy(update={"species": Path(original)} if original else {})
-        species = load_species(numbers, found)
-    else:
+    species = find_species(data, folders, numbers, recorded)
+    if species is None:
         return None
     for z in numbers:
         if tuple(species[z].shells) != tuple(shells[z]):
@@ -145,3 +156,39 @@ def find_reference(
                 "give the folder of the species that the data were made with as data.species"
             )
     return OrbitalReference(species, settings, cache)
+
+
+def differences(
+    model: OrbitalReference,
+    settings: ScfSettings,
+    species: Mapping[int, Species],
+    keys: Sequence[str] = OF_THE_OPERATOR,
+) -> list[str]:
+    """What of a functional is not as a model was trained, in words; nothing if all that H depends on is the same.
+
+    keys: settings to compare.  Orbitals and potentials are compared by their values, not by the names of what made them.
+    """
+    made_by = ("basis", "energy_shift_ry", "split_norm", "pseudopotentials")
+    found = []
+    for key in keys:
+        ours, theirs = getattr(model.settings, key), getattr(settings, key)
+        if key not in made_by and ours != theirs:
+            found.append(f"{key} {ours} (model) against {theirs}")
+    for z, s in species.items():
+        known = model.species.get(z)
+        if known is None:
+            found.append(f"{s.symbol}, which the model never saw")
+        elif s.shells != known.shells or not all(
+            _same_values(a.radial.values, b.radial.values) for a, b in zip(s.orbitals, known.orbitals, strict=True)
+        ):
+            radii = [", ".join(f"{o.radial.cutoff:.2f}" for o in x.orbitals) for x in (known, s)]
+            found.append(f"the orbitals of {s.symbol}, with radii {radii[0]} Bohr (model) against {radii[1]} Bohr")
+        elif s.valence != known.valence or not _same_values(
+            s.neutral_atom_potential.values, known.neutral_atom_potential.values
+        ):
+            found.append(f"the pseudopotential of {s.symbol}")
+    return found
+
+
+def _same_values(a: Any, b: Any) -> bool:
+    return np.shape(a) == np.shape(b) and bool(np.allclose(a, b, atol=1e-6))

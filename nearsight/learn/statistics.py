@@ -16,6 +16,7 @@ from nearsight.nn.so2 import FrameIrreps
 
 WIDTH = 0.3  # window in which the spread is averaged over distances [Bohr]
 FLOOR = 1e-6  # least spread [Ha]; 0.03 meV
+LEAST_SHARE = 0.01  # of the largest scale, where there are a few structures only
 FOLDS = 4  # groups of structures for cross-validation
 RIDGES = tuple(10.0**k for k in range(-12, 2))  # tried, relative to the largest eigenvalue
 WITHOUT_FOLDS = 1e-6  # the ridge where there is one structure only
@@ -83,6 +84,18 @@ def fit_statistics(readout: BlockReadout, samples: Iterable[tuple[Graph, Tensor]
     kept = list(samples)
     _fit_cluster(readout, kept)
     _fit_scales(readout, kept)
+
+
+def fit_scales(readout: BlockReadout, samples: Iterable[tuple[Graph, Tensor]]) -> None:
+    """The scales alone, with no expansion: for so few structures that an expansion would be exact and say nothing of others.
+
+    Each irrep gets its own spread, but at least a hundredth of the largest: what one structure lacks by its symmetry, or by
+    the targets being provisional, may still have to move.
+    """
+    _fit_scales(readout, list(samples))
+    readout.site_scale.clamp_(min=float(readout.site_scale.max()) * LEAST_SHARE)
+    table = readout.log_scale.coefficients
+    table.clamp_(min=float(table.max()) + math.log(LEAST_SHARE))
 
 
 def _stored(graph: Graph) -> Tensor:

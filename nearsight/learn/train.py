@@ -7,8 +7,9 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -16,49 +17,22 @@ import yaml
 from torch import Tensor
 
 from nearsight.core.errors import NearsightError
-from nearsight.core.units import BOHR_ANG
 from nearsight.io.atomic import read_json, whole_file, write_json
 from nearsight.io.configuration import override, read_table, validated
-from nearsight.learn.config import ModelConfig, TrainerConfig, TrainingConfig
-from nearsight.learn.dataset import HamiltonianData, SampleStore, in_order, shuffled, split
-from nearsight.learn.losses import MEV, BlockLoss
-from nearsight.learn.model import TrainedModel, build, find_device, save_weights
+from nearsight.learn.assembly import Assembled, assemble
+from nearsight.learn.config import TrainerConfig, TrainingConfig
+from nearsight.learn.dataset import in_order, shuffled
+from nearsight.learn.losses import MEV
+from nearsight.learn.metrics import Metrics, Progress
+from nearsight.learn.model import find_device, save_weights
+from nearsight.learn.parallel import Ranks
 from nearsight.learn.progress import TrainingProgress
-from nearsight.learn.reference import find_reference
-from nearsight.learn.statistics import fit_statistics, mean_neighbours
+from nearsight.learn.validation import EnergyFigures
 from nearsight.nn.deeph2 import DeepH2
 
-PATIENCE_WITH_NAN = 20
-STATISTICS_FROM = 200  # structures at most
-
-
-@dataclass
-class Progress:
-    """Where a training is. best: lowest validation MAE so far [meV].  rate: the plateau schedule's factor."""
-
-    epoch: int = 0
-    position: int = 0  # batches of this epoch that are done
-    step: int = 0
-    elapsed: float = 0.0  # seconds of training in all runs
-    best: float = math.inf
-    waited: int = 0
-    rate: float = 1.0
-    validated: float = 0.0  # share of the budget at the last validation
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """One line of metrics.jsonl; errors are MAEs in meV over all stored elements, of the averaged weights."""
-
-    epoch: int
-    step: int
-    minutes: float
-    learning_rate: float
-    train_loss: float | None
-    validation_mae: float | None
-    validation_on_site: float | None
-    validation_off_site: float | None
-    best: float | None
+PATIENCE = 20  # times, without GOOD_EVERY sound steps between them, that a training may go back to its last good state
+GOOD_EVERY = 50  # steps between states to go back to
+UNBOUNDED = 1e3  # a loss so many times the recent median is a step gone wrong
 
 
 def train_from_config(
@@ -72,21 +46,26 @@ def train_from_config(
 def train(
     config: Mapping[str, Any] | TrainingConfig, out: Path | str, told: Callable[[Metrics], None] | None = None
 ) -> dict[str, Any]:
-    """Train a network on the Hamiltonians of a data set; returns the report (also `out/report.json`).
+    """Train a network on Hamiltonians, or on the energy functional; returns the report (also `out/report.json`).
 
     Leaves in `out`: config.yaml (resolved), config.json and model.safetensors (the best averaged weights), species/,
-    metrics.jsonl, checkpoint.pt, report.json. Called again, it goes on from the checkpoint.
+    metrics.jsonl, checkpoint.pt, report.json. Called again, it goes on from the checkpoint. Started by torchrun, its
+    processes share each batch.
     Raises NearsightError for bad input, a folder that holds something else, or a loss that stays without a number.
     """
     settings = config if isinstance(config, TrainingConfig) else validated(TrainingConfig, config)
     out = Path(out)
     find_device(settings.trainer.device)
+    ranks = Ranks.join(settings.trainer.device)
     _claim(out, settings)
-    trained, stores = _assemble(settings, out)
-    with whole_file(out / "config.yaml") as part:
-        part.write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
-    with TrainingProgress(settings.trainer) as bar:
-        run = _Run(settings, out, trained, *stores, told, bar)
+    ranks.wait()
+    resumed = settings.trainer.resume and (out / "checkpoint.pt").exists()
+    with TrainingProgress(settings.trainer, ranks.first) as bar:
+        assembled = assemble(settings, out, resumed, bar.note)
+        if ranks.first:
+            with whole_file(out / "config.yaml") as part:
+                part.write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+        run = _Run(settings, out, assembled, told, bar, ranks)
         run.resume()
         run.go()
         return run.finish()
@@ -104,6 +83,10 @@ def _claim(out: Path, settings: TrainingConfig) -> None:
     if previous.exists() and settings.trainer.resume and (out / "checkpoint.pt").exists():
         before, now = read_table(previous), settings.model_dump(mode="json")
         free = {"max_minutes", "max_epochs", "resume", "validations", "cache_gb", "device"}
+        if before.get("loss") != now["loss"] or before.get("init_from") != now["init_from"]:
+            raise NearsightError(
+                f"{out} was trained with another loss or beginning: give a new folder, or --set trainer.resume=false"
+            )
         for table in ("data", "model", "reference", "trainer"):
             for key in now[table]:
                 if key not in free and before.get(table, {}).get(key) != now[table][key]:
@@ -117,54 +100,6 @@ def _claim(out: Path, settings: TrainingConfig) -> None:
         raise NearsightError(f"cannot write {out}: {error.strerror or error}") from error
 
 
-def _assemble(settings: TrainingConfig, out: Path) -> tuple[TrainedModel, tuple[SampleStore, SampleStore]]:
-    """The network with its statistics, and the samples to train and to validate on."""
-    folders = split(settings.data)
-    everything = HamiltonianData(folders.train + folders.validation)
-    shells, reach = everything.shells()
-    orbitals = find_reference(settings.data, settings.reference, folders.train, shells, out / "cache")
-    delta = settings.model.target == "delta"
-    if delta and orbitals is None:
-        raise NearsightError(
-            "model.target delta needs the orbitals of the data: give data.species (a folder of <Symbol>.ion.xml)"
-        )
-    h0 = orbitals.initial_hamiltonian if delta and orbitals is not None else None
-    train_data, validation_data = (HamiltonianData(f, h0) for f in (folders.train, folders.validation))
-    architecture = _architecture(settings.model, shells, reach, train_data)
-    network = build(architecture, settings.trainer.seed).to(getattr(torch, settings.trainer.dtype))
-    limit = settings.trainer.cache_gb * 1e9
-    store = SampleStore(train_data, network, limit)
-    network.to(settings.trainer.device)
-    trained = TrainedModel(network, architecture, settings.model.target, orbitals)
-    if not (settings.trainer.resume and (out / "checkpoint.pt").exists()):  # a checkpoint holds them
-        used = range(0, len(store), max(1, len(store) // STATISTICS_FROM))
-        fit_statistics(network.readout, (store.exact(k) for k in used))
-    return trained, (store, SampleStore(validation_data, network, limit))
-
-
-def _architecture(
-    model: ModelConfig, shells: Mapping[int, tuple[int, ...]], reach: float, data: HamiltonianData
-) -> dict[str, Any]:
-    from nearsight.core.structure import Pairs
-
-    cutoff = model.cutoff_ang / BOHR_ANG
-    some = [data.calculation(k).structure for k in range(min(len(data), 20))]
-    counts = [(len(Pairs.within(s, cutoff)) - len(s), len(s)) for s in some]
-    assert model.irreps is not None and model.edge is not None and model.hidden is not None
-    arguments = {
-        "cutoff": cutoff,
-        "reach": reach,
-        "irreps": model.irreps,
-        "edge": list(model.edge),
-        "hidden": list(model.hidden),
-        "layers": model.layers,
-        "radial": model.radial,
-        "width": model.width,
-        "neighbours": mean_neighbours(counts),
-    }
-    return {"kind": model.kind, "shells": {str(z): list(s) for z, s in sorted(shells.items())}, "arguments": arguments}
-
-
 class _Run:
     """The loop and its state: network, averaged network, optimiser, progress."""
 
@@ -172,23 +107,25 @@ class _Run:
         self,
         settings: TrainingConfig,
         out: Path,
-        trained: TrainedModel,
-        store: SampleStore,
-        held_out: SampleStore,
+        assembled: Assembled,
         told: Callable[[Metrics], None] | None,
         bar: TrainingProgress,
+        ranks: Ranks,
     ) -> None:
-        self.settings, self.trainer, self.out = settings, settings.trainer, out
-        self.trained, self.store, self.held_out = trained, store, held_out
+        self.settings, self.trainer, self.out, self.ranks = settings, settings.trainer, out, ranks
+        self.trained, self.store, self.held_out = assembled.trained, assembled.store, assembled.held_out
+        self.judges, self.validator = assembled.judges, assembled.validator
         self.told, self.bar = told, bar
-        self.network: DeepH2 = trained.network
+        self.network: DeepH2 = self.trained.network
         self.average: DeepH2 = copy.deepcopy(self.network)
         self.optimizer = _optimizer(self.network, self.trainer)
-        self.loss = BlockLoss(self.trainer.loss, self.trainer.gauge_invariant)
         self.progress = Progress()
         self.recent: list[float] = []
+        self.typical: list[float] = []  # losses of the last good steps
+        self.good: dict[str, Any] | None = None
         self.last: Metrics | None = None
-        self.without_number = 0
+        self.in_a_row = 0  # times that the training went back without GOOD_EVERY sound steps between them
+        self.sound = 0
 
     def share(self) -> float:
         """How much of the budget is spent, 0..1."""
@@ -204,13 +141,14 @@ class _Run:
             self.trained.save(self.out)
             self._checkpoint()
         while self.share() < 1:
-            batches = shuffled(self.store, self.trainer.batch_edges, self.trainer.seed, self.progress.epoch)
+            packed = self.trainer.batch_edges * self.ranks.world
+            batches = shuffled(self.store, packed, self.trainer.seed, self.progress.epoch)
             self.batches = len(batches)
             while self.progress.position < len(batches) and self.share() < 1:
                 started = time.perf_counter()
                 self._step(batches[self.progress.position])
                 self.progress.position += 1
-                self.progress.elapsed += time.perf_counter() - started
+                self.progress.elapsed += self._agreed(time.perf_counter() - started)
                 self.bar.advance(self.share(), self.recent[-1] if self.recent else None, self.progress)
                 if self.trainer.max_minutes and self.share() - self.progress.validated >= 1 / self.trainer.validations:
                     self._checkpoint()
@@ -222,28 +160,71 @@ class _Run:
             self._checkpoint()
 
     def _step(self, indices: list[int]) -> None:
-        sample = self.store.together(indices)
+        mine = self.ranks.share(indices)
+        sample = self.store.together(mine) if mine else None
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
-        loss = self.loss(self.network(sample.graph), sample.target, sample.overlap, sample.graph.values)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        sizes = self.judges.sizes(sample)
+        shares = [a / b if b else 0.0 for a, b in zip(sizes, self.ranks.total(sizes), strict=True)]
+        loss = 0.0
+        if sample is not None:
+            predicted = self.network(sample.graph)
+            judgement = self.judges(predicted, sample, shares)
+            predicted.backward(judgement.gradient)
+            loss = judgement.value
+        [loss] = self.ranks.total([loss])
+        self.ranks.add_gradients(self.network)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.trainer.gradient_clip)
-        if not bool(torch.isfinite(norm)) or not bool(torch.isfinite(loss)):
-            self.without_number += 1
-            if self.without_number >= PATIENCE_WITH_NAN:
-                raise NearsightError(
-                    f"the loss is not a number at step {self.progress.step}: lower trainer.learning_rate "
-                    f"(now {self.trainer.learning_rate:g}); {self.out} keeps the best model so far"
-                )
+        if not math.isfinite(loss) or not bool(torch.isfinite(norm)) or self._unbounded(loss):
+            self._back_off(loss)
             return
-        self.without_number = 0
+        self._accepted(loss)
         self.optimizer.step()
         self.progress.step += 1
         decay = min(self.trainer.ema, (1 + self.progress.step) / (10 + self.progress.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
-        self.recent.append(loss.item())
+
+    def _accepted(self, loss: float) -> None:
+        """The weights gave a sound loss: remember it, and from time to time the weights."""
+        self.sound += 1
+        if self.sound >= GOOD_EVERY:
+            self.in_a_row = 0
+        self.recent.append(loss)
+        self.typical = [*self.typical, loss][-GOOD_EVERY:]
+        if self.good is None or self.progress.step % GOOD_EVERY == 0:
+            self.good = copy.deepcopy(self._weights())
+
+    def _unbounded(self, loss: float) -> bool:
+        return len(self.typical) == GOOD_EVERY and loss > UNBOUNDED * median(self.typical) and loss > max(self.typical)
+
+    def _back_off(self, loss: float) -> None:
+        """To the last good state, with half the learning rate. Raises NearsightError where that does not help."""
+        p = self.progress
+        p.backed_off, self.in_a_row, self.sound = p.backed_off + 1, self.in_a_row + 1, 0
+        what = "is not a number" if not math.isfinite(loss) else f"jumped to {loss:.3g}"
+        if self.in_a_row >= PATIENCE or self.good is None:
+            raise NearsightError(
+                f"the loss {what} at step {p.step}: lower trainer.learning_rate (now {self.trainer.learning_rate:g}); "
+                f"{self.out} keeps the best model so far"
+            )
+        p.rate *= 0.5
+        for name, state in copy.deepcopy(self.good).items():
+            getattr(self, name).load_state_dict(state)
+        if self.judges.energy is not None:
+            self.judges.energy.loss.forget()
+        self.bar.note(
+            f"the loss {what} at step {p.step}: back to the last good state, learning rate now {self._learning_rate():.1e}"
+        )
+
+    def _weights(self) -> dict[str, Any]:
+        """All that an optimiser's step changes, by the attribute's name."""
+        return {name: getattr(self, name).state_dict() for name in ("network", "average", "optimizer")}
+
+    def _agreed(self, seconds: float) -> float:
+        """The first process's clock: all must stop at the same step."""
+        return self.ranks.total([seconds if self.ranks.first else 0.0])[0]
 
     def _learning_rate(self) -> float:
         t, x = self.trainer, self.share()
@@ -251,36 +232,46 @@ class _Run:
         falls = {
             "cosine": 0.5 * (1 + math.cos(math.pi * x)),
             "linear": 1 - x,
-            "plateau": self.progress.rate,
+            "plateau": 1.0,
             "constant": 1.0,
         }
-        return max(t.minimum_learning_rate, t.learning_rate * warm * falls[t.schedule])
+        return max(t.minimum_learning_rate, t.learning_rate * warm * falls[t.schedule] * self.progress.rate)
 
     def _checkpoint(self) -> None:
         """Validate the averaged weights, keep them if they are the best, and write all that a resumed run needs."""
         started = time.perf_counter()
         p = self.progress
-        total, on_site, off_site = self._validate()
-        judged = total if len(self.held_out) else sum(self.recent) / len(self.recent) if self.recent else math.inf
+        (total, on_site, off_site), figures = self._validate()
+        loss = sum(self.recent) / len(self.recent) if self.recent else None
+        judged = _judged(total, figures, loss)
         if judged < p.best:
             p.best, p.waited = judged, 0
-            save_weights(self.average, self.out)
+            if self.ranks.first:
+                save_weights(self.average, self.out)
         else:
             p.waited += 1
-            if p.waited > self.trainer.plateau_patience:
+            if self.trainer.schedule == "plateau" and p.waited > self.trainer.plateau_patience:
                 p.rate, p.waited = p.rate * self.trainer.plateau_factor, 0
+        finite = [x if math.isfinite(x) else None for x in (total, on_site, off_site, p.best)]
         self.last = Metrics(
             p.epoch,
             p.step,
             p.elapsed / 60,
             self._learning_rate(),
-            sum(self.recent) / len(self.recent) if self.recent else None,
-            *(x if math.isfinite(x) else None for x in (total, on_site, off_site, p.best)),
+            loss,
+            finite[0],
+            finite[1],
+            finite[2],
+            finite[3],
+            None if figures is None else asdict(figures),
+            self.ranks.together(self._skipped()),
+            p.backed_off,
         )
         self.recent = []
-        p.elapsed += time.perf_counter() - started
+        p.elapsed += self._agreed(time.perf_counter() - started)
         p.validated = self.share()
-        self._write()
+        if self.ranks.first:
+            self._write()
         self.bar.say(self.last)
         if self.told is not None:
             self.told(self.last)
@@ -288,12 +279,7 @@ class _Run:
     def _write(self) -> None:
         """checkpoint.pt, then a line of metrics.jsonl; a line without its checkpoint is dropped by `resume`."""
         assert self.last is not None
-        state = {
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "progress": asdict(self.progress),
-        }
+        state = {**self._weights(), "progress": asdict(self.progress)}
         try:
             with whole_file(self.out / "checkpoint.pt") as part:
                 torch.save(state, part)
@@ -303,29 +289,42 @@ class _Run:
             raise NearsightError(f"cannot write to {self.out}: {str(error).splitlines()[0]}") from error
 
     @torch.no_grad()
-    def _validate(self) -> tuple[float, float, float]:
-        """MAE in meV over all elements, on-site and off-site ones, of the held-out structures; nan without any."""
+    def _validate(self) -> tuple[tuple[float, float, float], EnergyFigures | None]:
+        """MAE in meV of the held-out structures over all elements, on-site and off-site ones (nan without any); by energy."""
+        if self.validator is not None:
+            mine = self.ranks.share(range(len(self.validator)))
+            found = self.validator(lambda k: self.average(self.held_out[k].graph), mine)
+            figures = EnergyFigures.mean(self.ranks.gathered(found))
+            mae = figures.hamiltonian_mae_meV
+            return (math.nan if mae is None else mae, math.nan, math.nan), figures
         sums = [torch.zeros(()) for _ in range(4)]
         for sample in in_order(self.held_out, max(self.trainer.batch_edges, 1000)):
+            assert sample.target is not None
             error = ((self.average(sample.graph) - sample.target).abs() * MEV).double().cpu()
             on_site = (sample.graph.block < sample.graph.atoms).cpu()
             parts: list[Tensor] = [error[on_site].sum(), on_site.sum(), error[~on_site].sum(), (~on_site).sum()]
             sums = [a + b for a, b in zip(sums, parts, strict=True)]
         a, n, b, m = (float(x) for x in sums)
-        return _ratio(a + b, n + m), _ratio(a, n), _ratio(b, m)
+        return (_ratio(a + b, n + m), _ratio(a, n), _ratio(b, m)), None
+
+    def _skipped(self) -> dict[str, str]:
+        return {**self.judges.skipped, **({} if self.validator is None else self.validator.skipped)}
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one and the configuration wants it."""
         path, metrics = self.out / "checkpoint.pt", self.out / "metrics.jsonl"
         if not self.trainer.resume or not path.exists():
-            for old in (path, metrics, self.out / "report.json"):
-                old.unlink(missing_ok=True)
+            if self.ranks.first:
+                for old in (path, metrics, self.out / "report.json"):
+                    old.unlink(missing_ok=True)
+            for x in self.network.state_dict().values():  # statistics are fitted by each process: one set for all
+                self.ranks.everyone(x)
+            self.average.load_state_dict(self.network.state_dict())
             return
         try:
             state = torch.load(path, map_location=self.trainer.device, weights_only=True)
-            self.network.load_state_dict(state["network"])
-            self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for name in self._weights():
+                getattr(self, name).load_state_dict(state[name])
             self.progress = Progress(**state["progress"])
         except (RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError) as error:
             reason = str(error).splitlines()[0]
@@ -334,28 +333,54 @@ class _Run:
             ) from error
         if metrics.exists():
             lines = [x for x in metrics.read_text().splitlines() if json.loads(x)["step"] <= self.progress.step]
-            with whole_file(metrics) as part:
-                part.write_text("".join(x + "\n" for x in lines))
+            if self.ranks.first:
+                with whole_file(metrics) as part:
+                    part.write_text("".join(x + "\n" for x in lines))
             self.last = Metrics(**json.loads(lines[-1])) if lines else None
 
+    def _best_mae(self, last: Metrics) -> float | None:
+        """Of the kept weights by labels; with an energy loss, whose best is an energy, of the last ones."""
+        return last.validation_mae if last.energy is not None or not len(self.held_out) else self.progress.best
+
     def finish(self) -> dict[str, Any]:
-        """The report, last of all files."""
+        """The report, last of all files; structures that were set aside are listed at the end."""
         p = self.progress
+        skipped = {} if self.last is None else self.last.skipped
+        for name, reason in skipped.items():
+            self.bar.note(f"set aside: {name}: {reason}")
         report = {
-            "validation_mae_meV": None if not len(self.held_out) else p.best,
+            "validation_mae_meV": None if self.last is None else self._best_mae(self.last),
+            "best": p.best if math.isfinite(p.best) else None,
+            "skipped": skipped,
+            "backed_off": p.backed_off,
             "last": None if self.last is None else asdict(self.last),
             "epochs": p.epoch,
             "steps": p.step,
             "minutes": p.elapsed / 60,
             "parameters": sum(x.numel() for x in self.network.parameters()),
             "structures": {"train": len(self.store), "validation": len(self.held_out)},
-            "target": self.settings.model.target,
+            "target": self.trained.target,
+            "loss": [x.kind for x in self.settings.loss],
             "threads": torch.get_num_threads(),
+            "processes": self.ranks.world,
         }
+        if not self.ranks.first:
+            return report
         write_json(self.out / "report.json", report)
         config = read_json(self.out / "config.json")
         write_json(self.out / "config.json", {**config, "training": report})
         return report
+
+
+def _judged(total: float, figures: EnergyFigures | None, loss: float | None) -> float:
+    """The one figure that the best weights have lowest."""
+    if figures is not None:
+        known = figures.energy_error_ueV if figures.energy_error_ueV is not None else figures.harris_ueV
+        if known is not None:
+            return abs(known)
+    elif math.isfinite(total):
+        return total
+    return math.inf if loss is None else loss
 
 
 def _optimizer(network: torch.nn.Module, trainer: TrainerConfig) -> torch.optim.AdamW:

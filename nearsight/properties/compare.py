@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import combinations_with_replacement
 
-import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from nearsight.core.blocks import BlockLayout, BlockMatrix
 from nearsight.core.errors import NearsightError
+from nearsight.core.gauge import gauge_shift
 from nearsight.core.structure import SYMBOLS, Pairs, Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.io.deeph import Calculation
@@ -119,23 +118,6 @@ def compare(
         energy_per_atom_meV=_energy_difference(reference, other),
         mae_by_elements_meV=_by_elements(layout, error),
     )
-
-
-def gauge_shift(difference: Tensor, overlap: Tensor) -> float:
-    """The mu that minimises sum |difference + mu overlap|, in the unit of `difference`; both [components, size].
-
-    For real matrices the minimum of this convex, piecewise linear function is the median of -difference / overlap with
-    weights |overlap|.
-    """
-    d, s = difference[overlap != 0].cpu(), overlap[overlap != 0].cpu()
-    if difference.is_complex():
-        scale = float(d.abs().max()) / float(s.abs().max()) + 1e-12
-        cost = lambda mu: float((d + mu * s).abs().sum())  # noqa: E731
-        return float(minimize_scalar(cost, bracket=(-scale, scale), tol=1e-12).x)
-    ratio, weight = (-d / s).numpy(), s.abs().numpy()
-    order = np.argsort(ratio)
-    cumulative = np.cumsum(weight[order])
-    return float(ratio[order][np.searchsorted(cumulative, cumulative[-1] / 2)])
 
 
 def _spin_diagonal(overlap: Tensor, components: int) -> Tensor:

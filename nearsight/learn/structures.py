@@ -1,0 +1,172 @@
+"""Structures for the energy functional: no labels are needed, and where there are any they serve validation alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nearsight.core.blocks import BlockLayout, BlockMatrix
+from nearsight.core.errors import NearsightError
+from nearsight.core.species import Species
+from nearsight.core.structure import Structure
+from nearsight.dft.problem import Problem
+from nearsight.dft.settings import ScfSettings
+from nearsight.dft.two_center import matrix_layout, overlap
+from nearsight.io.configuration import validated
+from nearsight.io.deeph import is_folder, read_folder
+from nearsight.io.structures import read_structure
+from nearsight.learn.energy import ProblemCache
+from nearsight.learn.reference import OF_THE_OPERATOR, recorded_settings
+
+# what a folder records of its own structure and cell, beside what all structures share
+OF_THE_CELL = ("kmesh", "kshift", "mesh", "charge")
+SHARED = (*OF_THE_OPERATOR, "kspacing", "smearing_ev", "smearing", "symmetry")
+
+
+class StructureData:
+    """Structures with their functionals, by index.
+
+    paths: calculation folders, folders with a POSCAR, or frames of structure files.  settings: of all functionals; `given`
+    are the keys that the user chose, which hold against what a folder records of itself.  problems: the functionals.
+    delta: the network gives H - H0.  labelled: the folders' Hamiltonians are targets.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        settings: ScfSettings,
+        given: frozenset[str],
+        problems: ProblemCache,
+        delta: bool,
+        labelled: bool = False,
+        vacuum: float | None = None,
+    ) -> None:
+        self.paths, self.shared, self.given, self.problems = tuple(paths), settings, given, problems
+        self.delta, self.labelled, self.vacuum = delta, labelled, vacuum
+        self._structures: dict[int, Structure] = {}
+        self._offsets: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        return str(self.paths[index])
+
+    def structure(self, index: int) -> Structure:
+        """Raises NearsightError for one that cannot be computed."""
+        if index not in self._structures:
+            self._structures[index] = read_structure(self.paths[index], self.vacuum)
+        return self._structures[index]
+
+    def layout(self, index: int) -> BlockLayout:
+        """The pairs of the DFT engine."""
+        structure = self.structure(index)
+        return matrix_layout(structure, self._species(structure))
+
+    def overlap(self, index: int) -> Tensor | None:
+        if not self.labelled:
+            return None
+        structure = self.structure(index)
+        return overlap(structure, self._species(structure), self.layout(index)).values[0]
+
+    def target(self, index: int) -> Tensor | None:
+        if not self.labelled:
+            return None
+        label = self.label(index)
+        if label is None:
+            raise NearsightError(f"{self.name(index)} has no hamiltonian.h5: there is nothing to learn from it")
+        return label.values[0] - self.offset(index)
+
+    def settings(self, index: int) -> ScfSettings:
+        recorded = self._recorded(index)
+        own = {k: recorded[k] for k in OF_THE_CELL if k in recorded and k not in self.given}
+        if self.shared.mesh_cutoff_ry != recorded.get("mesh_cutoff_ry", self.shared.mesh_cutoff_ry):
+            own.pop("mesh", None)
+        return ScfSettings.model_validate({**self.shared.model_dump(), **own})
+
+    def problem(self, index: int) -> Problem:
+        """The functional, built or remembered. Raises NearsightError where there is none (linearly dependent orbitals)."""
+        return self.problems(self.paths[index], self.structure(index), self.settings(index))
+
+    def offset(self, index: int) -> Tensor:
+        """What is added to the network's elements to give H [size], Ha: H0, or zero."""
+        if not self.delta:
+            return torch.zeros(1, dtype=torch.float64)
+        if index not in self._offsets:
+            self._offsets[index] = self.problem(index).functional.initial_hamiltonian().values[0].cpu()
+        return self._offsets[index]
+
+    def label(self, index: int) -> BlockMatrix | None:
+        """The folder's Hamiltonian [Ha] on the layout, None without one.
+
+        Raises NearsightError for one of another functional, with the difference spelled out.
+        """
+        path = self.paths[index]
+        if not is_folder(path) or not (path / "hamiltonian.h5").exists():
+            return None
+        recorded = self._recorded(index)
+        wrong = [
+            f"{k} {recorded[k]} (folder) against {ours}"
+            for k in ("xc", "mesh_cutoff_ry", "smearing_ev", "smearing", "sheet", "xc_refinement", *OF_THE_CELL[:2])
+            if k in recorded and _plain(recorded[k]) != _plain(ours := getattr(self.settings(index), k))
+        ]
+        if wrong:
+            raise NearsightError(
+                f"{path} was computed with another functional: {'; '.join(wrong)}. Leave these out of loss.scf, or give "
+                "structures without Hamiltonians"
+            )
+        found = read_folder(path).require_hamiltonian()
+        layout = self.layout(index)
+        if found.spin != "none":
+            raise NearsightError(f"{path} is spinful: networks for spin are not available yet")
+        if not found.basis.same_as(layout.basis):
+            raise NearsightError(f"{path} was computed with another basis: give its orbitals as data.species")
+        return found.on(layout)
+
+    def without(self, broken: Mapping[int, str]) -> StructureData:
+        """The same data without some structures."""
+        kept = [p for k, p in enumerate(self.paths) if k not in broken]
+        return StructureData(kept, self.shared, self.given, self.problems, self.delta, self.labelled, self.vacuum)
+
+    def broken(self) -> dict[int, str]:
+        """Structures that cannot be computed, with the reason: found without computing anything."""
+        found = {}
+        for k in range(len(self)):
+            try:
+                self.layout(k)
+            except NearsightError as error:
+                found[k] = str(error)
+        return found
+
+    def _species(self, structure: Structure) -> dict[int, Species]:
+        missing = {z for z in structure.numbers.tolist() if z not in self.problems.species}
+        if missing:
+            raise NearsightError(f"no orbitals for atomic number {min(missing)}: data.species must hold every element")
+        return {z: self.problems.species[z] for z in sorted(set(structure.numbers.tolist()))}
+
+    def _recorded(self, index: int) -> dict[str, Any]:
+        path = self.paths[index]
+        return (recorded_settings(path) if path.is_dir() else None) or {}
+
+
+def shared_settings(
+    given: Mapping[str, Any], recorded: Mapping[str, Any] | None, model: ScfSettings | None
+) -> ScfSettings:
+    """The functional of a training: what the user gives, else what the samples record, else the model to begin with.
+
+    Raises NearsightError for a key that is no setting, or one that a network cannot serve.
+    """
+    base = {} if model is None else {k: v for k, v in model.model_dump().items() if k in OF_THE_OPERATOR}
+    kept = {k: v for k, v in (recorded or {}).items() if k in SHARED}
+    settings = validated(ScfSettings, {**base, **kept, **given}, "loss.scf")
+    if settings.spin != "none" or settings.moments is not None:
+        raise NearsightError("loss.scf: networks for spin are not available yet; leave spin and moments out")
+    return settings
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,166 @@
+"""How good predicted Hamiltonians are by the functional: energies, densities, levels; against ground states where known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from nearsight.core.blocks import BlockMatrix
+from nearsight.core.errors import NearsightError
+from nearsight.core.gauge import gauge_shift
+from nearsight.core.units import HARTREE_EV
+from nearsight.dft.problem import Problem
+from nearsight.learn.energy import harris_excess
+from nearsight.learn.losses import MEV
+from nearsight.learn.structures import StructureData
+from nearsight.solve.occupations import Occupied
+
+WINDOW_EV = 5.0  # bands up to this far above the Fermi level are compared
+
+
+@dataclass(frozen=True)
+class EnergyFigures:
+    """One structure, or the mean over several. None where no ground state is known to measure against.
+
+    energy_error_ueV: Omega[H] above that of the ground state, per atom [micro-eV]; energy_error_cell_ueV: per cell.
+    hamiltonian_mae_meV, gauge_mae_meV: of all stored elements; after the best shift H + mu S.
+    occ_occ, occ_unocc, unocc_unocc _mae_meV: of the error between the ground state's levels, C^dagger (H - H_0) C.
+    density_matrix_mae: of all stored elements.  density_error: integral of |n - n_0| by the number of electrons.
+    bands_mae_meV: levels on the k-mesh up to 5 eV above the Fermi level.
+    gradient_norm: |dOmega/dH| [1].  residual_mae_meV: mean |H - F|.  harris_ueV: |E_Harris - E_KS| per atom, a bound
+    of the energy's error that needs no ground state.
+    """
+
+    energy_error_ueV: float | None
+    energy_error_cell_ueV: float | None
+    hamiltonian_mae_meV: float | None
+    gauge_mae_meV: float | None
+    occ_occ_mae_meV: float | None
+    occ_unocc_mae_meV: float | None
+    unocc_unocc_mae_meV: float | None
+    density_matrix_mae: float | None
+    density_error: float | None
+    bands_mae_meV: float | None
+    gradient_norm: float
+    residual_mae_meV: float
+    harris_ueV: float
+
+    @staticmethod
+    def mean(figures: Sequence[EnergyFigures]) -> EnergyFigures:
+        """Each figure's mean over the structures that have it."""
+        means: dict[str, float | None] = {}
+        for f in fields(EnergyFigures):
+            known = [x for e in figures if (x := getattr(e, f.name)) is not None]
+            means[f.name] = sum(known) / len(known) if known else None
+        return EnergyFigures(**means)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class _GroundState:
+    """free: Omega [Ha], of the label's Hamiltonian."""
+
+    free: float
+    hamiltonian: BlockMatrix
+    density_matrix: BlockMatrix
+    levels: Occupied
+
+
+class Validator:
+    """Figures of predicted Hamiltonians of held-out structures; the ground states are evaluated once and kept."""
+
+    def __init__(self, data: StructureData) -> None:
+        self.data = data
+        self.skipped: dict[str, str] = {}
+        self._known: dict[int, _GroundState | None] = {}
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def check(self) -> None:
+        """Raises NearsightError for labels of another functional, before any time is spent."""
+        for k in range(len(self.data)):
+            self.data.label(k)
+
+    @torch.no_grad()
+    def __call__(self, predict: Callable[[int], Tensor], indices: Sequence[int]) -> list[EnergyFigures]:
+        """predict: the network's elements [size] of structure `index`, Ha. Structures that cannot be computed are skipped."""
+        found = []
+        for k in indices:
+            if self.data.name(k) in self.skipped:
+                continue
+            try:
+                found.append(self.figures(k, predict(k).double().cpu() + self.data.offset(k)))
+            except (NearsightError, torch.linalg.LinAlgError) as error:
+                self.skipped[self.data.name(k)] = " ".join(str(error).split())
+        return found
+
+    @torch.no_grad()
+    def figures(self, index: int, values: Tensor) -> EnergyFigures:
+        """values: H on the structure's layout [size], Ha. Raises NearsightError where that gives no finite energy."""
+        problem = self.data.problem(index)
+        layout = problem.functional.layout
+        trial = problem(BlockMatrix(layout, values[None].to(layout.device)).hermitian())
+        if not bool(torch.isfinite(trial.evaluation.hamiltonian.values).all()):
+            raise NearsightError("the functional gives no finite energy for the predicted Hamiltonian")
+        atoms = len(problem.functional.structure)
+        micro = 1e6 * HARTREE_EV / atoms
+        known = self._ground_state(index, problem)
+        own = {
+            "gradient_norm": float(problem.gradient(trial).norm()),
+            "residual_mae_meV": float(trial.difference.abs().mean()) * MEV,
+            "harris_ueV": abs(harris_excess(problem, trial)) * micro,
+        }
+        if known is None:
+            return EnergyFigures(**{f.name: own.get(f.name) for f in fields(EnergyFigures)})  # type: ignore[arg-type]
+        error = trial.hamiltonian - known.hamiltonian
+        shift = gauge_shift(error.values, problem.functional.overlap.values)
+        density = problem.functional.grid.density(known.density_matrix)
+        change = (trial.evaluation.density - density).abs().sum() * problem.functional.mesh.volume_element
+        return EnergyFigures(
+            energy_error_ueV=(trial.free - known.free) * micro,
+            energy_error_cell_ueV=(trial.free - known.free) * micro * atoms,
+            hamiltonian_mae_meV=float(error.values.abs().mean()) * MEV,
+            gauge_mae_meV=float((error.values + shift * problem.functional.overlap.values).abs().mean()) * MEV,
+            **_by_space(problem, known.levels, error),  # type: ignore[arg-type]
+            density_matrix_mae=float((trial.density_matrix - known.density_matrix).values.abs().mean()),
+            density_error=float(change) / problem.functional.electrons,
+            bands_mae_meV=_band_error(known.levels, trial.levels),
+            **own,
+        )
+
+    def _ground_state(self, index: int, problem: Problem) -> _GroundState | None:
+        if index not in self._known:
+            label = self.data.label(index)
+            if label is None:
+                self._known[index] = None
+            else:
+                trial = problem(label.to(problem.functional.layout.device))
+                self._known[index] = _GroundState(trial.free, trial.hamiltonian, trial.density_matrix, trial.levels)
+        return self._known[index]
+
+
+def _by_space(problem: Problem, levels: Occupied, error: BlockMatrix) -> dict[str, float | None]:
+    """Mean |C^dagger dH C| [meV] between occupied and unoccupied levels of the ground state, over k-points."""
+    c = levels.coefficients
+    size = (c.mH @ error.at_k(problem.kpoints.k) @ c).abs() * MEV
+    filled = (levels.occupations > 0.5).to(size)
+    empty = 1 - filled
+    weight = levels.weights[None, :, None, None]
+    result: dict[str, float | None] = {}
+    for name, a, b in (
+        ("occ_occ_mae_meV", filled, filled),
+        ("occ_unocc_mae_meV", filled, empty),
+        ("unocc_unocc_mae_meV", empty, empty),
+    ):
+        mask = weight * a[..., :, None] * b[..., None, :]
+        result[name] = float((mask * size).sum() / mask.sum()) if float(mask.sum()) else None
+    return result
+
+
+def _band_error(known: Occupied, found: Occupied) -> float | None:
+    below = (known.energies < known.fermi_level + WINDOW_EV / HARTREE_EV) * known.weights[None, :, None]
+    error = (found.energies - known.energies).abs() * MEV
+    return float((below * error).sum() / below.sum()) if float(below.sum()) else None
