@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from nearsight.dft.dielectric import Dielectric
 from nearsight.dft.mesh import Mesh
 
 
@@ -32,13 +34,15 @@ class Kerker:
 class Pulay:
     """Direct inversion in the iterative subspace: Pulay, Chem. Phys. Lett. 73, 393 (1980).
 
-    weight: share of the (preconditioned) residual that is added.  history: residuals kept.
-    kerker: mix the density with that preconditioner; None mixes the Hamiltonian.
+    weight: share of the (preconditioned) residual that is added: 1 suits the dielectric operator, 0.4 none.
+    history: residuals kept.  kerker: mix the density with that preconditioner; None mixes the Hamiltonian.
+    dielectric: preconditioner of the Hamiltonian's residual; without effect on the density's.
     """
 
     weight: float = 0.4
     history: int = 8
     kerker: Kerker | None = None
+    dielectric: Dielectric | None = None
 
 
 @dataclass
@@ -49,27 +53,29 @@ class PulayState:
     inputs: list[Tensor] = field(default_factory=list)
     residuals: list[Tensor] = field(default_factory=list)
 
-    def next(self, x: Tensor, residual: Tensor) -> Tensor:
-        """x + ...: the combination of inputs whose residual is least, moved along that residual."""
+    def forget(self) -> None:
+        """Leave what came before out of what comes."""
+        self.inputs.clear()
+        self.residuals.clear()
+
+    def next(self, x: Tensor, residual: Tensor, precondition: Callable[[Tensor], Tensor] = lambda r: r) -> Tensor:
+        """x + ...: the combination of inputs whose residual is least, moved along that residual, preconditioned."""
         self.inputs.append(x)
         self.residuals.append(residual)
         if len(self.inputs) > self.settings.history:
             del self.inputs[0], self.residuals[0]
-        flat = torch.stack([r.flatten() for r in self.residuals])
-        size = len(flat)
-        if size == 1:
-            return x + self.settings.weight * residual
-        scale = flat[-1].norm()
-        gram = (flat / scale) @ (flat / scale).T
-        border = torch.cat(
-            [
-                torch.cat([gram, gram.new_ones(size, 1)], 1),
-                torch.cat([gram.new_ones(1, size), gram.new_zeros(1, 1)], 1),
-            ]
-        )
-        right = gram.new_zeros(size + 1)
-        right[-1] = 1.0
-        c = torch.linalg.lstsq(border.cpu(), right.cpu()[:, None], driver="gelsd").solution[:size, 0].to(x)
-        mixed = sum(ci * xi for ci, xi in zip(c, self.inputs, strict=True))
-        step = sum(ci * ri for ci, ri in zip(c, self.residuals, strict=True))
-        return mixed + self.settings.weight * step
+        before = [r - residual for r in self.residuals[:-1]]
+        lengths = torch.stack([b.norm() for b in before]) if before else residual.new_zeros(0)
+        moves = [n for n, length in enumerate(lengths.tolist()) if length > 0]
+        if not moves:
+            return x + self.settings.weight * precondition(residual)
+        # min |r + sum_j g_j (r_j - r)| in unit columns: a residual that fell by many orders leaves the others harmless
+        columns = torch.stack([(before[n] / lengths[n]).flatten() for n in moves])
+        right = -(columns @ residual.flatten())
+        gram = (columns @ columns.T).cpu()
+        g = torch.linalg.lstsq(gram, right.cpu()[:, None], rcond=1e-12, driver="gelsd").solution[:, 0].to(x)
+        mixed, step = x, residual
+        for weight, n in zip(g / lengths[moves], moves, strict=True):
+            mixed = mixed + weight * (self.inputs[n] - x)
+            step = step + weight * before[n]
+        return mixed + self.settings.weight * precondition(step)

@@ -18,6 +18,7 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.species import Species
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
+from nearsight.dft.dielectric import Dielectric
 from nearsight.dft.forces import forces_and_stress
 from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.ground_state import GroundState, ground_state
@@ -78,7 +79,10 @@ def chosen_kmesh(structure: Structure, settings: ScfSettings) -> tuple[int, int,
 def resolved(structure: Structure, settings: ScfSettings) -> ScfSettings:
     """The settings with every choice that was left open filled in."""
     mesh = settings.mesh or mesh_shape(structure.cell, settings.mesh_cutoff_ry)
-    return settings.model_copy(update={"kmesh": chosen_kmesh(structure, settings), "mesh": mesh})
+    mixing = settings.mixing
+    weight = mixing.weight or (0.4 if mixing.kerker or mixing.dielectric is None else 1.0)
+    mixing = mixing.model_copy(update={"weight": weight})
+    return settings.model_copy(update={"kmesh": chosen_kmesh(structure, settings), "mesh": mesh, "mixing": mixing})
 
 
 def functional_for(
@@ -120,10 +124,12 @@ def run_scf(
     warn: Callable[[str], None] | None = None,
     observe: Callable[[Trial], None] | None = None,
     start: BlockMatrix | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> GroundState:
     """Compute a ground state; write its calculation folder to `out`, converged or not (result.json says which).
 
     start: Hamiltonian to begin with [Ha], in place of `settings.start`.  progress: told each step; observe: each trial.
+    about: further entries of result.json.
     Raises NearsightError for bad input; not for a run that does not converge: see GroundState.converged.
     """
     started = time.perf_counter()
@@ -152,18 +158,20 @@ def run_scf(
         SMEARINGS[settings.smearing],
     )
     if out is not None:
-        write_result(out, result, settings, time.perf_counter() - started)
+        write_result(out, result, settings, time.perf_counter() - started, about)
     return result
 
 
 def method_for(settings: ScfSettings) -> SCF | DirectMinimisation:
-    """The way to self-consistency that settings describe."""
+    """The way to self-consistency that resolved settings describe."""
     tolerance = settings.tolerance_ev / HARTREE_EV
     if settings.method == "variational":
         return DirectMinimisation(tolerance, settings.max_iterations)
     mixing = settings.mixing
     kerker = None if mixing.kerker is None else Kerker(mixing.kerker * BOHR_ANG)
-    return SCF(Pulay(mixing.weight, mixing.history, kerker), tolerance, settings.max_iterations)
+    dielectric = None if mixing.dielectric is None or kerker else Dielectric(mixing.dielectric)
+    assert mixing.weight is not None
+    return SCF(Pulay(mixing.weight, mixing.history, kerker, dielectric), tolerance, settings.max_iterations)
 
 
 def chosen_kpoints(
@@ -285,7 +293,13 @@ def report(result: GroundState, settings: ScfSettings, wall_seconds: float) -> d
     }
 
 
-def write_result(out: Path, result: GroundState, settings: ScfSettings, wall_seconds: float) -> None:
+def write_result(
+    out: Path,
+    result: GroundState,
+    settings: ScfSettings,
+    wall_seconds: float,
+    about: Mapping[str, Any] | None = None,
+) -> None:
     """The calculation folder of a ground state, with its species beside the matrices, whole or not at all."""
     functional = result.functional
     write_folder(
@@ -296,5 +310,5 @@ def write_result(out: Path, result: GroundState, settings: ScfSettings, wall_sec
         result.density_matrix.to("cpu"),
         fermi_level=result.fermi_level,
         electrons=functional.electrons,
-        result=report(result, settings, wall_seconds),
+        result=report(result, settings, wall_seconds) | dict(about or {}),
     )

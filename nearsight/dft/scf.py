@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.units import HARTREE_EV
+from nearsight.dft.dielectric import Dielectric, Screening
 from nearsight.dft.mixing import Pulay, PulayState
 from nearsight.dft.problem import Problem, Step, Trial
 
 
 @dataclass(frozen=True)
 class SCF:
-    """Pulay mixing of the Hamiltonian, or of the density with a Kerker preconditioner.
+    """Pulay mixing of the Hamiltonian, preconditioned by the dielectric operator, or of the density with Kerker's.
 
     tolerance: largest |F[D(H)] - H| of any element at the end [Ha]; the energy's error is of second order in it.
     """
 
-    mixing: Pulay = Pulay()
+    mixing: Pulay = Pulay(weight=1.0, dielectric=Dielectric())
     tolerance: float = 1e-5 / HARTREE_EV
     max_iterations: int = 100
 
@@ -26,7 +28,8 @@ class SCF:
         self, problem: Problem, start: BlockMatrix, on_step: Callable[[Step], None] | None
     ) -> tuple[Trial, list[Step], bool]:
         """The last trial, all steps, and whether it converged."""
-        functional, kerker = problem.functional, self.mixing.kerker
+        functional, kerker, dielectric = problem.functional, self.mixing.kerker, self.mixing.dielectric
+        screening = Screening.of(functional, dielectric) if dielectric and not kerker else None
         mixer = PulayState(self.mixing)
         hamiltonian = start
         density = None
@@ -44,5 +47,10 @@ class SCF:
                 # what the start's Hamiltonian gives is the first density
                 density = output if density is None else mixer.next(density, kerker(output - density, functional.mesh))
                 hamiltonian = problem.hamiltonian_of_density(density)
+            elif screening:
+                if len(steps) == 2:  # a predicted start is no F[D] at all: what is wrong with it spoils combinations
+                    mixer.forget()
+                solve = partial(screening, problem, trial)
+                hamiltonian = hamiltonian.with_values(mixer.next(hamiltonian.values, trial.difference, solve))
             else:
                 hamiltonian = hamiltonian.with_values(mixer.next(hamiltonian.values, trial.difference))

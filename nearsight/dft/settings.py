@@ -11,12 +11,17 @@ BasisSize = Literal["sz", "dz", "szp", "dzp", "tz", "tzp"]
 
 
 class MixingSettings(BaseModel):
-    """weight, history: of Pulay's method. kerker: q0 [1/Angstrom] of a Kerker preconditioner on the density; null: none."""
+    """weight, history: of Pulay's method; weight null: 1 with the dielectric preconditioner, 0.4 without.
+
+    dielectric: cutoff [Ry] of the mesh on which the dielectric operator is applied; null: no such preconditioner.
+    kerker: q0 [1/Angstrom] of a Kerker preconditioner on the density in its place; null: none.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    weight: float = Field(0.4, gt=0, le=1)
+    weight: float | None = Field(None, gt=0, le=1)
     history: int = Field(8, ge=1)
+    dielectric: float | None = Field(35.0, gt=0)
     kerker: float | None = Field(None, gt=0)
 
 

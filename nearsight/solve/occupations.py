@@ -114,14 +114,52 @@ def response(state: Occupied, f_tilde: Tensor) -> Tensor:
     kernel = state.smearing.divided_difference(x, state.occupations) / state.kT
     slope = torch.diagonal(kernel, dim1=-2, dim2=-1)
     diagonal = torch.diagonal(f_tilde, dim1=-2, dim2=-1).real
+    result = kernel * f_tilde
+    return result - torch.diag_embed(_level_shift(state, slope, diagonal).to(result.dtype))
+
+
+def _level_shift(state: Occupied, slope: Tensor, diagonal: Tensor) -> Tensor:
+    """f'_i sum_kj w f'_j F~_jj / sum_kj w f'_j [s, k, m] of the slopes and diagonal elements of the m lowest states."""
     w = state.weights[None, :, None]
     axes = (1, 2) if state.fixed_moment else (0, 1, 2)
     total = (w * slope).sum(axes, keepdim=True)
     mean = (w * slope * diagonal).sum(axes, keepdim=True) / torch.where(
         total != 0, total, torch.full_like(total, -1e-300)
     )
-    result = kernel * f_tilde
-    return result - torch.diag_embed((slope * mean).to(result.dtype))
+    return slope * mean
+
+
+@dataclass(frozen=True, eq=False)
+class LinearResponse:
+    """chi0: the first-order change of D(k) with H(k) at fixed overlap and electron number.
+
+    dD = g C [K o (C^dagger dH C) + dmu-term] C^dagger as in `response`, of which only pairs with an occupied state are made.
+    kernel: K [s, k, m, n] of the m lowest states, above which none is occupied.
+    """
+
+    state: Occupied
+    kernel: Tensor
+
+    @staticmethod
+    def of(state: Occupied, negligible: float = 1e-12) -> LinearResponse:
+        filled = (state.occupations.abs() > negligible).flatten(0, 1).any(0)
+        m = int(filled.nonzero().max()) + 1
+        x = (state.energies - state.fermi_level) / state.kT
+        kernel = state.smearing.divided_difference(x, state.occupations) / state.kT
+        return LinearResponse(state, kernel[..., :m, :].clone())
+
+    def __call__(self, change: Tensor) -> Tensor:
+        """dD(k) [s, k, n, n] of dH(k) [s, k, n, n], both hermitian."""
+        state, m = self.state, self.kernel.shape[-2]
+        lowest = state.coefficients[..., :m]
+        p = lowest.mH @ change @ state.coefficients
+        slope = torch.diagonal(self.kernel, dim1=-2, dim2=-1)
+        shift = _level_shift(state, slope, torch.diagonal(p, dim1=-2, dim2=-1).real)
+        p = self.kernel * p
+        torch.diagonal(p, dim1=-2, dim2=-1).sub_(shift)
+        p[..., :m] *= 0.5  # the pairs of occupied states come twice below
+        half = lowest @ p @ state.coefficients.mH
+        return state.degeneracy * (half + half.mH)
 
 
 class _DensityMatrix(torch.autograd.Function):
