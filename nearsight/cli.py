@@ -13,12 +13,10 @@ import typer
 # calculation twenty times slower. It must be set before PyTorch loads, so before anything else here.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from nearsight.console import Bars, console, figure, print_json, progress_bars, spinner
 from nearsight.core.errors import NearsightError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress
-
     from nearsight.dft.ground_state import Step
     from nearsight.dft.trace import TraceStep
     from nearsight.properties.spectra import Bands
@@ -98,6 +96,9 @@ def scf(
     stress: Annotated[bool, typer.Option("--stress", help="Stress of the cell.")] = False,
     start: Annotated[Path | None, typer.Option(help="Trained model whose prediction to begin with.")] = None,
     restart: Annotated[Path | None, typer.Option(help="Calculation folder whose Hamiltonian to begin with.")] = None,
+    compare_start: Annotated[
+        bool, typer.Option("--compare-start", help="Run also from superposed atoms; tell the iterations saved.")
+    ] = False,
     trace: Annotated[
         Path | None, typer.Option(help="Write each step here, and a picture of them beside it.", metavar="FILE.jsonl")
     ] = None,
@@ -112,12 +113,16 @@ def scf(
     from nearsight.core.units import HARTREE_EV
     from nearsight.dft.run import chosen_kmesh, run_scf
     from nearsight.dft.settings import ScfSettings
-    from nearsight.dft.trace import Trace
+    from nearsight.dft.trace import Trace, iterations_of, saved_iterations
     from nearsight.io.configuration import override, read_table, validated
     from nearsight.io.structures import read_structure
 
     if trace is not None and trace.suffix == ".png":
         raise NearsightError(f"--trace {trace}: it is a text file, a JSON object a line; its picture goes beside it")
+    if compare_start and start is None:
+        raise NearsightError(
+            "--compare-start compares a model's start with that of superposed atoms: add --start MODEL"
+        )
     given = {
         "xc": xc,
         "kmesh": kmesh,
@@ -142,22 +147,29 @@ def scf(
     table = override(table | {k: v for k, v in given.items() if v is not None}, words or [])
     settings = validated(ScfSettings, table)
     listener = Trace() if trace else None
-    with _spinner("setting up: species, two-centre integrals, mesh") as status:
+    with spinner("setting up: species, two-centre integrals, mesh") as status:
+
+        def show(step: Step) -> None:
+            change = f"residual {step.residual * HARTREE_EV:.2e} eV"
+            status.update(f"iteration {step.iteration:3d}  E = {step.total * HARTREE_EV:.6f} eV  {change}")
 
         def told(step: Step) -> None:
             if listener:
                 listener.step(step)
-            change = f"residual {step.residual * HARTREE_EV:.2e} eV"
-            status.update(f"iteration {step.iteration:3d}  E = {step.total * HARTREE_EV:.6f} eV  {change}")
+            show(step)
 
         observe = listener.observe if listener else None
         found = read_structure(structure, vacuum)
-        predicted = None
+        predicted, plain, about = None, None, {}
         if start is not None:
             from nearsight.learn.model import TrainedModel
 
             predicted = TrainedModel.load(start).start_for(found, settings)
-        state = run_scf(found, settings, out, told, warn=_warn, observe=observe, start=predicted)
+            about["start"] = {"model": str(start)}
+        if compare_start:
+            plain = run_scf(found, settings.model_copy(update={"start": None}), None, show)
+            about["start"] |= iterations_of(plain)
+        state = run_scf(found, settings, out, told, warn=_warn, observe=observe, start=predicted, about=about)
     if trace and listener:
         _write_trace(trace, listener.steps(state))
     if not state.converged:
@@ -173,6 +185,10 @@ def scf(
         f"Fermi level {state.fermi_level * HARTREE_EV:.4f} eV, {len(state.steps)} iterations; "
         f"k-mesh {_joined(chosen_kmesh(found, settings))}, mesh {_joined(state.functional.mesh.shape)}; in {out}"
     )
+    if start is not None:
+        print(f"begun with {start}: first residual {state.steps[0].residual * HARTREE_EV:.1e} eV")
+    if plain is not None:
+        print(saved_iterations(state, plain))
 
 
 def _joined(size: tuple[int, int, int]) -> str:
@@ -205,8 +221,8 @@ def dataset_build(
     from nearsight.workflows.dataset import build, read_settings
 
     settings = read_settings(config, (*(words or []), *([f"workers={workers}"] if workers is not None else [])))
-    with _progress() as progress:
-        bars = _Bars(progress)
+    with progress_bars() as progress:
+        bars = Bars(progress)
         bars.stage("ground states")
 
         def told(outcome: Any, done: int, total: int) -> None:
@@ -235,7 +251,7 @@ def train(
     from nearsight.learn.train import train_from_config
 
     report = train_from_config(config, out, words)
-    print(f"mean error of unseen Hamiltonians {_figure(report['validation_mae_meV'])} meV; the model is in {out}")
+    print(f"mean error of unseen Hamiltonians {figure(report['validation_mae_meV'])} meV; the model is in {out}")
 
 
 @app.command()
@@ -273,7 +289,7 @@ def bands(
     from nearsight.properties.spectra import bands_of
 
     results: list[tuple[str, Bands]] = []
-    with _spinner("diagonalising"):
+    with spinner("diagonalising"):
         for folder in folders:
             c = read(folder)
             if not results:
@@ -301,20 +317,19 @@ def compare(
     from nearsight.io.formats import read
     from nearsight.properties.compare import compare as measure
 
-    with _spinner("comparing"):
+    with spinner("comparing"):
         result = measure(read(reference), read(other), window_ev=window).to_json()
     if json:
-        _print_json(result)
+        print_json(result)
         return
-    console = _console()
     from rich.table import Table
 
     table = Table("difference", "value", box=None, pad_edge=False, header_style="bold")
     for name, value in result.items():
         inner = value.items() if isinstance(value, dict) else [("", value)]
         for key, number in inner:
-            table.add_row(f"{name} {key}".strip(), _figure(number))
-    console.print(table)
+            table.add_row(f"{name} {key}".strip(), figure(number))
+    console().print(table)
 
 
 @app.command()
@@ -326,15 +341,14 @@ def check(
     from nearsight.io.formats import read
     from nearsight.properties.check import check as examine
 
-    with _spinner("checking"):
+    with spinner("checking"):
         findings = examine(read(folder))
     if json:
-        _print_json({"sound": all(f.holds for f in findings), "findings": [f.to_json() for f in findings]})
+        print_json({"sound": all(f.holds for f in findings), "findings": [f.to_json() for f in findings]})
     else:
-        console = _console()
         for f in findings:
             sign = "[green]holds[/]" if f.holds else "[bold red]broken[/]"
-            console.print(f"{sign:<20} {f.law}: {f.found}", highlight=False, soft_wrap=True)
+            console().print(f"{sign:<20} {f.law}: {f.found}", highlight=False, soft_wrap=True)
     broken = [f for f in findings if not f.holds]
     if broken:
         raise NearsightError(f"{folder} is not sound: {broken[0].law} is broken ({broken[0].found})")
@@ -354,7 +368,7 @@ def density(
 
     if what == "orbital" and band is None:
         raise NearsightError("--what orbital needs --band N (from 0, by energy)")
-    with _spinner("setting up: species, mesh, density"):
+    with spinner("setting up: species, mesh, density"):
         if what == "orbital" and band is not None:
             volume = write_orbital(folder, out, band, k, spin)
         else:  # another word is refused there
@@ -370,74 +384,13 @@ def demo(
     from nearsight.plot import plot_bands
     from nearsight.workflows.demo import run
 
-    with _progress(_console()) as progress:
-        report = run(out, _Bars(progress), plot_bands)
+    with progress_bars(console()) as progress:
+        report = run(out, Bars(progress), plot_bands)
     figures = report["comparison"]
     print(
         f"H: mean error {figures['hamiltonian_mae_meV']:.2f} meV; bands within 5 eV of the Fermi level: "
         f"{figures['bands_mae_meV']:.1f} meV\nsee {out / 'bands.png'} and {out / 'report.json'}"
     )
-
-
-def _console() -> Console:
-    """Standard output, the one console that bars of several authors share."""
-    from rich import get_console
-
-    return get_console()
-
-
-def _progress(console: Console | None = None) -> Progress:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console or Console(stderr=True),
-    )
-
-
-class _Bars:
-    """A bar for each stage of a long run."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self.task: Any = None
-
-    def stage(self, text: str) -> None:
-        self.task = self.progress.add_task(text, total=None)
-
-    def advance(self, done: float, total: float, text: str = "") -> None:
-        self.progress.update(self.task, completed=done, total=total)
-
-
-def _spinner(text: str) -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True).status(text)
-
-
-def _print_json(content: Any) -> None:
-    import json
-
-    print(json.dumps(content, indent=1))
-
-
-def _figure(value: Any) -> str:
-    if value is None:
-        return "unknown"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":
