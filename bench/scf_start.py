@@ -1,0 +1,123 @@
+"""Iterations that a trained model saves: the same ground states from its prediction and from superposed atomic densities.
+
+    python bench/scf_start.py MODEL FOLDER [FOLDER ...] [--first 50] [--limit 10] [--name h2o] [--set KEY=VALUE ...]
+
+FOLDER is a calculation folder that the model never saw, or a folder of many. The settings are those of its `result.json`
+(or of a `reference.json`: xc, k-mesh, mesh, kT), with the model's orbitals; both runs have the same mixing and stop at the same
+|F - H| (1e-5 eV; `--set tolerance_ev=...`). Iterations to looser ends are read off the same runs. The one that only evaluates
+the start counts as an iteration in both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from nearsight.core.units import HARTREE_EV
+from nearsight.dft.run import run_scf
+from nearsight.dft.settings import ScfSettings
+from nearsight.dft.trace import iterations_to
+from nearsight.io.atomic import read_json, write_json
+from nearsight.io.configuration import override
+from nearsight.io.deeph import is_folder, list_folders, read_folder
+from nearsight.learn.model import TrainedModel
+
+HERE = Path(__file__).parent
+ENDS_EV = (1e-3, 1e-4, 1e-5)
+
+
+def settings_of(folder: Path, model: Path, words: list[str]) -> ScfSettings:
+    """What made the folder, with the model's orbitals and a tolerance of 1e-5 eV."""
+    if (folder / "result.json").exists():
+        table = read_json(folder / "result.json")["config"]
+        table |= {"start": None, "forces": False, "stress": False, "mixing": {}}
+        # files of orbitals hide where they came from: what `auto` chose when the folder was made
+        quadrature = "exact" if table["two_center"] == "auto" and table["species"] is None else table["two_center"]
+        table |= {"two_center": quadrature}
+    else:
+        found = read_json(folder / "reference.json")
+        table = {"xc": found["xc"], "kmesh": found["kmesh"], "mesh": found["mesh"], "smearing_ev": found["kT_eV"]}
+    table |= {"species": str(model / "species"), "pseudopotentials": None, "tolerance_ev": 1e-5}
+    return ScfSettings.model_validate(override(table, words))
+
+
+def measure(folder: Path, path: Path, model: TrainedModel, words: list[str]) -> dict[str, Any]:
+    """Both runs of one structure: iterations to each end, first residuals [eV], seconds, difference of the energies [eV]."""
+    reference = read_folder(folder)
+    settings, structure = settings_of(folder, path, words), reference.structure
+    start = time.perf_counter()
+    plain = run_scf(structure, settings)
+    middle = time.perf_counter()
+    predicted = model.start_for(structure, settings)
+    started = run_scf(structure, settings, start=predicted)
+    seconds = (middle - start, time.perf_counter() - middle)
+    error = predicted.on(started.hamiltonian.layout).values - started.hamiltonian.values
+    ends = {f"{e:g}": [iterations_to(run, e / HARTREE_EV) for run in (plain, started)] for e in ENDS_EV}
+    return {
+        "structure": folder.name,
+        "iterations": [len(plain.steps), len(started.steps)],
+        "converged": plain.converged and started.converged,
+        "iterations_to_eV": ends,
+        "first_residual_eV": [run.steps[0].residual * HARTREE_EV for run in (plain, started)],
+        "start_mae_meV": 1e3 * HARTREE_EV * float(error.abs().mean()),
+        "energy_difference_eV": (started.total - plain.total) * HARTREE_EV,
+        "seconds": seconds,
+    }
+
+
+def saved(pair: list[int | None]) -> float | None:
+    """Share of the iterations from atoms that the model makes needless; None where one run did not get there."""
+    plain, started = pair
+    return None if plain is None or started is None else 1 - started / plain
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """For each end: mean iterations of both starts, and the share saved over all structures."""
+    result = {}
+    for end in (f"{e:g}" for e in ENDS_EV):
+        pairs = [r["iterations_to_eV"][end] for r in rows if None not in r["iterations_to_eV"][end]]
+        if pairs:
+            plain, started = (mean(p[x] for p in pairs) for x in (0, 1))
+            result[end] = {"structures": len(pairs), "plain": plain, "started": started, "saved": 1 - started / plain}
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--first", type=int, default=0, help="leave out so many folders, those that were trained on")
+    parser.add_argument("--limit", type=int, help="take so many at most")
+    parser.add_argument("--name", help="of the file of results; by default the model's")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of both runs")
+    asked = parser.parse_args()
+    found = [f for given in asked.folders for f in ([given] if is_folder(given) else list_folders(given))]
+    found = found[asked.first :][: asked.limit]
+    model = TrainedModel.load(asked.model)
+    rows: list[dict[str, Any]] = []
+    path = HERE / f"results/scf_start_{asked.name or asked.model.name}.json"
+    columns = "".join(f"{f'to {e:g} eV':>17s}" for e in ENDS_EV)
+    print(f"{'structure':12s} {'H MAE meV':>9s} {'first residual eV':>19s} {columns}   (from atoms, from the model)")
+    for folder in found:
+        row = measure(folder, asked.model, model, asked.set)
+        rows.append(row)
+        first = "{:.1e} {:.1e}".format(*row["first_residual_eV"])
+        cells = ""
+        for pair in row["iterations_to_eV"].values():
+            share = saved(pair)
+            cells += f"{pair[0] or '-':>5} {pair[1] or '-':>3} {'-' if share is None else f'{share:.0%}':>7}"
+        failed = "" if row["converged"] else "   NOT converged"
+        print(f"{row['structure']:12s} {row['start_mae_meV']:9.3f} {first:>19s} {cells}{failed}", flush=True)
+        write_json(path, {"model": asked.model.name, "rows": rows, "summary": summary(rows)})
+    for end, figures in summary(rows).items():
+        print(
+            f"to {end} eV, {figures['structures']} structures: {figures['plain']:.1f} iterations from atoms, "
+            f"{figures['started']:.1f} from the model: {figures['saved']:.0%} saved"
+        )
+
+
+if __name__ == "__main__":
+    main()
