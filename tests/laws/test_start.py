@@ -46,5 +46,5 @@ def test_a_prediction_starts_closer_to_the_same_ground_state(tmp_path: Path) -> 
     plain, started = run_scf(s, own), run_scf(s, own, start=model.start_for(s, own))
     assert started.converged and abs(plain.total - started.total) < 1e-8
     assert started.steps[0].residual < 0.5 * plain.steps[0].residual
-    with pytest.raises(NearsightError, match="other orbitals"):
+    with pytest.raises(NearsightError, match="orbitals of"):
         model.start_for(s, settings(energy_shift_ry=0.05))
