@@ -86,16 +86,16 @@ def fit_statistics(readout: BlockReadout, samples: Iterable[tuple[Graph, Tensor]
     _fit_scales(readout, kept)
 
 
-def fit_scales(readout: BlockReadout, samples: Iterable[tuple[Graph, Tensor]]) -> None:
+def fit_scales(readout: BlockReadout, samples: Iterable[tuple[Graph, Tensor]], share: float = LEAST_SHARE) -> None:
     """The scales alone, with no expansion: for so few structures that an expansion would be exact and say nothing of others.
 
-    Each irrep gets its own spread, but at least a hundredth of the largest: what one structure lacks by its symmetry, or by
-    the targets being provisional, may still have to move.
+    Each irrep gets its own spread, but at least this share of the largest: what one structure lacks by its symmetry, or by
+    the targets being provisional, may still have to move.  share: 1 makes all scales of sites, and all of pairs, equal.
     """
     _fit_scales(readout, list(samples))
-    readout.site_scale.clamp_(min=float(readout.site_scale.max()) * LEAST_SHARE)
+    readout.site_scale.clamp_(min=float(readout.site_scale.max()) * share)
     table = readout.log_scale.coefficients
-    table.clamp_(min=float(table.max()) + math.log(LEAST_SHARE))
+    table.clamp_(min=float(table.max()) + math.log(share))
 
 
 def _stored(graph: Graph) -> Tensor:

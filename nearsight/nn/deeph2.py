@@ -109,6 +109,7 @@ class DeepH2(nn.Module):
     A new network gives zero, so that the first prediction is the cluster expansion.
     """
 
+    LAST_LAYERS = ("pair.leave.0", "pair.straight", "site_leave")  # the prediction is linear in their weights
     column: Tensor
 
     def __init__(
