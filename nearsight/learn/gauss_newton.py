@@ -27,6 +27,7 @@ from nearsight.nn.so2 import FrameLinear
 
 Map = Callable[[Tensor], Tensor]
 Factors = tuple[Tensor, Tensor]  # V, d of V^T d V: the product itself would lose what d spans
+OUT_OF_REACH = 1e-8  # Rayleigh quotient of J M J^T, which is about 1 for what the layers express and 0 for all else
 ABSENT = 1e-10  # features of an irrep smaller than so much of the layer's largest are rounding
 
 
@@ -68,6 +69,9 @@ class GaussNewton:
         with torch.no_grad():
             reached = network(graph)
         left = float((layers.values + difference - reached).norm() / difference.norm())
+        if not left < 1:  # rounding has won
+            layers.add(network, [torch.zeros_like(x) for x in step])
+            return Move(layers.values, 1.0, layers.products, 0.0)
         length = math.sqrt(sum(float(x.square().sum()) for x in step))
         return Move(reached, left, layers.products, length)
 
@@ -187,7 +191,7 @@ def _conjugate_residuals(kernel: Map, goal: Tensor, accuracy: float, limit: int)
     direction, moved, slope = residual, image, float(residual @ image)
     enough = accuracy * float(goal.norm())
     for _ in range(limit - 1):
-        if not slope > 0:  # nothing is left within reach
+        if not slope > OUT_OF_REACH * float(residual @ residual):
             break
         length = slope / float(moved @ moved)
         y, residual = y + length * direction, residual - length * moved
