@@ -39,22 +39,43 @@ def _transform(function: RadialFunction, k_max: float) -> UniformSplines:
 
 def superpose(mesh: Mesh, structure: Structure, functions: Mapping[int, RadialFunction]) -> Tensor:
     """sum over atoms and cells of f(|r - R_a|) [x, y, z], with the waves of the mesh only; differentiable in the structure."""
-    axes = [torch.fft.fftfreq(n, 1 / n, device=mesh.cell.device) for n in mesh.shape[:2]]
-    axes.append(torch.fft.rfftfreq(mesh.shape[2], 1 / mesh.shape[2], device=mesh.cell.device))
-    waves = [a.to(mesh.cell) for a in axes]
-    m = torch.stack(torch.meshgrid(*waves, indexing="ij"), -1)
-    inside = torch.stack([m[..., x].abs() < 0.5 * n for x, n in enumerate(mesh.shape)]).all(0)
-    g = _norm(2 * torch.pi * m @ torch.linalg.inv(structure.cell).T)
-    k_max = float(g.detach().max())
-    fractional = structure.positions @ torch.linalg.inv(structure.cell)
+    inverse = torch.linalg.inv(structure.cell)
+    waves = _waves(mesh.shape, structure.cell)
+    fractional = structure.positions @ inverse
     total: Tensor | float = 0.0
     for z, function in functions.items():
         atoms = fractional[structure.numbers == z]
         ex, ey, ez = (torch.exp(-2j * torch.pi * atoms[:, x, None] * waves[x]) for x in range(3))
         factor = torch.einsum("ax,ay,az->xyz", ex, ey, ez)
-        total = total + factor * _transform(function, k_max).to(g)(g)[..., 0]
+        if inverse.requires_grad:
+            spectrum = _spectrum(mesh.shape, inverse, function)
+        else:  # structures of one cell, as a data set has them, share it
+            spectrum = _kept_spectrum(mesh.shape, tuple(inverse.flatten().tolist()), str(inverse.device), function)
+        total = total + factor * spectrum
     scale = mesh.size / torch.linalg.det(structure.cell).abs()
-    return torch.fft.irfftn(total * inside * scale, s=mesh.shape)
+    return torch.fft.irfftn(total * scale, s=mesh.shape)
+
+
+def _waves(shape: tuple[int, int, int], like: Tensor) -> list[Tensor]:
+    """Whole numbers of waves along each axis."""
+    axes = [torch.fft.fftfreq(n, 1 / n, device=like.device) for n in shape[:2]]
+    axes.append(torch.fft.rfftfreq(shape[2], 1 / shape[2], device=like.device))
+    return [a.to(like) for a in axes]
+
+
+def _spectrum(shape: tuple[int, int, int], inverse: Tensor, function: RadialFunction) -> Tensor:
+    """f(|G|) on the waves of a mesh, zero from its Nyquist waves on; inverse: of the cell."""
+    m = torch.stack(torch.meshgrid(*_waves(shape, inverse), indexing="ij"), -1)
+    inside = torch.stack([m[..., x].abs() < 0.5 * n for x, n in enumerate(shape)]).all(0)
+    g = _norm(2 * torch.pi * m @ inverse.T)
+    return _transform(function, float(g.detach().max())).to(g)(g)[..., 0] * inside
+
+
+@lru_cache(maxsize=8)
+def _kept_spectrum(
+    shape: tuple[int, int, int], inverse: tuple[float, ...], device: str, function: RadialFunction
+) -> Tensor:
+    return _spectrum(shape, torch.tensor(inverse, dtype=torch.float64, device=device).reshape(3, 3), function)
 
 
 def _norm(vectors: Tensor) -> Tensor:

@@ -14,14 +14,15 @@ from torch import Tensor
 from nearsight.core.errors import NearsightError
 from nearsight.core.structure import Pairs, Structure
 from nearsight.core.units import BOHR_ANG
-from nearsight.dft.mixing import Pulay, PulayState
 from nearsight.dft.run import load_species
+from nearsight.dft.scf import SCF
 from nearsight.dft.settings import ScfSettings
 from nearsight.learn.config import EnergyLossConfig, ModelConfig, TrainingConfig
 from nearsight.learn.dataset import HamiltonianData, SampleStore, split
 from nearsight.learn.energy import EnergyLoss, ProblemCache
 from nearsight.learn.judges import BlocksJudge, EnergyJudge, Judges
 from nearsight.learn.model import TrainedModel, build
+from nearsight.learn.newton import NewtonSteps
 from nearsight.learn.reference import (
     OF_THE_OPERATOR,
     OrbitalReference,
@@ -31,27 +32,28 @@ from nearsight.learn.reference import (
     read_species,
     recorded_settings,
 )
-from nearsight.learn.statistics import fit_scales, fit_statistics, mean_neighbours
-from nearsight.learn.structures import StructureData, shared_settings
+from nearsight.learn.statistics import LEAST_SHARE, fit_scales, fit_statistics, mean_neighbours
+from nearsight.learn.structures import Copies, StructureData, shared_settings
 from nearsight.learn.validation import Validator
 from nearsight.nn.graph import Graph
 
 Say = Callable[[str], None]
 STATISTICS_FROM = 200  # structures at most
-SURVEYED = 60  # structures whose first steps of self-consistency set the scales, where there are no labels
+SURVEYED = 200  # structures whose first steps of self-consistency set the scales, where there are no labels
 FIRST_STEPS = 3  # of them
 ENOUGH_FOR_EXPANSION = 8  # structures: an expansion fitted to fewer is exact and says nothing of others
 
 
 @dataclass
 class Assembled:
-    """All that the loop needs. validator: None where nothing but labels judges."""
+    """All that the loop needs. validator: None where nothing but labels judges. newton: Gauss-Newton steps, if wanted."""
 
     trained: TrainedModel
     store: SampleStore
     held_out: SampleStore
     judges: Judges
     validator: Validator | None
+    newton: NewtonSteps | None = None
 
 
 def assemble(settings: TrainingConfig, out: Path, resumed: bool, say: Say) -> Assembled:
@@ -113,11 +115,11 @@ def _on_energy(
         _same_functional(settings, start, functional, orbitals)
     problems = ProblemCache(functional, species, energy.memory_gb * 1e9)
     given = frozenset(energy.scf)
-    data, held = (
-        StructureData(p, functional, given, problems, target == "delta", labelled, settings.data.vacuum_ang)
-        for p in (paths.train, paths.validation)
-    )
-    loss = EnergyLoss(problems, energy.residual_weight, energy.reuse, energy.history)
+    common = (functional, given, problems, target == "delta", labelled, settings.data.vacuum_ang)
+    copies = Copies(settings.data.copies, settings.data.copies_sigma_ang / BOHR_ANG, settings.data.seed)
+    data = StructureData(paths.train, *common, copies)
+    held = StructureData(paths.validation, *common)
+    loss = EnergyLoss(problems, energy.residual_weight, energy.reuse)
     judge = EnergyJudge(energy, data, loss, say)
     broken = data.broken()
     for k, reason in broken.items():
@@ -139,12 +141,15 @@ def _on_energy(
     trained = _network(settings, start, shells, reach, some, target, orbitals)
     store, held_out = _stores(settings, trained, data, held)
     if start is None and not resumed:
-        _statistics(trained, store, data, judge)
+        _statistics(trained, store, data, judge, LEAST_SHARE if settings.trainer.newton_from is None else 1.0)
     blocks = [] if settings.blocks is None else [BlocksJudge(settings.blocks)]
-    return Assembled(trained, store, held_out, Judges([*blocks, judge]), validator)
+    newton = None if settings.trainer.newton_from is None else NewtonSteps(data, store)
+    return Assembled(trained, store, held_out, Judges([*blocks, judge]), validator, newton)
 
 
-def _statistics(trained: TrainedModel, store: SampleStore, data: StructureData, judge: EnergyJudge) -> None:
+def _statistics(
+    trained: TrainedModel, store: SampleStore, data: StructureData, judge: EnergyJudge, share: float
+) -> None:
     """Expansion and scales from labels where they are to be learnt, else from the first steps towards self-consistency."""
     readout = trained.network.readout
     used = range(0, len(store), max(1, len(store) // (STATISTICS_FROM if data.labelled else SURVEYED)))
@@ -165,25 +170,22 @@ def _statistics(trained: TrainedModel, store: SampleStore, data: StructureData, 
             f"no structure to train on can be computed, the first because: {next(iter(judge.skipped.values()))}"
         )
     if len(samples) < ENOUGH_FOR_EXPANSION and not data.labelled:
-        fit_scales(readout, samples)
+        fit_scales(readout, samples, share)
     else:
         fit_statistics(readout, samples)
 
 
 def first_steps(data: StructureData, index: int) -> Tensor:
-    """H after a few steps of Pulay mixing from superposed atomic densities [size], Ha: what scales are taken from.
+    """H after a few steps of self-consistency from superposed atomic densities [size], Ha: what scales are taken from.
 
     Raises NearsightError where it is not finite.
     """
     problem = data.problem(index)
-    mixer = PulayState(Pulay())
-    h = problem.kpoints.symmetric(problem.functional.initial_hamiltonian())
-    for _ in range(FIRST_STEPS):
-        trial = problem(h)
-        if not isfinite(trial.free):
-            raise NearsightError("the functional gives no finite energy for superposed atomic densities")
-        h = h.with_values(mixer.next(h.values, trial.difference))
-    return h.values[0].cpu()
+    start = problem.kpoints.symmetric(problem.functional.initial_hamiltonian())
+    trial, _, _ = SCF(max_iterations=FIRST_STEPS).solve(problem, start, None)
+    if not isfinite(trial.free):
+        raise NearsightError("the functional gives no finite energy near superposed atomic densities")
+    return trial.evaluation.hamiltonian.values[0].cpu()
 
 
 def _species(

@@ -43,6 +43,8 @@ class DataConfig(_Table):
     For the energy loss alone, structure files too: any that ASE reads, each frame of it; Hamiltonians are not needed.
     validation: folders never trained on; without them, `validation_fraction` of `train`, drawn with `seed`. The energy loss
     looks at no label, so with it a folder that is named in both is trained on and validated on.
+    copies, copies_sigma_ang: for the energy loss alone, which needs no labels: how many copies of each training structure to
+    train on beside it, every atom displaced along x, y and z by Gaussian steps of this width [Angstrom], at most 2.5 of it.
     vacuum_ang: box around molecules of structure files without a cell [Angstrom].
     species: folder of <Symbol>.ion.xml of the orbitals, so that a prediction can compute overlaps (and H0). Without it:
     `species/` beside the samples, or the settings that the samples' result.json records.
@@ -52,6 +54,8 @@ class DataConfig(_Table):
     validation: str | list[str] | None = None
     validation_fraction: float = Field(0.1, ge=0, lt=1)
     species: Path | None = None
+    copies: int = Field(0, ge=0)
+    copies_sigma_ang: float = Field(0.05, gt=0)
     vacuum_ang: float | None = Field(None, gt=0)
     seed: int = 0
 
@@ -75,7 +79,6 @@ class EnergyLossConfig(_Table):
     residual_weight: lambda [1/Ha] of the generalised gradient; 0 is the bare energy.  measure: `energy` is the energy above
     the minimum; `root` its square root, which weighs structures alike, however far each is from its minimum.
     reuse: visits of a structure that share one evaluation of the functional, by its quadratic model; 1 evaluates always.
-    history: evaluations of a structure from which the centre of that model is extrapolated (Pulay); 0 takes the last one's.
     scf: keys of an `scf` configuration (xc, basis, kmesh, smearing_ev, mesh_cutoff_ry, ...) in place of what the samples
     record.  memory_gb: what functionals may take; above it the least recently used are computed again.
     """
@@ -84,7 +87,6 @@ class EnergyLossConfig(_Table):
     residual_weight: float = Field(1.0, ge=0)
     measure: Literal["energy", "root"] = "energy"
     reuse: int = Field(1, ge=1)
-    history: int = Field(0, ge=0)
     scf: dict[str, Any] = {}
     memory_gb: float = Field(8.0, gt=0)
     weight: float = Field(1.0, gt=0)
@@ -137,7 +139,8 @@ class TrainerConfig(_Table):
     warmup: share of the budget.  batch_edges: structures are packed into batches of at most so many edges (at least one
     structure).  ema: decay of the averaged weights, which are those that are kept.  validations: how many over the budget.
     resume: go on from the checkpoint in the output folder.  newton_from: share of the budget after which Gauss-Newton steps
-    on all structures at once take the place of AdamW (for one structure or a handful, in float64); null: never.
+    on all structures at once, an epoch each, take the place of AdamW (for one structure or a handful, in float64), until
+    the energies are at their minima; null: never.
     """
 
     max_minutes: float | None = Field(20.0, gt=0)
@@ -194,6 +197,15 @@ class TrainingConfig(_Table):
         kinds = [x.kind for x in self.loss]
         if not kinds or len(set(kinds)) < len(kinds):
             raise ValueError("loss: give blocks, energy, or one of each")
+        if self.data.copies and kinds != ["energy"]:
+            raise ValueError("data.copies have no labels: they serve loss energy alone")
+        return self
+
+    @model_validator(mode="after")
+    def _newton_needs(self) -> TrainingConfig:
+        t = self.trainer
+        if t.newton_from is not None and (self.energy is None or self.blocks is not None or t.dtype != "float64"):
+            raise ValueError("trainer.newton_from needs loss energy, without blocks, and trainer.dtype float64")
         return self
 
     @property

@@ -8,7 +8,8 @@ lambda/2 |H - F|^2 with F held fixed. Omega alone leaves H undetermined inside t
 
 With K the kernel of dD/dH, dOmega/dH = K (F - H): between two evaluations of the functional the same g with F and K kept is
 the gradient of the quadratic model 1/2 <H - F, (lambda - K) (H - F)>, which costs next to nothing (`reuse`). It lacks how F
-moves with H; Pulay's extrapolation of the F of several evaluations puts that in (`history`).
+moves with H; so its centre is not F but H + (1 - f chi0)^-1 (F - H), by the dielectric operator that mixers have too
+(dft/dielectric.py), where Omega has its minimum to first order.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.species import Species
 from nearsight.core.structure import Structure
 from nearsight.core.units import HARTREE_EV
-from nearsight.dft.mixing import Pulay, PulayState
+from nearsight.dft.dielectric import Dielectric, Screening
 from nearsight.dft.problem import Problem, Trial
 from nearsight.dft.run import chosen_kpoints, functional_for, resolved
 from nearsight.dft.settings import ScfSettings
-from nearsight.solve.occupations import Occupied
+from nearsight.solve.kpoints import KPoints
+from nearsight.solve.occupations import LinearResponse
 from nearsight.solve.smearing import SMEARINGS
 
 
@@ -50,6 +52,15 @@ class EnergyOutcome:
     evaluated: bool
 
 
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """A functional with its dielectric operator, once that is asked for."""
+
+    problem: Problem
+    screening: list[Screening] = field(default_factory=list)
+    size: int = 0
+
+
 @dataclass
 class ProblemCache:
     """Functionals of structures: all that does not depend on H, built once and kept up to a number of bytes."""
@@ -57,23 +68,36 @@ class ProblemCache:
     settings: ScfSettings
     species: dict[int, Species]
     limit: float = 8e9
-    _kept: OrderedDict[Hashable, tuple[Problem, int]] = field(default_factory=OrderedDict)
+    _kept: OrderedDict[Hashable, _Held] = field(default_factory=OrderedDict)
 
     def __call__(self, key: Hashable, structure: Structure, settings: ScfSettings | None = None) -> Problem:
         """settings: of this structure, where they are not those of all."""
         if key in self._kept:
             self._kept.move_to_end(key)
-            return self._kept[key][0]
+            return self._kept[key].problem
         settings = resolved(structure, settings or self.settings)
         species = {z: self.species[z] for z in sorted(set(structure.numbers.tolist()))}
         functional = functional_for(structure, settings, species)
         k = chosen_kpoints(functional, settings)
         smearing = SMEARINGS[settings.smearing]
         problem = Problem.of(functional, k, settings.smearing_ev / HARTREE_EV, None, smearing)
-        self._kept[key] = problem, held_bytes(problem)
-        while sum(s for _, s in self._kept.values()) > self.limit and len(self._kept) > 1:
-            self._kept.popitem(last=False)
+        self._keep(key, _Held(problem, size=held_bytes(problem)))
         return problem
+
+    def screening(self, key: Hashable, structure: Structure, settings: ScfSettings | None = None) -> Screening:
+        """The dielectric operator of a structure's functional."""
+        functional = self(key, structure, settings).functional
+        held = self._kept[key]
+        if not held.screening:
+            made = Screening.of(functional, Dielectric())
+            self._keep(key, _Held(held.problem, [made], held.size + held_bytes(made)))
+        return self._kept[key].screening[0]
+
+    def _keep(self, key: Hashable, held: _Held) -> None:
+        self._kept[key] = held
+        self._kept.move_to_end(key)
+        while sum(h.size for h in self._kept.values()) > self.limit and len(self._kept) > 1:
+            self._kept.popitem(last=False)
 
 
 def held_bytes(found: Any) -> int:
@@ -97,31 +121,35 @@ def held_bytes(found: Any) -> int:
 
 @dataclass
 class _Model:
-    """The quadratic model of Omega about one evaluation (mutable: it ages).
+    """The quadratic model of Omega about one evaluation (mutable: it ages); it needs nothing of the functional.
 
-    levels: of that evaluation's H.  centre: where the model has its minimum.  free: Omega there.  age: times used.
+    response: chi0 of that evaluation's H.  centre: where the model has its minimum.  free: Omega there.  age: times used.
     """
 
-    levels: Occupied
-    centre: Tensor
+    kpoints: KPoints
+    response: LinearResponse
+    centre: BlockMatrix
     free: float
     age: int = 0
+
+    def slope(self, away: BlockMatrix) -> Tensor:
+        """dOmega/dH = chi0 (centre - H) on the layout [components, size], of the difference centre - H."""
+        k = self.kpoints
+        return k.integrate(self.response(away.at_k(k.k)), away).values
 
 
 @dataclass
 class EnergyLoss:
     """Omega of predicted Hamiltonians with the generalised gradient.
 
-    residual_weight: lambda [1/Ha]; 0 is the bare energy.  reuse: calls that share one evaluation of the functional.
-    history: evaluations from which the centre of the quadratic model is extrapolated; 0 takes F itself.
+    residual_weight: lambda [1/Ha]; 0 is the bare energy.  reuse: calls that share one evaluation of the functional; with 1 the
+    gradient is the exact one always.
     """
 
     problems: ProblemCache
     residual_weight: float = 1.0
     reuse: int = 1
-    history: int = 0
     _models: dict[Hashable, _Model] = field(default_factory=dict)
-    _pulay: dict[Hashable, PulayState] = field(default_factory=dict)
 
     def layout(self, key: Hashable, structure: Structure) -> BlockLayout:
         """The pairs on which Hamiltonians of the structure must be given."""
@@ -137,36 +165,38 @@ class EnergyLoss:
         """
         if not bool(torch.isfinite(values).all()):
             raise NearsightError("the predicted Hamiltonian is not finite: lower the learning rate")
-        problem = self.problems(key, structure, settings)
-        layout = problem.functional.layout
-        h = problem.kpoints.symmetric(BlockMatrix(layout, values.detach().double().to(layout.device)).hermitian())
         model = self._models.get(key)
         fresh = model is None or model.age >= self.reuse
         if model is None or model.age >= self.reuse:
-            trial = problem(h)
-            if not bool(torch.isfinite(trial.evaluation.hamiltonian.values).all()) or trial.free != trial.free:
-                raise NearsightError("the functional gives no finite energy for the predicted Hamiltonian")
-            model = _Model(trial.levels, self._centre(key, trial), trial.free)
-            if self.reuse > 1:
-                self._models[key] = model
+            model = self._evaluate(key, structure, values, settings)
         model.age += 1
-        away = h.with_values(model.centre - h.values)
-        slope = problem.kernel(model.levels, away).values
+        layout = model.centre.layout
+        h = model.kpoints.symmetric(BlockMatrix(layout, values.detach().double().to(layout.device)).hermitian())
+        away = model.centre - h
+        slope = model.slope(away)
         excess = -0.5 * float((slope * away.values).sum())
         gradient = slope - self.residual_weight * away.values
         return EnergyOutcome(model.free, gradient, excess, float(away.values.abs().mean()), fresh)
 
-    def _centre(self, key: Hashable, trial: Trial) -> Tensor:
-        """F, or the combination of the last ones whose residual is least."""
-        if not self.history:
-            return trial.evaluation.hamiltonian.values
-        state = self._pulay.setdefault(key, PulayState(Pulay(weight=1.0, history=self.history)))
-        return state.next(trial.hamiltonian.values, trial.difference)
+    def _evaluate(self, key: Hashable, structure: Structure, values: Tensor, settings: ScfSettings | None) -> _Model:
+        problem = self.problems(key, structure, settings)
+        layout = problem.functional.layout
+        h = problem.kpoints.symmetric(BlockMatrix(layout, values.detach().double().to(layout.device)).hermitian())
+        trial = problem(h)
+        if not bool(torch.isfinite(trial.evaluation.hamiltonian.values).all()) or trial.free != trial.free:
+            raise NearsightError("the functional gives no finite energy for the predicted Hamiltonian")
+        centre = trial.evaluation.hamiltonian
+        if self.reuse > 1:
+            screening = self.problems.screening(key, structure, settings)
+            centre = h.with_values(h.values + screening(problem, trial, trial.difference))
+        model = _Model(problem.kpoints, LinearResponse.of(trial.levels), centre, trial.free)
+        if self.reuse > 1:
+            self._models[key] = model
+        return model
 
     def forget(self) -> None:
-        """Drop the models and extrapolations: what they were made of is no longer where the network is."""
+        """Drop the models: what they were made of is no longer where the network is."""
         self._models.clear()
-        self._pulay.clear()
 
 
 def harris_excess(problem: Problem, trial: Trial) -> float:

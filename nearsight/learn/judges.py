@@ -62,7 +62,7 @@ class EnergyJudge:
         try:
             values = elements.detach().double().cpu() + self.data.offset(index)
             found = self.loss(
-                self.data.paths[index], self.data.structure(index), values[None], self.data.settings(index)
+                self.data.sources[index], self.data.structure(index), values[None], self.data.settings(index)
             )
         except (NearsightError, torch.linalg.LinAlgError) as error:
             self.set_aside(index, " ".join(str(error).split()))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,12 +15,13 @@ from nearsight.core.blocks import BlockLayout, BlockMatrix
 from nearsight.core.errors import NearsightError
 from nearsight.core.species import Species
 from nearsight.core.structure import Structure
+from nearsight.dft.dielectric import Screening
 from nearsight.dft.problem import Problem
 from nearsight.dft.settings import ScfSettings
 from nearsight.dft.two_center import matrix_layout, overlap
 from nearsight.io.configuration import validated
 from nearsight.io.deeph import is_folder, read_folder
-from nearsight.io.structures import read_structure
+from nearsight.io.structures import check_structure, read_structure
 from nearsight.learn.energy import ProblemCache
 from nearsight.learn.reference import OF_THE_OPERATOR, recorded_settings
 
@@ -27,12 +30,29 @@ OF_THE_CELL = ("kmesh", "kshift", "mesh", "charge")
 SHARED = (*OF_THE_OPERATOR, "kspacing", "smearing_ev", "smearing", "symmetry")
 
 
+@dataclass(frozen=True)
+class Copies:
+    """Random displacements of structures: count of each, sigma of every coordinate [Bohr], cut at 2.5 sigma."""
+
+    count: int
+    sigma: float
+    seed: int = 0
+
+    def copy(self, structure: Structure, index: int, name: str) -> Structure:
+        """A function of (seed, index) alone. Raises NearsightError where atoms come too close."""
+        random = np.random.default_rng([self.seed, index])
+        steps = self.sigma * np.clip(random.normal(size=(len(structure), 3)), -2.5, 2.5)
+        moved = replace(structure, positions=structure.positions + torch.from_numpy(steps))
+        return check_structure(moved, name)
+
+
 class StructureData:
     """Structures with their functionals, by index.
 
     paths: calculation folders, folders with a POSCAR, or frames of structure files.  settings: of all functionals; `given`
     are the keys that the user chose, which hold against what a folder records of itself.  problems: the functionals.
-    delta: the network gives H - H0.  labelled: the folders' Hamiltonians are targets.
+    delta: the network gives H - H0.  labelled: the folders' Hamiltonians are targets.  copies: distorted ones of each
+    structure, which follow all others.
     """
 
     def __init__(
@@ -44,22 +64,31 @@ class StructureData:
         delta: bool,
         labelled: bool = False,
         vacuum: float | None = None,
+        copies: Copies | None = None,
     ) -> None:
-        self.paths, self.shared, self.given, self.problems = tuple(paths), settings, given, problems
-        self.delta, self.labelled, self.vacuum = delta, labelled, vacuum
+        self.shared, self.given, self.problems = settings, given, problems
+        self.delta, self.labelled, self.vacuum, self.copies = delta, labelled, vacuum, copies
+        count = 1 + (copies.count if copies else 0)
+        self.sources = tuple((p, n) for n in range(count) for p in paths)
         self._structures: dict[int, Structure] = {}
         self._offsets: dict[int, Tensor] = {}
+        self._settings: dict[int, ScfSettings] = {}
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.sources)
 
     def name(self, index: int) -> str:
-        return str(self.paths[index])
+        path, copy = self.sources[index]
+        return f"{path}, copy {copy}" if copy else str(path)
 
     def structure(self, index: int) -> Structure:
         """Raises NearsightError for one that cannot be computed."""
         if index not in self._structures:
-            self._structures[index] = read_structure(self.paths[index], self.vacuum)
+            path, copy = self.sources[index]
+            structure = read_structure(path, self.vacuum)
+            if copy and self.copies:
+                structure = self.copies.copy(structure, index, self.name(index))
+            self._structures[index] = structure
         return self._structures[index]
 
     def layout(self, index: int) -> BlockLayout:
@@ -82,6 +111,12 @@ class StructureData:
         return label.values[0] - self.offset(index)
 
     def settings(self, index: int) -> ScfSettings:
+        """Of this structure: what all share, and what its folder records of its own cell."""
+        if index not in self._settings:
+            self._settings[index] = self._own_settings(index)
+        return self._settings[index]
+
+    def _own_settings(self, index: int) -> ScfSettings:
         recorded = self._recorded(index)
         own = {k: recorded[k] for k in OF_THE_CELL if k in recorded and k not in self.given}
         if self.shared.mesh_cutoff_ry != recorded.get("mesh_cutoff_ry", self.shared.mesh_cutoff_ry):
@@ -90,7 +125,11 @@ class StructureData:
 
     def problem(self, index: int) -> Problem:
         """The functional, built or remembered. Raises NearsightError where there is none (linearly dependent orbitals)."""
-        return self.problems(self.paths[index], self.structure(index), self.settings(index))
+        return self.problems(self.sources[index], self.structure(index), self.settings(index))
+
+    def screening(self, index: int) -> Screening:
+        """The dielectric operator of the functional."""
+        return self.problems.screening(self.sources[index], self.structure(index), self.settings(index))
 
     def offset(self, index: int) -> Tensor:
         """What is added to the network's elements to give H [size], Ha: H0, or zero."""
@@ -105,8 +144,8 @@ class StructureData:
 
         Raises NearsightError for one of another functional, with the difference spelled out.
         """
-        path = self.paths[index]
-        if not is_folder(path) or not (path / "hamiltonian.h5").exists():
+        path, copy = self.sources[index]
+        if copy or not is_folder(path) or not (path / "hamiltonian.h5").exists():
             return None
         recorded = self._recorded(index)
         wrong = [
@@ -129,8 +168,10 @@ class StructureData:
 
     def without(self, broken: Mapping[int, str]) -> StructureData:
         """The same data without some structures."""
-        kept = [p for k, p in enumerate(self.paths) if k not in broken]
-        return StructureData(kept, self.shared, self.given, self.problems, self.delta, self.labelled, self.vacuum)
+        same = (self.shared, self.given, self.problems, self.delta, self.labelled, self.vacuum, self.copies)
+        rest = StructureData((), *same)
+        rest.sources = tuple(s for k, s in enumerate(self.sources) if k not in broken)
+        return rest
 
     def broken(self) -> dict[int, str]:
         """Structures that cannot be computed, with the reason: found without computing anything."""
@@ -149,7 +190,7 @@ class StructureData:
         return {z: self.problems.species[z] for z in sorted(set(structure.numbers.tolist()))}
 
     def _recorded(self, index: int) -> dict[str, Any]:
-        path = self.paths[index]
+        path, _ = self.sources[index]
         return (recorded_settings(path) if path.is_dir() else None) or {}
 
 

@@ -25,6 +25,7 @@ from nearsight.learn.dataset import in_order, shuffled
 from nearsight.learn.losses import MEV
 from nearsight.learn.metrics import Metrics, Progress
 from nearsight.learn.model import find_device, save_weights
+from nearsight.learn.newton import NewtonSteps
 from nearsight.learn.parallel import Ranks
 from nearsight.learn.progress import TrainingProgress
 from nearsight.learn.validation import EnergyFigures
@@ -115,6 +116,7 @@ class _Run:
         self.settings, self.trainer, self.out, self.ranks = settings, settings.trainer, out, ranks
         self.trained, self.store, self.held_out = assembled.trained, assembled.store, assembled.held_out
         self.judges, self.validator = assembled.judges, assembled.validator
+        self.newton = assembled.newton
         self.told, self.bar = told, bar
         self.network: DeepH2 = self.trained.network
         self.average: DeepH2 = copy.deepcopy(self.network)
@@ -140,9 +142,11 @@ class _Run:
         if self.progress.step == 0:
             self.trained.save(self.out)
             self._checkpoint()
-        while self.share() < 1:
+        while self.share() < 1 and not (self.newton and self.newton.done):
             packed = self.trainer.batch_edges * self.ranks.world
             batches = shuffled(self.store, packed, self.trainer.seed, self.progress.epoch)
+            if self.newton is not None and self.share() >= (self.trainer.newton_from or 0.0):
+                batches = [list(range(len(self.store)))]  # one step takes all structures
             self.batches = len(batches)
             while self.progress.position < len(batches) and self.share() < 1:
                 started = time.perf_counter()
@@ -160,6 +164,9 @@ class _Run:
             self._checkpoint()
 
     def _step(self, indices: list[int]) -> None:
+        if self.newton is not None and self.share() >= (self.trainer.newton_from or 0.0):
+            self._newton_step(self.newton)
+            return
         mine = self.ranks.share(indices)
         sample = self.store.together(mine) if mine else None
         for group in self.optimizer.param_groups:
@@ -185,6 +192,17 @@ class _Run:
         decay = min(self.trainer.ema, (1 + self.progress.step) / (10 + self.progress.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
+
+    def _newton_step(self, newton: NewtonSteps) -> None:
+        """One Gauss-Newton step on all structures; the averaged weights are the weights themselves from now on."""
+        loss = newton.step(self.network)
+        if not math.isfinite(loss):
+            raise NearsightError(
+                f"the loss is not a number at step {self.progress.step}: {self.out} keeps the best so far"
+            )
+        self.recent.append(loss)
+        self.progress.step += 1
+        self.average.load_state_dict(self.network.state_dict())
 
     def _accepted(self, loss: float) -> None:
         """The weights gave a sound loss: remember it, and from time to time the weights."""
@@ -280,6 +298,8 @@ class _Run:
         """checkpoint.pt, then a line of metrics.jsonl; a line without its checkpoint is dropped by `resume`."""
         assert self.last is not None
         state = {**self._weights(), "progress": asdict(self.progress)}
+        if self.newton is not None:
+            state["newton"] = self.newton.cycle.state_dict()
         try:
             with whole_file(self.out / "checkpoint.pt") as part:
                 torch.save(state, part)
@@ -325,6 +345,8 @@ class _Run:
             state = torch.load(path, map_location=self.trainer.device, weights_only=True)
             for name in self._weights():
                 getattr(self, name).load_state_dict(state[name])
+            if self.newton is not None:
+                self.newton.cycle.load_state_dict(state["newton"])
             self.progress = Progress(**state["progress"])
         except (RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError) as error:
             reason = str(error).splitlines()[0]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +15,13 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.gauge import gauge_shift
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.problem import Problem
-from nearsight.learn.energy import harris_excess
+from nearsight.learn.config import DataConfig
+from nearsight.learn.dataset import split
+from nearsight.learn.energy import ProblemCache, harris_excess
 from nearsight.learn.losses import MEV
-from nearsight.learn.structures import StructureData
+from nearsight.learn.model import TrainedModel
+from nearsight.learn.reference import differences, recorded_settings
+from nearsight.learn.structures import StructureData, shared_settings
 from nearsight.solve.occupations import Occupied
 
 WINDOW_EV = 5.0  # bands up to this far above the Fermi level are compared
@@ -71,8 +77,9 @@ class _GroundState:
 class Validator:
     """Figures of predicted Hamiltonians of held-out structures; the ground states are evaluated once and kept."""
 
-    def __init__(self, data: StructureData) -> None:
-        self.data = data
+    def __init__(self, data: StructureData, remember: bool = True) -> None:
+        """remember: keep ground states, for structures that are asked for again."""
+        self.data, self.remember = data, remember
         self.skipped: dict[str, str] = {}
         self._known: dict[int, _GroundState | None] = {}
 
@@ -132,14 +139,15 @@ class Validator:
         )
 
     def _ground_state(self, index: int, problem: Problem) -> _GroundState | None:
-        if index not in self._known:
-            label = self.data.label(index)
-            if label is None:
-                self._known[index] = None
-            else:
-                trial = problem(label.to(problem.functional.layout.device))
-                self._known[index] = _GroundState(trial.free, trial.hamiltonian, trial.density_matrix, trial.levels)
-        return self._known[index]
+        if index in self._known:
+            return self._known[index]
+        label, found = self.data.label(index), None
+        if label is not None:
+            trial = problem(label.to(problem.functional.layout.device))
+            found = _GroundState(trial.free, trial.hamiltonian, trial.density_matrix, trial.levels)
+        if self.remember:
+            self._known[index] = found
+        return found
 
 
 def _by_space(problem: Problem, levels: Occupied, error: BlockMatrix) -> dict[str, float | None]:
@@ -164,3 +172,35 @@ def _band_error(known: Occupied, found: Occupied) -> float | None:
     below = (known.energies < known.fermi_level + WINDOW_EV / HARTREE_EV) * known.weights[None, :, None]
     error = (found.energies - known.energies).abs() * MEV
     return float((below * error).sum() / below.sum()) if float(below.sum()) else None
+
+
+def evaluate(
+    model: TrainedModel | Path | str,
+    data: str | list[str],
+    scf: Mapping[str, Any] | None = None,
+    told: Callable[[int, int], None] | None = None,
+) -> tuple[list[EnergyFigures], dict[str, str]]:
+    """Figures of a model's Hamiltonians of structures, and those that could not be computed with the reason.
+
+    data, scf: as in a training (DataConfig.train, EnergyLossConfig.scf).  told: structures done, and all.
+    Raises NearsightError for a model that does not know its orbitals, or ground states of another functional.
+    """
+    trained = model if isinstance(model, TrainedModel) else TrainedModel.load(model)
+    if trained.reference is None:
+        raise NearsightError("the model does not know its orbitals, so there is no energy to evaluate")
+    paths = split(DataConfig(train=data, validation_fraction=0.0), labelled=False).train
+    recorded = recorded_settings(paths[0]) if paths[0].is_dir() else None
+    settings = shared_settings(scf or {}, recorded, trained.reference.settings)
+    wrong = differences(trained.reference, settings, {})
+    if wrong:
+        raise NearsightError(f"the model was trained with another functional: {'; '.join(wrong)}")
+    problems = ProblemCache(settings, dict(trained.reference.species), limit=1e9)
+    data_ = StructureData(paths, settings, frozenset(scf or {}), problems, trained.target == "delta")
+    validator = Validator(data_, remember=False)
+    network = trained.network
+    found = []
+    for k in range(len(data_)):
+        found += validator(lambda k: network(network.prepare(data_.structure(k), data_.layout(k))), [k])
+        if told:
+            told(k + 1, len(data_))
+    return found, validator.skipped

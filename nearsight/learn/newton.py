@@ -1,0 +1,71 @@
+"""Gauss-Newton steps of a training on the energy: all structures at once, to the minimum of their energies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from nearsight.core.blocks import BlockMatrix
+from nearsight.core.errors import NearsightError
+from nearsight.dft.problem import Trial
+from nearsight.learn.dataset import SampleStore
+from nearsight.learn.gauss_newton import WeightCycle
+from nearsight.learn.losses import MEV
+from nearsight.learn.structures import StructureData
+from nearsight.nn.deeph2 import DeepH2
+
+CONVERGED = 1e-11  # mean |F - H| at which rounding begins to rule [Ha]
+STUCK = 3  # steps in a row that moved the prediction by less than STUCK_SHARE of what they should
+STUCK_SHARE = 0.02
+
+
+class NewtonSteps:
+    """Steps of a `WeightCycle` for the structures of a store (mutable: it knows whether it is done)."""
+
+    def __init__(self, data: StructureData, store: SampleStore) -> None:
+        self.data, self.store = data, store
+        self.cycle = WeightCycle()
+        self.done = False
+        self._stuck = 0
+
+    def step(self, network: DeepH2) -> float:
+        """One step; the energy above the minimum before it, by its quadratic model, meV per atom (mean over structures).
+
+        Raises NearsightError where the functional gives no number.
+        """
+        indices = list(range(len(self.store)))
+        sample = self.store.together(indices)
+        with torch.no_grad():
+            parts = network(sample.graph).split(list(sample.graph.values))
+        trials = [self._trial(k, values) for k, values in zip(indices, parts, strict=True)]
+        difference = torch.cat([t.difference[0] for t in trials])
+        excess = sum(self._excess(k, t) for k, t in zip(indices, trials, strict=True)) / len(trials)
+        if float(difference.abs().mean()) < CONVERGED:
+            self.done = True
+            return excess
+        move = self.cycle.step(network, sample.graph, difference, self._preconditions(indices, trials))
+        self._stuck = self._stuck + 1 if move.left > 1 - STUCK_SHARE or move.retreat else 0
+        self.done = self._stuck >= STUCK
+        return excess
+
+    def _trial(self, index: int, values: Tensor) -> Trial:
+        problem = self.data.problem(index)
+        elements = values.double().cpu() + self.data.offset(index)
+        h = BlockMatrix(problem.functional.layout, elements[None].to(problem.functional.layout.device)).hermitian()
+        trial = problem(problem.kpoints.symmetric(h))
+        if not bool(torch.isfinite(trial.difference).all()):
+            raise NearsightError(f"{self.data.name(index)}: the functional gives no finite energy for the prediction")
+        return trial
+
+    def _excess(self, index: int, trial: Trial) -> float:
+        gradient = self.data.problem(index).gradient(trial)
+        return -0.5 * float((gradient * trial.difference).sum()) * MEV / len(self.data.structure(index))
+
+    def _preconditions(self, indices: Sequence[int], trials: Sequence[Trial]):  # type: ignore[no-untyped-def]
+        def screened(index: int, trial: Trial, residual: Tensor) -> Tensor:
+            return self.data.screening(index)(self.data.problem(index), trial, residual[None])[0]
+
+        return [partial(screened, k, t) for k, t in zip(indices, trials, strict=True)]
