@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import platform
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,28 +15,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
 from nearsight.io.atomic import read_json, write_json
-from nearsight.io.configuration import read_table, validated
+from nearsight.io.configuration import override, read_table, validated
 from nearsight.io.structures import read_structure
-from nearsight.learn.train import train
 from nearsight.learn.validation import evaluate
 from nearsight.plot import COLOURS, STYLE, save
 
 ROOT = Path(__file__).resolve().parent.parent
 TOLERANCE_EV = 1e-9  # of the reference; the error of its energy is of second order in it
-ROUNDING_UEV = 1e-9  # energies closer than this differ by rounding, and are drawn here
+TRAIN = "import sys; from nearsight.learn.train import train_from_config as t; t(sys.argv[1], sys.argv[2])"
+ROUNDING_UEV = 1e-7  # energies closer than this differ by rounding, and are drawn here
 
 
 @dataclass(frozen=True)
 class Run:
     """One trained network. figures: EnergyFigures of the kept weights against the reference.  lines: metrics.jsonl.
 
-    wall_seconds: of the whole call of `train`: orbitals, functional, steps, validations, files.
+    wall_seconds: of the whole process that trains: Python, orbitals, functional, steps, validations, files.
     """
 
     figures: dict[str, Any]
@@ -44,18 +46,45 @@ class Run:
     lines: list[dict[str, Any]]
 
 
-def asked_out(folder: Path, what: str) -> Path:
-    """The folder for results that the command line gives, by default `out` in the study's."""
-    parser = argparse.ArgumentParser(description=what)
-    parser.add_argument("--out", type=Path, default=folder / "out", help="for the reference and the models")
-    return parser.parse_args().out
+@dataclass(frozen=True)
+class Asked:
+    """The command line of a study: its folder, where references and models go, key=value words for its configuration."""
+
+    folder: Path
+    out: Path
+    words: tuple[str, ...]
+
+    @staticmethod
+    def of(folder: Path, what: str) -> Asked:
+        parser = argparse.ArgumentParser(description=what)
+        parser.add_argument("--out", type=Path, default=folder / "out", help="for the reference and the models")
+        parser.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="change the configuration; results go to OUT",
+        )
+        found = parser.parse_args()
+        return Asked(folder, found.out.resolve(), tuple(found.set))
+
+    def result(self) -> Path:
+        """A study as it stands in the repository overwrites the figures there, a variation does not."""
+        return (self.out if self.words else self.folder) / "result.json"
+
+    def picture(self) -> Path:
+        name = f"nn-dft-{self.folder.name}.png"
+        return self.out / name if self.words else ROOT / "docs/images" / name
+
+    def configuration(self, name: str = "train.yaml") -> dict[str, Any]:
+        """The study's training file, with the words put in."""
+        return override(read_table(self.folder / name), self.words)
 
 
-def configuration(folder: Path, out: Path) -> dict[str, Any]:
-    """train.yaml of a study, paths from anywhere; the reference is OUT/reference."""
-    table = read_table(folder / "train.yaml")
-    table["data"] |= {"train": str(ROOT / table["data"]["train"]), "validation": str(out / "reference")}
-    return table
+def from_here(table: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The configuration of a study of one structure, paths from anywhere; the reference is OUT/reference."""
+    data = {**table["data"], "train": str(ROOT / table["data"]["train"]), "validation": str(out / "reference")}
+    return {**table, "data": data}
 
 
 def reference(config: Mapping[str, Any], out: Path) -> dict[str, Any]:
@@ -78,13 +107,18 @@ def reference(config: Mapping[str, Any], out: Path) -> dict[str, Any]:
 
 
 def trained(config: Mapping[str, Any], out: Path, test: str | list[str]) -> Run:
-    """Train from the beginning into `out` and evaluate the kept weights on calculation folders."""
-    config = copy.deepcopy(dict(config))
-    config["trainer"] = {**config["trainer"], "resume": False}
+    """Train from the beginning into `out` and evaluate the kept weights on calculation folders.
+
+    In a process of its own, because this one remembers orbitals and tables of the reference.
+    """
+    file = out.with_suffix(".yaml")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump({**config, "trainer": {**config["trainer"], "resume": False}}))
     start = time.perf_counter()
-    report = train(config, out)
+    subprocess.run([sys.executable, "-c", TRAIN, str(file), str(out)], check=True)
     seconds = time.perf_counter() - start
-    found, skipped = evaluate(out, test, config["loss"]["scf"])
+    report = read_json(out / "report.json")
+    found, skipped = evaluate(out, test, config["loss"].get("scf"))
     if skipped:
         raise SystemExit(f"not evaluated: {skipped}")
     lines = [json.loads(x) for x in (out / "metrics.jsonl").read_text().splitlines()]
@@ -104,14 +138,14 @@ def told(run: Run) -> dict[str, Any]:
     }
 
 
-def circumstances(folder: Path, versions: Mapping[str, str]) -> dict[str, Any]:
-    """Machine, threads, versions, and the settings as train.yaml has them."""
+def circumstances(table: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, Any]:
+    """Machine, threads, versions, and the configuration of the training as its file has it."""
     model = next((x.split(":")[1].strip() for x in _lines("/proc/cpuinfo") if x.startswith("model name")), "")
     return {
         "machine": f"{model or platform.machine()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
         "versions": dict(versions),
-        "settings": read_table(folder / "train.yaml"),
+        "settings": dict(table),
     }
 
 
@@ -120,12 +154,12 @@ def _lines(path: str) -> list[str]:
 
 
 def draw(
-    name: str,
+    out: Path,
     curves: Sequence[tuple[str, Run]],
     right: Sequence[tuple[str, str]] = (("hamiltonian_mae_meV", "H"),),
     across: str = "step",
 ) -> None:
-    """docs/images/nn-dft-NAME.png: energy above the minimum, and errors of H, at each validation.
+    """A picture: energy above the minimum, and errors of H, at each validation.
 
     right: which of EnergyFigures to draw, and its label.  across: `step` or `minutes`.
     """
@@ -150,20 +184,20 @@ def draw(
             axes.grid(lw=0.3, alpha=0.5)
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(fontsize=7)
-        save(figure, ROOT / f"docs/images/nn-dft-{name}.png")
+        save(figure, out)
 
 
 def single(name: str) -> None:
     """A study of one structure, start to end: reference, training, result.json, picture."""
-    folder = ROOT / "studies" / name
-    out = asked_out(folder, f"Neural-network DFT of one structure: {name}").resolve()
-    config = configuration(folder, out)
+    asked = Asked.of(ROOT / "studies" / name, f"Neural-network DFT of one structure: {name}")
+    table, out = asked.configuration(), asked.out
+    config = from_here(table, out)
     ground = reference(config, out)
     run = trained(config, out / "model", str(out / "reference"))
     versions = ground.pop("versions")
-    result = {**told(run), "reference": ground, **circumstances(folder, versions)}
-    write_json(folder / "result.json", result)
-    draw(name, [("", run)])
+    result = {**told(run), "reference": ground, **circumstances(table, versions)}
+    write_json(asked.result(), result)
+    draw(asked.picture(), [("", run)], (("hamiltonian_mae_meV", "H"), ("residual_mae_meV", "|F - H|")))
     print(
         f"{name}: H MAE {result['hamiltonian_mae_meV']:.2e} meV, energy {result['energy_error_micro_eV']:+.2e} micro-eV "
         f"above the minimum (cell), {result['steps']} steps, {result['wall_seconds']:.1f} s"
