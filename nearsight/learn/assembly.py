@@ -40,7 +40,7 @@ from nearsight.nn.graph import Graph
 Say = Callable[[str], None]
 STATISTICS_FROM = 200  # structures at most
 SURVEYED = 200  # structures whose first steps of self-consistency set the scales, where there are no labels
-FIRST_STEPS = 3  # of them
+FIRST_STEPS = 4  # of them
 ENOUGH_FOR_EXPANSION = 8  # structures: an expansion fitted to fewer is exact and says nothing of others
 
 

@@ -123,13 +123,15 @@ def held_bytes(found: Any) -> int:
 class _Model:
     """The quadratic model of Omega about one evaluation (mutable: it ages); it needs nothing of the functional.
 
-    response: chi0 of that evaluation's H.  centre: where the model has its minimum.  free: Omega there.  age: times used.
+    response: chi0 of that evaluation's H.  centre: where the model has its minimum.  free: Omega there.  life: times that it
+    may be used.  age: times used.
     """
 
     kpoints: KPoints
     response: LinearResponse
     centre: BlockMatrix
     free: float
+    life: int
     age: int = 0
 
     def slope(self, away: BlockMatrix) -> Tensor:
@@ -143,7 +145,7 @@ class EnergyLoss:
     """Omega of predicted Hamiltonians with the generalised gradient.
 
     residual_weight: lambda [1/Ha]; 0 is the bare energy.  reuse: calls that share one evaluation of the functional; with 1 the
-    gradient is the exact one always.
+    gradient is the exact one always. A structure's first evaluation, far from the minimum, serves a tenth of them.
     """
 
     problems: ProblemCache
@@ -166,8 +168,8 @@ class EnergyLoss:
         if not bool(torch.isfinite(values).all()):
             raise NearsightError("the predicted Hamiltonian is not finite: lower the learning rate")
         model = self._models.get(key)
-        fresh = model is None or model.age >= self.reuse
-        if model is None or model.age >= self.reuse:
+        fresh = model is None or model.age >= model.life
+        if model is None or model.age >= model.life:
             model = self._evaluate(key, structure, values, settings)
         model.age += 1
         layout = model.centre.layout
@@ -189,7 +191,8 @@ class EnergyLoss:
         if self.reuse > 1:
             screening = self.problems.screening(key, structure, settings)
             centre = h.with_values(h.values + screening(problem, trial, trial.difference))
-        model = _Model(problem.kpoints, LinearResponse.of(trial.levels), centre, trial.free)
+        life = self.reuse if key in self._models else max(1, self.reuse // 10)
+        model = _Model(problem.kpoints, LinearResponse.of(trial.levels), centre, trial.free, life)
         if self.reuse > 1:
             self._models[key] = model
         return model

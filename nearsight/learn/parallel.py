@@ -28,7 +28,10 @@ class Ranks:
         if world == 1:
             return Ranks()
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+            on_gpu = device.startswith("cuda")
+            if device == "cuda":
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
         return Ranks(dist.get_rank(), world)
 
     @property

@@ -14,26 +14,25 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
 
 from nearsight.core.errors import NearsightError
 from nearsight.io.atomic import read_json, whole_file, write_json
 from nearsight.io.configuration import override, read_table, validated
 from nearsight.learn.assembly import Assembled, assemble
 from nearsight.learn.config import TrainerConfig, TrainingConfig
-from nearsight.learn.dataset import in_order, shuffled
-from nearsight.learn.losses import MEV
+from nearsight.learn.dataset import shuffled
 from nearsight.learn.metrics import Metrics, Progress
 from nearsight.learn.model import find_device, save_weights
 from nearsight.learn.newton import NewtonSteps
 from nearsight.learn.parallel import Ranks
 from nearsight.learn.progress import TrainingProgress
-from nearsight.learn.validation import EnergyFigures
+from nearsight.learn.validation import EnergyFigures, label_errors, one_figure
 from nearsight.nn.deeph2 import DeepH2
 
 PATIENCE = 20  # times, without GOOD_EVERY sound steps between them, that a training may go back to its last good state
 GOOD_EVERY = 50  # steps between states to go back to
 UNBOUNDED = 1e3  # a loss so many times the recent median is a step gone wrong
+RECENT = 5  # losses that there must be for a median
 
 
 def train_from_config(
@@ -215,7 +214,7 @@ class _Run:
             self.good = copy.deepcopy(self._weights())
 
     def _unbounded(self, loss: float) -> bool:
-        return len(self.typical) == GOOD_EVERY and loss > UNBOUNDED * median(self.typical) and loss > max(self.typical)
+        return len(self.typical) >= RECENT and loss > UNBOUNDED * median(self.typical) and loss > max(self.typical)
 
     def _back_off(self, loss: float) -> None:
         """To the last good state, with half the learning rate. Raises NearsightError where that does not help."""
@@ -261,7 +260,7 @@ class _Run:
         p = self.progress
         (total, on_site, off_site), figures = self._validate()
         loss = sum(self.recent) / len(self.recent) if self.recent else None
-        judged = _judged(total, figures, loss)
+        judged = one_figure(total, figures, loss)
         if judged < p.best:
             p.best, p.waited = judged, 0
             if self.ranks.first:
@@ -317,15 +316,7 @@ class _Run:
             figures = EnergyFigures.mean(self.ranks.gathered(found))
             mae = figures.hamiltonian_mae_meV
             return (math.nan if mae is None else mae, math.nan, math.nan), figures
-        sums = [torch.zeros(()) for _ in range(4)]
-        for sample in in_order(self.held_out, max(self.trainer.batch_edges, 1000)):
-            assert sample.target is not None
-            error = ((self.average(sample.graph) - sample.target).abs() * MEV).double().cpu()
-            on_site = (sample.graph.block < sample.graph.atoms).cpu()
-            parts: list[Tensor] = [error[on_site].sum(), on_site.sum(), error[~on_site].sum(), (~on_site).sum()]
-            sums = [a + b for a, b in zip(sums, parts, strict=True)]
-        a, n, b, m = (float(x) for x in sums)
-        return (_ratio(a + b, n + m), _ratio(a, n), _ratio(b, m)), None
+        return label_errors(self.average, self.held_out, max(self.trainer.batch_edges, 1000)), None
 
     def _skipped(self) -> dict[str, str]:
         return {**self.judges.skipped, **({} if self.validator is None else self.validator.skipped)}
@@ -394,24 +385,9 @@ class _Run:
         return report
 
 
-def _judged(total: float, figures: EnergyFigures | None, loss: float | None) -> float:
-    """The one figure that the best weights have lowest."""
-    if figures is not None:
-        known = figures.energy_error_ueV if figures.energy_error_ueV is not None else figures.harris_ueV
-        if known is not None:
-            return abs(known)
-    elif math.isfinite(total):
-        return total
-    return math.inf if loss is None else loss
-
-
 def _optimizer(network: torch.nn.Module, trainer: TrainerConfig) -> torch.optim.AdamW:
     """AdamW; no decay of biases and of the factors of single channels."""
     matrices = [p for p in network.parameters() if p.ndim > 1]
     vectors = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": trainer.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=trainer.learning_rate, betas=(0.9, 0.99), fused=True)
-
-
-def _ratio(a: float, b: float) -> float:
-    return a / b if b else math.nan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,12 +17,13 @@ from nearsight.core.gauge import gauge_shift
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.problem import Problem
 from nearsight.learn.config import DataConfig
-from nearsight.learn.dataset import split
+from nearsight.learn.dataset import SampleStore, in_order, split
 from nearsight.learn.energy import ProblemCache, harris_excess
 from nearsight.learn.losses import MEV
 from nearsight.learn.model import TrainedModel
 from nearsight.learn.reference import differences, recorded_settings
 from nearsight.learn.structures import StructureData, shared_settings
+from nearsight.nn.graph import Graph
 from nearsight.solve.occupations import Occupied
 
 WINDOW_EV = 5.0  # bands up to this far above the Fermi level are compared
@@ -148,6 +150,37 @@ class Validator:
         if self.remember:
             self._known[index] = found
         return found
+
+
+def label_errors(network: Callable[[Graph], Tensor], held_out: SampleStore, edges: int) -> tuple[float, float, float]:
+    """MAE [meV] over all elements of labelled samples, over on-site and over off-site ones (nan without any).
+
+    edges: in one batch.
+    """
+    sums = [torch.zeros(()) for _ in range(4)]
+    for sample in in_order(held_out, edges):
+        assert sample.target is not None
+        error = ((network(sample.graph) - sample.target).abs() * MEV).double().cpu()
+        on_site = (sample.graph.block < sample.graph.atoms).cpu()
+        parts: list[Tensor] = [error[on_site].sum(), on_site.sum(), error[~on_site].sum(), (~on_site).sum()]
+        sums = [a + b for a, b in zip(sums, parts, strict=True)]
+    a, n, b, m = (float(x) for x in sums)
+    return _ratio(a + b, n + m), _ratio(a, n), _ratio(b, m)
+
+
+def one_figure(mae: float, figures: EnergyFigures | None, loss: float | None) -> float:
+    """What the best weights have lowest: the energy's error, else its bound, else the MAE, else the training's loss."""
+    if figures is not None:
+        known = figures.energy_error_ueV if figures.energy_error_ueV is not None else figures.harris_ueV
+        if known is not None:
+            return abs(known)
+    elif math.isfinite(mae):
+        return mae
+    return math.inf if loss is None else loss
+
+
+def _ratio(a: float, b: float) -> float:
+    return a / b if b else math.nan
 
 
 def _by_space(problem: Problem, levels: Occupied, error: BlockMatrix) -> dict[str, float | None]:
