@@ -247,11 +247,14 @@ def train(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the trained model.")],
     words: Set = None,
 ) -> None:
-    """Train a network on the Hamiltonians of a data set; run it again to go on where it was stopped."""
+    """Train a network on Hamiltonians, or on the energy functional; run it again to go on where it was stopped."""
     from nearsight.learn.train import train_from_config
 
     report = train_from_config(config, out, words)
-    print(f"mean error of unseen Hamiltonians {figure(report['validation_mae_meV'])} meV; the model is in {out}")
+    said = f"mean error of unseen Hamiltonians {figure(report['validation_mae_meV'])} meV"
+    if report["validation_mae_meV"] is None and report["best"] is not None:
+        said = f"energy above the minimum, by its bound, {figure(report['best'])} ueV per atom"
+    print(f"{said}; the model is in {out}")
 
 
 @app.command()

@@ -25,6 +25,7 @@ from nearsight.learn.model import TrainedModel, build
 from nearsight.learn.newton import NewtonSteps
 from nearsight.learn.reference import (
     OF_THE_OPERATOR,
+    OF_THE_ORBITALS,
     OrbitalReference,
     differences,
     find_reference,
@@ -104,7 +105,8 @@ def _on_energy(
     functional = functional.model_copy(
         update={"device": "cuda" if settings.trainer.device.startswith("cuda") else "cpu"}
     )
-    species = _species(settings, functional, paths.train, recorded, known)
+    given = frozenset(energy.scf)
+    species = _species(settings, functional, given, paths.train, recorded, known)
     target = settings.model.target if start is None else start.target
     orbitals = OrbitalReference(species, _of_the_operator(functional, energy), out / "cache")
     if start is not None:
@@ -114,7 +116,6 @@ def _on_energy(
             )
         _same_functional(settings, start, functional, orbitals)
     problems = ProblemCache(functional, species, energy.memory_gb * 1e9)
-    given = frozenset(energy.scf)
     common = (functional, given, problems, target == "delta", labelled, settings.data.vacuum_ang)
     copies = Copies(settings.data.copies, settings.data.copies_sigma_ang / BOHR_ANG, settings.data.seed)
     data = StructureData(paths.train, *common, copies)
@@ -191,6 +192,7 @@ def first_steps(data: StructureData, index: int) -> Tensor:
 def _species(
     settings: TrainingConfig,
     functional: ScfSettings,
+    given: frozenset[str],
     paths: Sequence[Path],
     recorded: Mapping[str, Any] | None,
     known: OrbitalReference | None,
@@ -213,7 +215,7 @@ def _species(
     found = find_species(settings.data, paths, chosen, recorded) if paths[0].is_dir() or settings.data.species else None
     if found is not None:
         return found
-    if known is not None:
+    if known is not None and not given & {*OF_THE_ORBITALS}:
         return {**known.species}
     return load_species(chosen, functional)
 

@@ -119,7 +119,7 @@ class EnergyJudge:
         """Leave a structure out from now on, and say so."""
         name = self.data.name(index)
         if name not in self.skipped:
-            self.skipped[name] = reason
+            self.skipped[name] = reason = reason.removeprefix(f"{name}: ")
             self.say(f"{name} is set aside: {reason}")
 
 

@@ -35,6 +35,7 @@ OF_THE_OPERATOR = (
     "band_limited",
     "xc_refinement",
 )
+OF_THE_ORBITALS = ("basis", "energy_shift_ry", "split_norm", "pseudopotentials")  # compared by what they make
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,11 +169,10 @@ def differences(
 
     keys: settings to compare.  Orbitals and potentials are compared by their values, not by the names of what made them.
     """
-    made_by = ("basis", "energy_shift_ry", "split_norm", "pseudopotentials")
     found = []
     for key in keys:
         ours, theirs = getattr(model.settings, key), getattr(settings, key)
-        if key not in made_by and ours != theirs:
+        if key not in OF_THE_ORBITALS and ours != theirs:
             found.append(f"{key} {ours} (model) against {theirs}")
     for z, s in species.items():
         known = model.species.get(z)

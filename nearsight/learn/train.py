@@ -61,7 +61,12 @@ def train(
     ranks.wait()
     resumed = settings.trainer.resume and (out / "checkpoint.pt").exists()
     with TrainingProgress(settings.trainer, ranks.first) as bar:
-        assembled = assemble(settings, out, resumed, bar.note)
+        try:
+            assembled = assemble(settings, out, resumed, bar.note)
+        except NearsightError:
+            if ranks.first and not any(out.iterdir()):
+                out.rmdir()  # nothing came of it
+            raise
         if ranks.first:
             with whole_file(out / "config.yaml") as part:
                 part.write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
