@@ -68,6 +68,7 @@ class ProblemCache:
     settings: ScfSettings
     species: dict[int, Species]
     limit: float = 8e9
+    reserved: int = 0  # of the limit, by others
     _kept: OrderedDict[Hashable, _Held] = field(default_factory=OrderedDict)
 
     def __call__(self, key: Hashable, structure: Structure, settings: ScfSettings | None = None) -> Problem:
@@ -96,7 +97,7 @@ class ProblemCache:
     def _keep(self, key: Hashable, held: _Held) -> None:
         self._kept[key] = held
         self._kept.move_to_end(key)
-        while sum(h.size for h in self._kept.values()) > self.limit and len(self._kept) > 1:
+        while sum(h.size for h in self._kept.values()) + self.reserved > self.limit and len(self._kept) > 1:
             self._kept.popitem(last=False)
 
 
@@ -124,7 +125,7 @@ class _Model:
     """The quadratic model of Omega about one evaluation (mutable: it ages); it needs nothing of the functional.
 
     response: chi0 of that evaluation's H.  centre: where the model has its minimum.  free: Omega there.  life: times that it
-    may be used.  age: times used.
+    may be used.  size: bytes.  age: times used.
     """
 
     kpoints: KPoints
@@ -132,6 +133,7 @@ class _Model:
     centre: BlockMatrix
     free: float
     life: int
+    size: int = 0
     age: int = 0
 
     def slope(self, away: BlockMatrix) -> Tensor:
@@ -146,12 +148,13 @@ class EnergyLoss:
 
     residual_weight: lambda [1/Ha]; 0 is the bare energy.  reuse: calls that share one evaluation of the functional; with 1 the
     gradient is the exact one always. A structure's first evaluation, far from the minimum, serves a tenth of them.
+    Quadratic models take at most half of the memory of `problems`; the least recently used one gives way to a new evaluation.
     """
 
     problems: ProblemCache
     residual_weight: float = 1.0
     reuse: int = 1
-    _models: dict[Hashable, _Model] = field(default_factory=dict)
+    _models: OrderedDict[Hashable, _Model] = field(default_factory=OrderedDict)
 
     def layout(self, key: Hashable, structure: Structure) -> BlockLayout:
         """The pairs on which Hamiltonians of the structure must be given."""
@@ -171,6 +174,8 @@ class EnergyLoss:
         fresh = model is None or model.age >= model.life
         if model is None or model.age >= model.life:
             model = self._evaluate(key, structure, values, settings)
+        elif self.reuse > 1:
+            self._models.move_to_end(key)
         model.age += 1
         layout = model.centre.layout
         h = model.kpoints.symmetric(BlockMatrix(layout, values.detach().double().to(layout.device)).hermitian())
@@ -194,12 +199,21 @@ class EnergyLoss:
         life = self.reuse if key in self._models else max(1, self.reuse // 10)
         model = _Model(problem.kpoints, LinearResponse.of(trial.levels), centre, trial.free, life)
         if self.reuse > 1:
-            self._models[key] = model
+            self._remember(key, model)
         return model
+
+    def _remember(self, key: Hashable, model: _Model) -> None:
+        model.size = held_bytes(model)
+        self._models[key] = model
+        self._models.move_to_end(key)
+        while (held := sum(m.size for m in self._models.values())) > self.problems.limit / 2 and len(self._models) > 1:
+            self._models.popitem(last=False)
+        self.problems.reserved = held
 
     def forget(self) -> None:
         """Drop the models: what they were made of is no longer where the network is."""
         self._models.clear()
+        self.problems.reserved = 0
 
 
 def harris_excess(problem: Problem, trial: Trial) -> float:

@@ -42,6 +42,10 @@ class Ranks:
         """What of a list this process does."""
         return list(items[self.rank :: self.world])
 
+    def own(self, indices: Sequence[int]) -> list[int]:
+        """Of a batch, the structures that are always this process's: what it keeps of them the others need not."""
+        return [k for k in indices if k % self.world == self.rank]
+
     def total(self, numbers: Iterable[float], device: torch.device | str = "cpu") -> list[float]:
         """Each number summed over all processes."""
         values = torch.tensor(list(numbers), dtype=torch.float64, device=device)

@@ -171,7 +171,7 @@ class _Run:
         if self.newton is not None and self.share() >= (self.trainer.newton_from or 0.0):
             self._newton_step(self.newton)
             return
-        mine = self.ranks.share(indices)
+        mine = self.ranks.own(indices) if self.judges.energy else self.ranks.share(indices)
         sample = self.store.together(mine) if mine else None
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()

@@ -97,3 +97,32 @@ def test_a_hamiltonian_that_is_no_number_is_refused():
     values[0, 0] = float("nan")
     with pytest.raises(NearsightError, match="not finite"):
         EnergyLoss(problems())("water", s, values)
+
+
+def test_the_quadratic_model_has_its_minimum_nearer_than_one_step_of_self_consistency_leads():
+    s, problem, gs = converged()
+    h0 = problem.functional.initial_hamiltonian().values
+    loss = EnergyLoss(problems(), 1.0, reuse=20)
+    first = loss("water", s, h0)
+    model = loss._models["water"]
+    step, left = problem(gs.hamiltonian.with_values(h0)).evaluation.hamiltonian.values, model.centre.values
+    goal = gs.hamiltonian.values
+    assert (left - goal).norm() < 0.5 * (step - goal).norm() < 0.5 * (h0 - goal).norm()
+    assert first.evaluated and not loss("water", s, model.centre.values).evaluated  # the first one serves twice
+    assert float(loss("water", s, goal).gradient.norm()) < 1e-6 and loss._models["water"].life == 20
+
+
+def test_what_is_kept_of_many_structures_stays_below_the_cap():
+    converged()
+    kept = problems()
+    size = next(iter(kept._kept.values())).size
+    few = ProblemCache(kept.settings, kept.species, limit=3.5 * size)
+    loss, free = EnergyLoss(few, 1.0, reuse=20), {}
+    for n in range(2):
+        for k in range(6):
+            s = cases.water(12.0)
+            values = few(k, s).functional.initial_hamiltonian().values
+            free[n, k] = loss(k, s, values).free
+            assert sum(h.size for h in few._kept.values()) + few.reserved <= few.limit
+    assert few.reserved > 0 and 1 <= len(few._kept) < 6
+    assert max(free.values()) - min(free.values()) < 1e-12
