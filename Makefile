@@ -6,7 +6,7 @@ PYTHON  ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
              $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install test demo bench lint format clean
+.PHONY: install test demo bench studies lint format clean
 
 install: $(STAMP)
 
@@ -34,10 +34,17 @@ bench: install
 	$(BIN)/python bench/step_cost.py
 	$(BIN)/python bench/scaling.py
 	$(BIN)/python bench/network_speed.py
+	$(BIN)/python bench/energy_step.py
 	$(BIN)/python bench/scf_speed.py $(if $(REFERENCE),--siesta $(REFERENCE)/reference)
 	$(if $(REFERENCE),$(BIN)/python bench/siesta.py $(REFERENCE)/reference/siesta)
 	$(if $(REFERENCE),$(BIN)/python bench/eos.py $(REFERENCE)/structures/acwf)
 	$(if $(REFERENCE),$(BIN)/python bench/network_accuracy.py --reference $(REFERENCE)/reference)
+
+# Networks trained on the energy (docs/studies/nn-dft.md): about two hours on one core.
+studies: export OMP_NUM_THREADS := 1
+studies: install
+	for name in h2o-single graphene-single mos2 na lambda graphene-many h2o-many; do $(BIN)/python studies/$$name/run || exit 1; done
+	$(BIN)/python bench/scf_start.py studies/h2o-many/out/energy studies/data/h2o-test --first 40 --limit 60 --name h2o-many-energy
 
 lint: install
 	$(BIN)/ruff check .
