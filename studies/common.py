@@ -182,7 +182,10 @@ def draw(
         for axes in (left, other):
             axes.set_xlabel(across)
             axes.grid(lw=0.3, alpha=0.5)
-            if axes.get_legend_handles_labels()[0]:
+            entries = len(axes.get_legend_handles_labels()[0])
+            if entries > 3:  # no room among the curves
+                axes.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+            elif entries:
                 axes.legend(fontsize=7)
         save(figure, out)
 
