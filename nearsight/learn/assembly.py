@@ -23,6 +23,7 @@ from nearsight.learn.energy import EnergyLoss, ProblemCache
 from nearsight.learn.judges import BlocksJudge, EnergyJudge, Judges
 from nearsight.learn.model import TrainedModel, build
 from nearsight.learn.newton import NewtonSteps
+from nearsight.learn.progress import TrainingProgress
 from nearsight.learn.reference import (
     OF_THE_OPERATOR,
     OF_THE_ORBITALS,
@@ -38,7 +39,6 @@ from nearsight.learn.structures import Copies, StructureData, shared_settings
 from nearsight.learn.validation import Validator
 from nearsight.nn.graph import Graph
 
-Say = Callable[[str], None]
 STATISTICS_FROM = 200  # structures at most
 SURVEYED = 200  # structures whose first steps of self-consistency set the scales, where there are no labels
 FIRST_STEPS = 4  # of them
@@ -57,15 +57,15 @@ class Assembled:
     newton: NewtonSteps | None = None
 
 
-def assemble(settings: TrainingConfig, out: Path, resumed: bool, say: Say) -> Assembled:
-    """resumed: a checkpoint holds the weights and the statistics.  say: told what is noteworthy, line by line.
+def assemble(settings: TrainingConfig, out: Path, resumed: bool, bar: TrainingProgress) -> Assembled:
+    """resumed: a checkpoint holds the weights and the statistics.  bar: told what is noteworthy, and how far it is.
 
     Raises NearsightError for bad input, or a model to begin with that does not fit the data or the functional.
     """
     start = None if settings.init_from is None else TrainedModel.load(settings.init_from)
     if settings.energy is None:
         return _on_labels(settings, out, resumed, start)
-    return _on_energy(settings, settings.energy, out, resumed, start, say)
+    return _on_energy(settings, settings.energy, out, resumed, start, bar)
 
 
 def _on_labels(settings: TrainingConfig, out: Path, resumed: bool, start: TrainedModel | None) -> Assembled:
@@ -95,7 +95,12 @@ def _on_labels(settings: TrainingConfig, out: Path, resumed: bool, start: Traine
 
 
 def _on_energy(
-    settings: TrainingConfig, energy: EnergyLossConfig, out: Path, resumed: bool, start: TrainedModel | None, say: Say
+    settings: TrainingConfig,
+    energy: EnergyLossConfig,
+    out: Path,
+    resumed: bool,
+    start: TrainedModel | None,
+    bar: TrainingProgress,
 ) -> Assembled:
     labelled = settings.blocks is not None
     paths = split(settings.data, labelled)
@@ -121,7 +126,7 @@ def _on_energy(
     data = StructureData(paths.train, *common, copies)
     held = StructureData(paths.validation, *common)
     loss = EnergyLoss(problems, energy.residual_weight, energy.reuse)
-    judge = EnergyJudge(energy, data, loss, say)
+    judge = EnergyJudge(energy, data, loss, bar.note)
     broken = data.broken()
     for k, reason in broken.items():
         judge.set_aside(k, reason)
@@ -129,7 +134,7 @@ def _on_energy(
     validator = Validator(held)
     for k, reason in (unusable := held.broken()).items():
         validator.skipped[held.name(k)] = reason
-        say(f"{held.name(k)} cannot be validated on: {reason}")
+        bar.note(f"{held.name(k)} cannot be validated on: {reason}")
     validator.data = held = held.without(unusable)
     if not len(data):
         reason = next(iter(judge.skipped.values()))
@@ -142,20 +147,27 @@ def _on_energy(
     trained = _network(settings, start, shells, reach, some, target, orbitals)
     store, held_out = _stores(settings, trained, data, held)
     if start is None and not resumed:
-        _statistics(trained, store, data, judge, LEAST_SHARE if settings.trainer.newton_from is None else 1.0)
+        share = LEAST_SHARE if settings.trainer.newton_from is None else 1.0
+        _statistics(trained, store, data, judge, share, bar.prepared)
     blocks = [] if settings.blocks is None else [BlocksJudge(settings.blocks)]
     newton = None if settings.trainer.newton_from is None else NewtonSteps(data, store)
     return Assembled(trained, store, held_out, Judges([*blocks, judge]), validator, newton)
 
 
 def _statistics(
-    trained: TrainedModel, store: SampleStore, data: StructureData, judge: EnergyJudge, share: float
+    trained: TrainedModel,
+    store: SampleStore,
+    data: StructureData,
+    judge: EnergyJudge,
+    share: float,
+    prepared: Callable[[int, int], None],
 ) -> None:
     """Expansion and scales from labels where they are to be learnt, else from the first steps towards self-consistency."""
     readout = trained.network.readout
     used = range(0, len(store), max(1, len(store) // (STATISTICS_FROM if data.labelled else SURVEYED)))
     samples: list[tuple[Graph, Tensor]] = []
-    for k in used:
+    for done, k in enumerate(used):
+        prepared(done, len(used))
         if data.labelled:
             samples.append(store.exact(k))
             continue
@@ -166,6 +178,7 @@ def _statistics(
             continue
         graph = trained.network.graph(data.structure(k), data.layout(k))
         samples.append((graph, values.to(graph.distance)))
+    prepared(len(used), len(used))
     if not samples:
         raise NearsightError(
             f"no structure to train on can be computed, the first because: {next(iter(judge.skipped.values()))}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import Any
 
@@ -9,6 +10,8 @@ from rich.errors import LiveError
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nearsight.learn.config import TrainerConfig
+
+LINE_EVERY = 30.0  # seconds, between lines of a preparation that no terminal watches
 
 
 class TrainingProgress:
@@ -18,7 +21,7 @@ class TrainingProgress:
         """speaks: whether this process is the one that shows anything."""
         self.speaks = speaks
         self.bar = Progress(
-            TextColumn("training"),
+            TextColumn("{task.description}"),
             BarColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
@@ -26,6 +29,7 @@ class TrainingProgress:
             TextColumn("{task.fields[figures]}"),
         )
         self.task = self.bar.add_task("training", total=1.0, figures="")
+        self.begun = self.told = 0.0
 
     def __enter__(self) -> TrainingProgress:
         if self.speaks and self.bar.console.is_terminal:
@@ -40,6 +44,21 @@ class TrainingProgress:
     ) -> None:
         if self.bar.live.is_started:
             self.bar.stop()
+
+    def prepared(self, done: int, total: int) -> None:
+        """So many structures are ready for training."""
+        if self.bar.live.is_started:
+            self.bar.update(self.task, description="preparing", completed=done / total, figures=f"{done} of {total}")
+            if done == total:
+                self.bar.reset(self.task, total=1.0, description="training", figures="")
+            return
+        now = time.monotonic()
+        if done == 0:
+            self.begun = self.told = now
+        if now - self.told > LINE_EVERY and 0 < done < total:
+            self.told = now
+            left = (now - self.begun) / done * (total - done)
+            self.note(f"preparing: {done} of {total} structures, {left:.0f} s left")
 
     def advance(self, share: float, loss: float | None, progress: Any) -> None:
         if self.bar.live.is_started:

@@ -62,7 +62,7 @@ def train(
     resumed = settings.trainer.resume and (out / "checkpoint.pt").exists()
     with TrainingProgress(settings.trainer, ranks.first) as bar:
         try:
-            assembled = assemble(settings, out, resumed, bar.note)
+            assembled = assemble(settings, out, resumed, bar)
         except NearsightError:
             if ranks.first and not any(out.iterdir()):
                 out.rmdir()  # nothing came of it

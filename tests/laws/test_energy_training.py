@@ -230,3 +230,13 @@ def test_a_step_gone_wrong_is_taken_back(
     assert report["backed_off"] == 1 and report["steps"] == len(calls) - 1
     assert "back to the last good state" in capsys.readouterr().out
     assert max(x["train_loss"] or 0.0 for x in lines(tmp_path / "model")) < 2 * max(calls)
+
+
+def test_preparation_says_how_far_it_is(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first steps of self-consistency of each structure come before the first epoch, and may take minutes."""
+    monkeypatch.setattr("nearsight.learn.progress.LINE_EVERY", 0.0)
+    train(config(data, max_epochs=1), tmp_path / "model")
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("preparing")]
+    assert [line.split(",")[0] for line in said] == [f"preparing: {k} of 6 structures" for k in range(1, 6)]
