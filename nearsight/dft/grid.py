@@ -297,29 +297,30 @@ def _element_map(
 ) -> Tensor:
     """Element of the sparse matrix for each pair of rows [boxes, rows * rows], int32; the layout's size where there is none."""
     device = layout.device
-    image, orbital = images.active[chosen].nonzero().unbind(1)
-    table = torch.full((boxes, rows), -1, dtype=torch.int64, device=device)
-    local = torch.zeros_like(table)
-    place = (box[image], row_of_image[chosen][image] + images.rank[chosen][image, orbital])
-    table[place], local[place] = image, orbital
-    # pairs of images first (few), then their orbitals (many)
-    slots = torch.zeros(len(chosen), dtype=torch.int64, device=device)
     per_box = torch.bincount(box, minlength=boxes)
     slots = torch.arange(len(chosen), device=device) - (per_box.cumsum(0) - per_box)[box]
     widest = int(per_box.max())
-    grid = torch.full((boxes, widest), -1, dtype=torch.int64, device=device)
+    # pairs of images first (few); one slot more stands for rows without an orbital
+    grid = torch.full((boxes, widest + 1), -1, dtype=torch.int64, device=device)
     grid[box, slots] = torch.arange(len(chosen), device=device)
-    atom = torch.where(grid >= 0, images.atom[chosen][grid.clamp(min=0)], 0)
+    nobody = grid < 0
+    atom = torch.where(nobody, 0, images.atom[chosen][grid.clamp(min=0)])
     R = images.R[chosen][grid.clamp(min=0)]
-    shape = (boxes, widest, widest)
+    shape = (boxes, widest + 1, widest + 1)
     pair = layout.pairs.find(atom[:, :, None].expand(shape), atom[:, None].expand(shape), R[:, None] - R[:, :, None])
-    missing = (pair == len(layout.pairs)) | (grid < 0)[:, :, None] | (grid < 0)[:, None]
-    start = layout.boundaries[torch.where(missing, 0, pair)]
-    slot_of_row = torch.where(table >= 0, slots[table.clamp(min=0)], 0)
-    empty = table < 0
-    columns = layout.basis.counts.to(device)[torch.where(empty, 0, images.atom[chosen][table.clamp(min=0)])]
-    b = torch.arange(boxes, device=device)[:, None, None]
-    si, sj = slot_of_row[:, :, None], slot_of_row[:, None]
-    element = start[b, si, sj] + local[:, :, None] * columns[:, None] + local[:, None]
-    none = missing[b, si, sj] | empty[:, :, None] | empty[:, None]
-    return torch.where(none, layout.size, element).to(torch.int32).flatten(1)
+    missing = (pair == len(layout.pairs)) | nobody[:, :, None] | nobody[:, None]
+    start = torch.where(missing, layout.size, layout.boundaries[torch.where(missing, 0, pair)])
+    # then their orbitals (many): passes over all pairs of rows, as narrow as the size allows
+    narrow = torch.int32 if layout.size < 2**30 else torch.int64
+    image, orbital = images.active[chosen].nonzero().unbind(1)
+    place = (box[image], row_of_image[chosen][image] + images.rank[chosen][image, orbital])
+    slot = torch.full((boxes, rows), widest, dtype=torch.int64, device=device)
+    local = torch.zeros((boxes, rows), dtype=narrow, device=device)
+    columns = torch.zeros_like(local)
+    slot[place], local[place] = slots[image], orbital.to(narrow)
+    columns[place] = layout.basis.counts.to(device)[images.atom[chosen][image]].to(narrow)
+    by_row = start.to(narrow).gather(1, slot[:, :, None].expand(-1, -1, widest + 1))
+    element = by_row.gather(2, slot[:, None].expand(-1, rows, -1))
+    element += local[:, :, None] * columns[:, None]
+    element += local[:, None]
+    return element.clamp_(max=layout.size).to(torch.int32).flatten(1)
