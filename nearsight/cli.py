@@ -217,13 +217,13 @@ def dataset_build(
     workers: Annotated[int | None, typer.Option(help="Processes; by default one for each core.")] = None,
     words: Set = None,
 ) -> None:
-    """Compute the ground states of many structures; run it again to go on where it was stopped."""
+    """Compute the ground states of many structures (labels: false makes bare ones); run it again to go on."""
     from nearsight.workflows.dataset import build, read_settings
 
     settings = read_settings(config, (*(words or []), *([f"workers={workers}"] if workers is not None else [])))
     with progress_bars() as progress:
         bars = Bars(progress)
-        bars.stage("ground states")
+        bars.stage("ground states" if settings.labels else "structures")
 
         def told(outcome: Any, done: int, total: int) -> None:
             if outcome.error:
@@ -238,7 +238,7 @@ def dataset_build(
             f"{len(made.failed)} of {made.jobs} failed, first {name}: {error} (all in {out / 'failures.json'}; "
             "the same command tries them again)"
         )
-    print(f"{made.jobs} ground states in {out}")
+    print(f"{made.jobs} {'ground states' if settings.labels else 'structures'} in {out}")
 
 
 @app.command()

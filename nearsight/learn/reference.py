@@ -110,9 +110,9 @@ def read_species(folder: Path, numbers: Sequence[int]) -> dict[int, Species]:
 
 
 def recorded_settings(folder: Path) -> dict[str, Any] | None:
-    """The `scf` configuration that a calculation folder's result.json records; None without one."""
-    made = folder / "result.json"
-    config = read_json(made).get("config") if made.exists() else None
+    """The `scf` configuration that a folder records: in result.json, or settings.json of a bare structure. None without."""
+    made, bare = folder / "result.json", folder / "settings.json"
+    config = read_json(made).get("config") if made.exists() else read_json(bare) if bare.exists() else None
     return dict(config) if isinstance(config, Mapping) else None
 
 

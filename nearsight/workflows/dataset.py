@@ -16,7 +16,7 @@ from nearsight.core.units import BOHR_ANG
 from nearsight.dft.settings import ScfSettings
 from nearsight.io.configuration import override, read_table, validated
 from nearsight.io.structures import check_structure, read_structure
-from nearsight.workflows.ground_states import BuildReport, Report, Workers, ground_states
+from nearsight.workflows.ground_states import BuildReport, Report, Workers, bare_structures, ground_states
 from nearsight.workflows.modes import Harmonic, Modes, harmonic_of, random_rotation, taken_harmonic, thermal, turned
 
 
@@ -40,7 +40,8 @@ class SetSettings(BaseModel):
     """What `dataset build` is told: `set.yaml`.
 
     structure: a file, or a list of files.  distort, modes: copies to make of each, at random or by thermal motion (one of
-    the two).  scf: the settings of every ground state.
+    the two).  scf: the settings of every ground state.  labels: false writes the structures alone, with these settings beside
+    them: what training on the energy begins from.
     vacuum_ang: box around molecules without a cell.  workers: processes; `auto` takes one for each core.
     """
 
@@ -49,6 +50,7 @@ class SetSettings(BaseModel):
     distort: Distort | None = None
     modes: Modes | None = None
     scf: ScfSettings = Field(default_factory=ScfSettings)
+    labels: bool = True
     vacuum_ang: float | None = None
     workers: Workers = "auto"
 
@@ -123,12 +125,19 @@ def _harmonic(structure: Structure, settings: SetSettings, out: Path, n: int, re
 
 
 def build(settings: SetSettings, out: Path | str, report: Report = lambda outcome, done, total: None) -> BuildReport:
-    """Compute every structure of a set into `out/0000`, `out/0001`, ...: see `ground_states`.
+    """Compute every structure of a set into `out/0000`, `out/0001`, ...: see `ground_states`, or, without
+    labels, `bare_structures`.
 
     report: called after each job (before them, each displaced structure of `modes`) with its outcome, the number of jobs
     that are done and the number of all.
     Raises NearsightError for bad settings, or a folder that another build is using or used otherwise.
     """
-    structures = structures_of(settings, Path(out), report)
+    out = Path(out)
+    made_as = read_table(out / "config.yaml").get("labels", True) if (out / "config.yaml").exists() else settings.labels
+    if made_as != settings.labels:
+        raise NearsightError(f"{out} was built {'with' if made_as else 'without'} labels: build into a new folder")
+    structures = structures_of(settings, out, report)
     config = settings.model_dump(mode="json")
-    return ground_states(structures, settings.scf, Path(out), settings.workers, config, report)
+    if settings.labels:
+        return ground_states(structures, settings.scf, out, settings.workers, config, report)
+    return bare_structures(structures, settings.scf, out, config)

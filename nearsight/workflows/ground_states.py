@@ -1,10 +1,11 @@
-"""The ground states of a list of structures, one calculation folder each, resumable at any point."""
+"""The ground states of a list of structures, one calculation folder each, resumable at any point; or the structures alone."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +21,8 @@ from nearsight.core.species import Species
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.dft.run import load_species, run_scf
 from nearsight.dft.settings import ScfSettings
-from nearsight.io.atomic import flush, read_json, whole_file
+from nearsight.io.atomic import flush, read_json, whole_file, write_json
+from nearsight.io.deeph import write_poscar
 from nearsight.workflows.ledger import Job, Ledger, Outcome, locked, run_jobs
 
 Report = Callable[[Outcome, int, int], None]
@@ -53,10 +55,9 @@ def ground_states(
     Raises NearsightError for a folder that another process is using or that was used otherwise.
     """
     physics = scf.model_dump(mode="json", exclude_defaults=True)  # so that a new setting leaves old sets valid
-    width = max(4, len(str(len(structures) - 1)))
     jobs = [
-        Job(f"{n:0{width}d}", digest(s, physics), (str(out), f"{n:0{width}d}", s, scf))
-        for n, s in enumerate(structures)
+        Job(name, digest(s, physics), (str(out), name, s, scf))
+        for name, s in zip(_names(structures), structures, strict=True)
     ]
     crew = (os.cpu_count() or 1) if workers == "auto" else workers
     if crew < 1:
@@ -65,8 +66,7 @@ def ground_states(
         ledger = Ledger(out / "ledger.sqlite")
         try:
             todo = ledger.plan(jobs, lambda name: (out / name / "result.json").exists())
-            with whole_file(out / "config.yaml") as part:
-                part.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+            _write_config(out, config)
             _write_species(out / "species", structures, scf)
             done = len(jobs) - len(todo)
 
@@ -83,6 +83,46 @@ def ground_states(
         with whole_file(out / "failures.json") as part:
             part.write_text(json.dumps(dict(failed), indent=1) + "\n")
     return BuildReport(out, len(jobs), tuple(worked), tuple(failed))
+
+
+def bare_structures(
+    structures: Sequence[Structure], scf: ScfSettings, out: Path, config: Mapping[str, Any]
+) -> BuildReport:
+    """Structures that are to be trained on without labels: `out/0000/POSCAR`, ..., each with the settings of its functional
+    (settings.json), and the orbitals (`out/species`). Written again, they must be the same.
+
+    Raises NearsightError for a folder that another process is using or that was used otherwise.
+    """
+    table = scf.model_dump(mode="json")
+    physics = scf.model_dump(mode="json", exclude_defaults=True)
+    names = _names(structures)
+    digests = {name: digest(s, physics) for name, s in zip(names, structures, strict=True)}
+    with locked(out):
+        before = read_json(out / "digests.json") if (out / "digests.json").exists() else {}
+        if other := [name for name in names if before.get(name, digests[name]) != digests[name]]:
+            raise NearsightError(f"{out / other[0]} was made from another configuration: build into a new folder")
+        write_json(out / "digests.json", {**before, **digests})
+        _write_config(out, config)
+        _write_species(out / "species", structures, scf)
+        worked = []
+        for name, structure in zip(names, structures, strict=True):
+            place, start = out / name, time.perf_counter()
+            if not (place / "POSCAR").exists():
+                place.mkdir(exist_ok=True)
+                write_json(place / "settings.json", table)
+                write_poscar(place / "POSCAR", structure)  # the last of both: with it the folder is whole
+                worked.append(Outcome(name, "done", time.perf_counter() - start))
+    return BuildReport(out, len(names), tuple(worked), ())
+
+
+def _names(structures: Sequence[Structure]) -> list[str]:
+    width = max(4, len(str(len(structures) - 1)))
+    return [f"{n:0{width}d}" for n in range(len(structures))]
+
+
+def _write_config(out: Path, config: Mapping[str, Any]) -> None:
+    with whole_file(out / "config.yaml") as part:
+        part.write_text(yaml.safe_dump(dict(config), sort_keys=False))
 
 
 def compute(work: tuple[str, str, Structure, ScfSettings]) -> str:

@@ -16,6 +16,7 @@ import torch
 from nearsight import __version__
 from nearsight.core.units import HARTREE_EV
 from nearsight.io.deeph import MatrixFile, read_folder, write_folder
+from nearsight.learn.model import TrainedModel
 
 GRAPHENE = Path(__file__).parents[1] / "formats" / "data" / "graphene_lda_sz"
 
@@ -168,6 +169,29 @@ def test_dataset_build_and_its_failures(nearsight, small_set):
     assert "3 of 3 failed" in failing.err
     assert len(json.loads((small_set / "bad" / "failures.json").read_text())) == 3
     assert not (small_set / "bad" / "0000").exists()
+
+
+def test_bare_structures_are_built_and_trained_on_by_their_energy(nearsight, small_set):
+    """Each says what its functional is: the configuration of the training need not."""
+    config, out = small_set / "set.yaml", small_set / "bare"
+    built = nearsight("dataset", "build", config, "-o", out, "--set", "labels=false")
+    assert built.status == 0 and "3 structures" in built.out, built
+    assert sorted(p.name for p in (out / "0002").iterdir()) == ["POSCAR", "settings.json"]
+    made = (out / "0000" / "POSCAR").read_text()
+    for changed, told in (("labels=true", "without labels"), ("distort.seed=9", "another configuration")):
+        refused = nearsight("dataset", "build", config, "-o", out, "--set", "labels=false", "--set", changed)
+        assert refused.status == 1 and told in refused.err, refused
+    assert (out / "0000" / "POSCAR").read_text() == made
+    model = small_set / "energy.yaml"
+    model.write_text(
+        f"data: {{train: {out}, validation: {out}}}\nmodel: {{preset: small, target: delta, width: 16}}\n"
+        "loss: {kind: energy}\n"
+        "trainer: {max_minutes: null, max_epochs: 1, validations: 1}\n"
+    )
+    trained = nearsight("train", model, "-o", small_set / "energy")
+    assert trained.status == 0, trained
+    learnt = TrainedModel.load(small_set / "energy").reference.settings
+    assert (learnt.xc, learnt.basis, learnt.mesh_cutoff_ry) == ("lda", "sz", 60)
 
 
 def test_a_killed_build_goes_on(nearsight, small_set):
