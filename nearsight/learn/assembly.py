@@ -39,8 +39,8 @@ from nearsight.learn.structures import Copies, StructureData, shared_settings
 from nearsight.learn.validation import Validator
 from nearsight.nn.graph import Graph
 
-STATISTICS_FROM = 200  # structures at most
-SURVEYED = 200  # structures whose first steps of self-consistency set the scales, where there are no labels
+STATISTICS_FROM = 200  # structures, 399 at most
+SURVEYED = 600  # atoms of structures whose first steps of self-consistency set the scales, where there are no labels
 FIRST_STEPS = 4  # of them
 ENOUGH_FOR_EXPANSION = 8  # structures: an expansion fitted to fewer is exact and says nothing of others
 
@@ -164,7 +164,11 @@ def _statistics(
 ) -> None:
     """Expansion and scales from labels where they are to be learnt, else from the first steps towards self-consistency."""
     readout = trained.network.readout
-    used = range(0, len(store), max(1, len(store) // (STATISTICS_FROM if data.labelled else SURVEYED)))
+    used: Sequence[int] = range(0, len(store), max(1, len(store) // STATISTICS_FROM))
+    if not data.labelled:
+        atoms = sum(len(data.structure(k)) for k in range(len(data))) / len(data)
+        surveyed = min(len(data), max(ENOUGH_FOR_EXPANSION, round(SURVEYED / atoms)))
+        used = [k * len(data) // surveyed for k in range(surveyed)]
     samples: list[tuple[Graph, Tensor]] = []
     for done, k in enumerate(used):
         prepared(done, len(used))
