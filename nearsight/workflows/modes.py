@@ -31,6 +31,8 @@ from nearsight.workflows.ground_states import Report, Workers, digest, ground_st
 
 _APART_ANG = 2.5  # a molecule whose atoms come nearer to an image than this is bonded to it, or cut by the cell's face
 _FORCE_CONSTANT = HARTREE_EV / BOHR_ANG**2  # Ha/Bohr^2 in eV/angstrom^2
+_EQUAL = 2e-5  # gap of omega^2, as a share of it, below which modes are taken as equal
+_GENERIC_SEED = 15  # of the matrix that settles signs and bases of equal modes; it must never change: sets depend on it
 _STEPS = 200
 
 
@@ -111,7 +113,7 @@ class Harmonic:
         root = self.masses.sqrt()
         free = torch.linalg.svd(self.rigid)[0][:, self.rigid.shape[1] :]
         squares, vectors = torch.linalg.eigh(free.T @ (self.hessian / root[:, None] / root) @ free)
-        return squares, free @ vectors
+        return squares, settled(squares, free @ vectors)
 
     @property
     def energies(self) -> Tensor:
@@ -123,6 +125,24 @@ class Harmonic:
         """u [atoms, 3], Bohr, at k_B T [Ha]; modes below hbar omega = floor [Ha] move as if they had it."""
         q = kT**0.5 / self.energies.clamp(min=floor) * torch.from_numpy(random.normal(size=len(self.energies)))
         return (self.modes[1] @ q / self.masses.sqrt()).reshape(-1, 3)
+
+
+def settled(squares: Tensor, vectors: Tensor) -> Tensor:
+    """Vectors [n, modes] with what eigenvalues leave open chosen the same way everywhere: signs, and bases of equal modes.
+
+    Within each group of equal omega^2 [modes] (ascending), V Q with Q the orthogonal factor of V^T G and G a fixed random
+    matrix: of all bases the one nearest to G's projection, whichever V was given.
+    """
+    generic = torch.from_numpy(np.random.default_rng(_GENERIC_SEED).normal(size=tuple(vectors.shape)))
+    gaps = squares.diff() > _EQUAL * squares[1:].abs()
+    ends = [*(gaps.nonzero().flatten() + 1).tolist(), len(squares)]
+    made, start = [], 0
+    for end in ends:
+        v = vectors[:, start:end]
+        left, _, right = torch.linalg.svd(v.T @ generic[:, start:end])
+        made.append(v @ (left @ right))
+        start = end
+    return torch.cat(made, 1)
 
 
 def random_rotation(random: np.random.Generator) -> Tensor:

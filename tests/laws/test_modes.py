@@ -15,7 +15,15 @@ from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
 from nearsight.io.configuration import validated
 from nearsight.io.structures import to_ase
-from nearsight.workflows.modes import Harmonic, Modes, _ImagesTogether, harmonic_of, second_derivatives, thermal
+from nearsight.workflows.modes import (
+    Harmonic,
+    Modes,
+    _ImagesTogether,
+    harmonic_of,
+    second_derivatives,
+    settled,
+    thermal,
+)
 from tests.cases import ANGSTROM, skew, structure, water
 
 KELVIN = BOLTZMANN_HA
@@ -110,6 +118,19 @@ def test_a_copy_depends_on_seed_and_index_alone() -> None:
     assert torch.equal(first.positions, again.positions)
     for different in (thermal(h, recipe, 2), thermal(h, recipe.model_copy(update={"seed": 5}), 3)):
         assert not torch.allclose(first.positions, different.positions, atol=1e-3)
+
+
+def test_signs_and_bases_of_equal_modes_are_settled() -> None:
+    """A ring of three equal atoms has a pair of equal modes; rounding turns their vectors, and the copies with them."""
+    ring = structure([[20, 0, 0], [0, 20, 0], [0, 0, 20]], [[2, 0, 0], [-1, 3**0.5, 0], [-1, -(3**0.5), 0]], [8, 8, 8])
+    squares, vectors = harmonic(ring).modes
+    assert squares[1] / squares[0] - 1 == pytest.approx(0, abs=1e-9) and squares[2] > 1.5 * squares[1]
+    angle = torch.tensor(1.1)
+    turn = torch.tensor([[angle.cos(), angle.sin(), 0], [angle.sin(), -angle.cos(), 0], [0, 0, -1]]).double()
+    noise = 1e-13 * torch.linspace(-1, 1, 3, dtype=torch.float64)
+    again = settled(squares * (1 + noise), vectors @ turn)
+    assert torch.allclose(again, vectors, rtol=0, atol=1e-6)
+    assert torch.allclose(vectors.T @ vectors, torch.eye(3, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 def test_hydrogen_molecule(tmp_path: Path) -> None:
