@@ -16,7 +16,7 @@ from nearsight.core.units import BOHR_ANG
 from nearsight.dft.settings import ScfSettings
 from nearsight.io.configuration import override, read_table, validated
 from nearsight.io.structures import check_structure, read_structure
-from nearsight.workflows.ground_states import BuildReport, Report, Workers, bare_structures, ground_states
+from nearsight.workflows.ground_states import BuildReport, Report, Workers, ground_states
 from nearsight.workflows.modes import Harmonic, Modes, harmonic_of, random_rotation, taken_harmonic, thermal, turned
 
 
@@ -125,8 +125,7 @@ def _harmonic(structure: Structure, settings: SetSettings, out: Path, n: int, re
 
 
 def build(settings: SetSettings, out: Path | str, report: Report = lambda outcome, done, total: None) -> BuildReport:
-    """Compute every structure of a set into `out/0000`, `out/0001`, ...: see `ground_states`, or, without
-    labels, `bare_structures`.
+    """Compute every structure of a set into `out/0000`, `out/0001`, ...: see `ground_states`.
 
     report: called after each job (before them, each displaced structure of `modes`) with its outcome, the number of jobs
     that are done and the number of all.
@@ -138,6 +137,4 @@ def build(settings: SetSettings, out: Path | str, report: Report = lambda outcom
         raise NearsightError(f"{out} was built {'with' if made_as else 'without'} labels: build into a new folder")
     structures = structures_of(settings, out, report)
     config = settings.model_dump(mode="json")
-    if settings.labels:
-        return ground_states(structures, settings.scf, out, settings.workers, config, report)
-    return bare_structures(structures, settings.scf, out, config)
+    return ground_states(structures, settings.scf, out, settings.workers, config, report, settings.labels)

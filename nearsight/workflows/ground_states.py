@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -46,27 +45,32 @@ def ground_states(
     workers: Workers,
     config: Mapping[str, Any],
     report: Report = lambda outcome, done, total: None,
+    labels: bool = True,
 ) -> BuildReport:
     """Compute every structure into `out/0000`, `out/0001`, ...; what is done already is not done again.
 
+    labels: false computes nothing: POSCAR and the settings of its functional (settings.json) of each structure.
     config: written to `out/config.yaml`.  report: called after each job with its outcome, the number of jobs that are
     done and the number of all.  A job that fails is told in the report, in `out/ledger.sqlite` and in
     `out/failures.json`, and is tried again by the next call.
     Raises NearsightError for a folder that another process is using or that was used otherwise.
     """
     physics = scf.model_dump(mode="json", exclude_defaults=True)  # so that a new setting leaves old sets valid
+    width = max(4, len(str(len(structures) - 1)))
     jobs = [
-        Job(name, digest(s, physics), (str(out), name, s, scf))
-        for name, s in zip(_names(structures), structures, strict=True)
+        Job(f"{n:0{width}d}", digest(s, physics), (str(out), f"{n:0{width}d}", s, scf))
+        for n, s in enumerate(structures)
     ]
+    worker, whole = (compute, "result.json") if labels else (write_bare, "POSCAR")
     crew = (os.cpu_count() or 1) if workers == "auto" else workers
     if crew < 1:
         raise NearsightError(f"workers: {workers} can do nothing: give 1 or more, or auto")
     with locked(out):
         ledger = Ledger(out / "ledger.sqlite")
         try:
-            todo = ledger.plan(jobs, lambda name: (out / name / "result.json").exists())
-            _write_config(out, config)
+            todo = ledger.plan(jobs, lambda name: (out / name / whole).exists())
+            with whole_file(out / "config.yaml") as part:
+                part.write_text(yaml.safe_dump(dict(config), sort_keys=False))
             _write_species(out / "species", structures, scf)
             done = len(jobs) - len(todo)
 
@@ -75,7 +79,7 @@ def ground_states(
                 done += outcome.state == "done"
                 report(outcome, done, len(jobs))
 
-            worked = run_jobs(todo, compute, ledger, crew, told)
+            worked = run_jobs(todo, worker, ledger, crew, told)
             names = {j.name for j in jobs}
             failed = [(o.name, o.error or "?") for o in ledger.outcomes() if o.state == "failed" and o.name in names]
         finally:
@@ -83,46 +87,6 @@ def ground_states(
         with whole_file(out / "failures.json") as part:
             part.write_text(json.dumps(dict(failed), indent=1) + "\n")
     return BuildReport(out, len(jobs), tuple(worked), tuple(failed))
-
-
-def bare_structures(
-    structures: Sequence[Structure], scf: ScfSettings, out: Path, config: Mapping[str, Any]
-) -> BuildReport:
-    """Structures that are to be trained on without labels: `out/0000/POSCAR`, ..., each with the settings of its functional
-    (settings.json), and the orbitals (`out/species`). Written again, they must be the same.
-
-    Raises NearsightError for a folder that another process is using or that was used otherwise.
-    """
-    table = scf.model_dump(mode="json")
-    physics = scf.model_dump(mode="json", exclude_defaults=True)
-    names = _names(structures)
-    digests = {name: digest(s, physics) for name, s in zip(names, structures, strict=True)}
-    with locked(out):
-        before = read_json(out / "digests.json") if (out / "digests.json").exists() else {}
-        if other := [name for name in names if before.get(name, digests[name]) != digests[name]]:
-            raise NearsightError(f"{out / other[0]} was made from another configuration: build into a new folder")
-        write_json(out / "digests.json", {**before, **digests})
-        _write_config(out, config)
-        _write_species(out / "species", structures, scf)
-        worked = []
-        for name, structure in zip(names, structures, strict=True):
-            place, start = out / name, time.perf_counter()
-            if not (place / "POSCAR").exists():
-                place.mkdir(exist_ok=True)
-                write_json(place / "settings.json", table)
-                write_poscar(place / "POSCAR", structure)  # the last of both: with it the folder is whole
-                worked.append(Outcome(name, "done", time.perf_counter() - start))
-    return BuildReport(out, len(names), tuple(worked), ())
-
-
-def _names(structures: Sequence[Structure]) -> list[str]:
-    width = max(4, len(str(len(structures) - 1)))
-    return [f"{n:0{width}d}" for n in range(len(structures))]
-
-
-def _write_config(out: Path, config: Mapping[str, Any]) -> None:
-    with whole_file(out / "config.yaml") as part:
-        part.write_text(yaml.safe_dump(dict(config), sort_keys=False))
 
 
 def compute(work: tuple[str, str, Structure, ScfSettings]) -> str:
@@ -142,6 +106,19 @@ def compute(work: tuple[str, str, Structure, ScfSettings]) -> str:
         hidden.rename(place)
         flush(place.parent)
     return hashlib.sha256((place / "hamiltonian.h5").read_bytes()).hexdigest()
+
+
+def write_bare(work: tuple[str, str, Structure, ScfSettings]) -> str:
+    """One job without labels: the structure and its settings, first under a hidden name. Returns the sha256 of POSCAR."""
+    root, name, structure, settings = work
+    place, hidden = Path(root) / name, Path(root) / ".work" / name
+    if not (place / "POSCAR").exists():
+        hidden.mkdir(parents=True, exist_ok=True)
+        write_json(hidden / "settings.json", settings.model_dump(mode="json"))
+        write_poscar(hidden / "POSCAR", structure)
+        hidden.rename(place)
+        flush(place.parent)
+    return hashlib.sha256((place / "POSCAR").read_bytes()).hexdigest()
 
 
 def digest(structure: Structure, settings: Mapping[str, Any]) -> str:
