@@ -105,8 +105,8 @@ class TrainedModel:
 
     @staticmethod
     def load(folder: Path | str, device: str = "cpu") -> TrainedModel:
-        """Raises NearsightError for a folder that is no model, or one whose files do not fit together."""
-        folder = Path(folder)
+        """Raises NearsightError for a folder that is no model, one whose files do not fit together, or a missing device."""
+        folder, place = Path(folder), find_device(device)
         if not folder.is_dir():
             raise NearsightError(f"no such model: {folder}")
         config = _read_config(folder)
@@ -125,8 +125,7 @@ class TrainedModel:
             reference = OrbitalReference(
                 read_species(folder / "species", numbers), ScfSettings.model_validate(settings)
             )
-        network = network.to(find_device(device)).eval()
-        return TrainedModel(network, architecture, config["target"], reference)
+        return TrainedModel(network.to(place).eval(), architecture, config["target"], reference)
 
 
 def build(architecture: Mapping[str, Any], seed: int = 0) -> DeepH2:
@@ -206,10 +205,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def find_device(name: str) -> torch.device:
-    """Raises NearsightError for one that is not there."""
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    """cpu, cuda or cuda:N. Raises NearsightError for one that is not there, or that nothing here is tested on."""
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (":" in name and not index.isdecimal()):
+        raise NearsightError(f"device {name!r} is not known: take cpu or cuda")
+    if kind == "cuda" and not torch.cuda.is_available():
         raise NearsightError(f"device {name}: this machine has no CUDA device that PyTorch can use; take cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise NearsightError(f"device {name!r} is not known: take cpu or cuda") from error
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise NearsightError(
+            f"device {name}: this machine has {torch.cuda.device_count()} CUDA devices, from cuda:0 on"
+        )
+    return torch.device(name)

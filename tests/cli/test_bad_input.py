@@ -104,6 +104,15 @@ def test_cuda_where_there_is_none(nearsight, tmp_path):
     refused(nearsight("scf", path, "-o", tmp_path / "out", "--device", "cuda"), "CUDA", "--device cpu")
 
 
+@pytest.mark.parametrize("device", ["mps", "xpu", "meta", "cpu:x", "cuda:99", "gpu"])
+def test_devices_that_a_network_cannot_run_on(nearsight, tmp_path, device):
+    """PyTorch knows some of these names, and fails only when something is moved there."""
+    path, out = hydrogen(tmp_path / "h2.vasp"), tmp_path / "out"
+    said = "CUDA device" if device == "cuda:99" else "take cpu or cuda"
+    refused(nearsight("predict", tmp_path, path, "-o", out, "--device", device), device, said)
+    assert not out.exists()
+
+
 def test_no_convergence_is_told_and_kept(nearsight, tmp_path):
     path, out = hydrogen(tmp_path / "h2.vasp"), tmp_path / "out"
     quick = ("--basis", "sz", "--mesh-cutoff", 60, "--kmesh", 1, 1, 1)
