@@ -40,11 +40,12 @@ bench: install
 	$(if $(REFERENCE),$(BIN)/python bench/eos.py $(REFERENCE)/structures/acwf)
 	$(if $(REFERENCE),$(BIN)/python bench/network_accuracy.py --reference $(REFERENCE)/reference)
 
-# Networks trained on the energy (docs/studies/nn-dft.md): about two and a half hours on one core.
+# Networks trained on the energy (docs/studies/nn-dft.md): about three and a half hours on one core.
 studies: export OMP_NUM_THREADS := 1
 studies: install
 	for name in h2o-single graphene-single mos2 na lambda graphene-many h2o-many; do $(BIN)/python studies/$$name/run || exit 1; done
 	$(BIN)/python bench/scf_start.py studies/h2o-many/out/energy studies/data/h2o-test --first 40 --limit 60 --name h2o-many-energy
+	$(BIN)/python bench/scf_start.py studies/graphene-many/out/model studies/data/graphene-test --name graphene-many
 
 lint: install
 	$(BIN)/ruff check .
