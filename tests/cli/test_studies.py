@@ -38,6 +38,22 @@ def test_files_are_valid(name: str) -> None:
     assert os.access(STUDIES / name / "run", os.X_OK)
 
 
+@pytest.mark.parametrize(
+    ("name", "figure", "most"),
+    [
+        ("h2o-single", "hamiltonian_mae_meV", 0.06),
+        ("h2o-single", "energy_error_micro_eV", 0.013),
+        ("graphene-single", "hamiltonian_mae_meV", 0.004),
+        ("mos2", "energy_error_micro_eV", 3.0),  # 1 an atom
+        ("na", "energy_error_micro_eV", 1.0),
+    ],
+)
+def test_the_figures_asked_for_are_reached(name: str, figure: str, most: float) -> None:
+    """Of the results as they are kept: a worse one cannot slip in."""
+    result = json.loads((STUDIES / name / "result.json").read_text())
+    assert -1e-6 < result[figure] <= most
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_result_tells_its_figures(name: str) -> None:
     result = json.loads((STUDIES / name / "result.json").read_text())
