@@ -164,8 +164,10 @@ def _statistics(
 ) -> None:
     """Expansion and scales from labels where they are to be learnt, else from the first steps towards self-consistency."""
     readout = trained.network.readout
-    used: Sequence[int] = range(0, len(store), max(1, len(store) // STATISTICS_FROM))
-    if not data.labelled:
+    used: Sequence[int]
+    if data.labelled:
+        used = range(0, len(store), max(1, len(store) // STATISTICS_FROM))
+    else:
         atoms = sum(len(data.structure(k)) for k in range(len(data))) / len(data)
         surveyed = min(len(data), max(ENOUGH_FOR_EXPANSION, round(SURVEYED / atoms)))
         used = [k * len(data) // surveyed for k in range(surveyed)]
