@@ -20,7 +20,7 @@ from nearsight.core.units import BOHR_ANG, HARTREE_BOHR3_GPA, HARTREE_EV
 from nearsight.dft.forces import forces_and_stress
 from nearsight.dft.run import load_species, run_scf
 from nearsight.dft.settings import ScfSettings
-from nearsight.io.deeph import read_folder
+from nearsight.formats.deeph import read_folder
 
 HERE = Path(__file__).parent
 FORCE = HARTREE_EV / BOHR_ANG

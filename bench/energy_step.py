@@ -34,7 +34,7 @@ from nearsight.dft.mixing import Pulay, PulayState
 from nearsight.dft.problem import Problem
 from nearsight.dft.run import load_species
 from nearsight.dft.settings import ScfSettings
-from nearsight.io.atomic import write_json
+from nearsight.formats.files import write_json
 from nearsight.learn.energy import EnergyLoss, ProblemCache
 
 HERE = Path(__file__).parent

@@ -18,11 +18,11 @@ import numpy as np
 
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_BOHR3_GPA, HARTREE_EV, RYDBERG_EV
-from nearsight.dft.mesh import mesh_shape
 from nearsight.dft.run import chosen_kmesh, load_species, run_scf
 from nearsight.dft.settings import ScfSettings
-from nearsight.io.atomic import write_json
-from nearsight.io.structures import read_structure
+from nearsight.formats.files import write_json
+from nearsight.formats.structures import read_structure
+from nearsight.integrals.mesh import mesh_shape
 
 SCALES = (0.94, 0.96, 0.98, 1.00, 1.02, 1.04, 1.06)
 METALS = ("Al-FCC", "Cu-FCC", "Na-BCC", "Li-BCC")

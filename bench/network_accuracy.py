@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from nearsight.io.deeph import list_folders, read_folder
+from nearsight.formats.deeph import list_folders, read_folder
 from nearsight.learn.model import TrainedModel, predict
 from nearsight.learn.train import train
 from nearsight.properties.compare import compare

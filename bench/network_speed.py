@@ -24,8 +24,8 @@ from nearsight.core.basis import Basis
 from nearsight.core.blocks import BlockLayout
 from nearsight.core.structure import Pairs, Structure, supercell
 from nearsight.learn.config import PRESETS
-from nearsight.nn.deeph2 import DeepH2, EdgeConvolution
-from nearsight.nn.so2 import FrameIrreps, edge_rotations, out_of_frame, wigner_matrices
+from nearsight.models.deeph2 import DeepH2, EdgeConvolution
+from nearsight.models.so2 import FrameIrreps, edge_rotations, out_of_frame, wigner_matrices
 
 RESULTS = Path(__file__).parent / "results"
 SHELLS = {6: (0, 0, 1, 1, 2)}

@@ -28,8 +28,8 @@ from nearsight.dft.problem import Problem
 from nearsight.dft.run import functional_for, load_species
 from nearsight.dft.settings import ScfSettings
 from nearsight.dft.terms import PotentialTerm
-from nearsight.io.atomic import write_json
-from nearsight.solve import kpoints
+from nearsight.electrons import kpoints
+from nearsight.formats.files import write_json
 
 PARTS = ("diagonalisation", "density", "potential", "matrix")
 

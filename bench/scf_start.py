@@ -16,13 +16,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from nearsight.core.configuration import override
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
 from nearsight.dft.trace import iterations_to
-from nearsight.io.atomic import read_json, write_json
-from nearsight.io.configuration import override
-from nearsight.io.deeph import is_folder, list_folders, read_folder
+from nearsight.formats.deeph import is_folder, list_folders, read_folder
+from nearsight.formats.files import read_json, write_json
 from nearsight.learn.model import TrainedModel
 
 HERE = Path(__file__).parent

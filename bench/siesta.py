@@ -18,8 +18,8 @@ import torch
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
-from nearsight.io.deeph import read_folder
-from nearsight.solve.eigen import eigenvalues
+from nearsight.electrons.eigen import eigenvalues
+from nearsight.formats.deeph import read_folder
 
 TERMS = ("Ena", "Ekin", "Enl", "DEna", "DUscf", "Exc", "Eions")
 SIESTA_RYDBERG_EV = 13.60580  # SIESTA before 5.0, in whose eV siesta.EIG is

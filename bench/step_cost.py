@@ -19,8 +19,8 @@ from nearsight.core.units import HARTREE_EV
 from nearsight.dft.problem import Problem
 from nearsight.dft.run import chosen_kmesh, functional_for
 from nearsight.dft.settings import ScfSettings
-from nearsight.io.atomic import write_json
-from nearsight.solve import kpoints
+from nearsight.electrons import kpoints
+from nearsight.formats.files import write_json
 
 ASKED_SECONDS = {"H2O": 0.15, "graphene": 0.25}
 

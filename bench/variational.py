@@ -20,8 +20,8 @@ from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.dft.run import load_species, run_scf
 from nearsight.dft.settings import ScfSettings
 from nearsight.dft.trace import Trace
-from nearsight.io.atomic import write_json
-from nearsight.plot import plot_trace
+from nearsight.formats.files import write_json
+from nearsight.report.plot import plot_trace
 
 HERE = Path(__file__).parent
 

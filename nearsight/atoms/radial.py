@@ -15,9 +15,9 @@ from scipy.interpolate import CubicSpline
 from scipy.linalg import eigh
 from scipy.special import spherical_jn
 
-from nearsight.atoms.pseudopotential import Pseudopotential, SeparableChannel
-from nearsight.atoms.radial_xc import derivatives
 from nearsight.core.errors import NearsightError
+from nearsight.formats.pseudopotential import Pseudopotential, SeparableChannel
+from nearsight.xc.radial import derivatives
 
 _WAVE_NUMBER = 16.0  # 1/Bohr, where nothing else is said
 _PHASE = 0.32  # k times the spacing of the grid: products of two Bessel functions are resolved five-fold

@@ -1,8 +1,26 @@
-"""The one exception that a user is meant to read."""
+"""The exceptions that a user is meant to read, by kind."""
 
 
 class NearsightError(Exception):
     """Bad input or a run that cannot go on: one line that says what is wrong and names the remedy.
 
-    The command line prints it and exits with status 1; a library caller may catch it.
+    The command line prints it and exits with `status`; a library caller may catch it, or one of the kinds below.
     """
+
+    status = 1
+
+
+class BadInput(NearsightError):  # noqa: N818  # it is what the reader was given that is named
+    """Something that was given is wrong or cannot be done: a file, a setting, a structure."""
+
+
+class MissingData(NearsightError):  # noqa: N818
+    """What is asked for needs something that is not there: a matrix, an overlap, orbitals, a number of electrons."""
+
+
+class NotConverged(NearsightError):  # noqa: N818
+    """An iteration ended, or came to numbers that are none, before it reached its tolerance."""
+
+
+class Unavailable(NearsightError):  # noqa: N818
+    """What is asked for is sound, but this machine or this installation lacks what it takes: a GPU, an optional package."""

@@ -132,3 +132,23 @@ def gaunt(l1: int, l2: int, l3: int) -> np.ndarray:
         return np.zeros((2 * l1 + 1, 2 * l2 + 1, 2 * l3 + 1))
     scale = sqrt((2 * l1 + 1) * (2 * l2 + 1) / (4 * pi * (2 * l3 + 1)))
     return scale * _complex_clebsch_gordan(l1, 0, l2, 0, l3, 0) * clebsch_gordan(l1, l2, l3)
+
+
+def spin_half(rotation: Tensor) -> Tensor:
+    """D(1/2) [2, 2] of a rotation R [3, 3], complex128 in SU(2): U (v.sigma) U^dagger = (R v).sigma, up to the sign of U.
+
+    An improper R counts as -R: inversion leaves spin alone. By the quaternion of R, from its largest component.
+    """
+    r = rotation.detach().to("cpu", torch.float64)
+    r = r * torch.sign(torch.linalg.det(r))
+    t = float(r.trace())
+    k = torch.stack(
+        [
+            torch.stack([r.new_tensor(t), r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]]),
+            torch.stack([r[2, 1] - r[1, 2], 2 * r[0, 0] - t, r[0, 1] + r[1, 0], r[0, 2] + r[2, 0]]),
+            torch.stack([r[0, 2] - r[2, 0], r[0, 1] + r[1, 0], 2 * r[1, 1] - t, r[1, 2] + r[2, 1]]),
+            torch.stack([r[1, 0] - r[0, 1], r[0, 2] + r[2, 0], r[1, 2] + r[2, 1], 2 * r[2, 2] - t]),
+        ]
+    )
+    w, x, y, z = torch.linalg.eigh(k)[1][:, -1].to(torch.complex128)
+    return torch.stack([torch.stack([w - 1j * z, -y - 1j * x]), torch.stack([y - 1j * x, w + 1j * z])])

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.dft.functional import EnergyFunctional
-from nearsight.dft.grid import GridOrbitals
-from nearsight.dft.mesh import Mesh, mesh_shape
 from nearsight.dft.problem import Problem, Trial
-from nearsight.dft.xc import LDA
-from nearsight.solve.occupations import LinearResponse
+from nearsight.electrons.occupations import LinearResponse
+from nearsight.integrals.grid import GridOrbitals
+from nearsight.integrals.mesh import Mesh, mesh_shape
+from nearsight.xc.functionals import LDA
 
 DILUTE = 1e-7  # densities below are taken as this one, since the LDA's kernel grows without bound [1/Bohr^3]
 

@@ -18,12 +18,12 @@ from torch import Tensor
 from nearsight.core import so3
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.structure import Structure
-from nearsight.dft import band_limited, ions, two_center
 from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.ground_state import GroundState
-from nearsight.dft.mesh import Mesh
-from nearsight.dft.splines import UniformSplines
 from nearsight.dft.terms import sum_over_spin
+from nearsight.integrals import band_limited, ions, two_center
+from nearsight.integrals.mesh import Mesh
+from nearsight.integrals.splines import UniformSplines
 
 
 @dataclass(frozen=True, eq=False)

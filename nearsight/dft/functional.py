@@ -13,11 +13,6 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.species import Species
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG
-from nearsight.dft import ions, two_center
-from nearsight.dft.band_limited import Refinement
-from nearsight.dft.band_limited import superpose as band_limited_sum
-from nearsight.dft.grid import GridOrbitals
-from nearsight.dft.mesh import Mesh
 from nearsight.dft.terms import (
     ExchangeCorrelation,
     Hartree,
@@ -30,9 +25,14 @@ from nearsight.dft.terms import (
     State,
     Term,
 )
-from nearsight.dft.two_center import EXACT, Quadrature
-from nearsight.dft.window import Window
-from nearsight.dft.xc import FUNCTIONALS, XCName
+from nearsight.integrals import ions, two_center
+from nearsight.integrals.band_limited import Refinement
+from nearsight.integrals.band_limited import superpose as band_limited_sum
+from nearsight.integrals.grid import GridOrbitals
+from nearsight.integrals.mesh import Mesh
+from nearsight.integrals.two_center import EXACT, Quadrature
+from nearsight.integrals.window import Window
+from nearsight.xc.functionals import FUNCTIONALS, XCName
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,9 @@ from nearsight.dft.functional import EnergyFunctional, Evaluation
 from nearsight.dft.minimisation import DirectMinimisation
 from nearsight.dft.problem import Problem, Step, Trial
 from nearsight.dft.scf import SCF
-from nearsight.solve.kpoints import KPoints
-from nearsight.solve.occupations import Occupied
-from nearsight.solve.smearing import FERMI_DIRAC, Smearing
+from nearsight.electrons.kpoints import KPoints
+from nearsight.electrons.occupations import Occupied
+from nearsight.electrons.smearing import FERMI_DIRAC, Smearing
 
 
 @dataclass(frozen=True, eq=False)

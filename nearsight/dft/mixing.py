@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nearsight.dft.dielectric import Dielectric
-from nearsight.dft.mesh import Mesh
+from nearsight.integrals.mesh import Mesh
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.dft.functional import EnergyFunctional, Evaluation
-from nearsight.solve.eigen import InverseSquareRootFactor, factorise
-from nearsight.solve.kpoints import KPoints
-from nearsight.solve.occupations import Occupied, density_from, occupy, response
-from nearsight.solve.smearing import FERMI_DIRAC, Smearing
+from nearsight.electrons.eigen import InverseSquareRootFactor, factorise
+from nearsight.electrons.kpoints import KPoints
+from nearsight.electrons.occupations import Occupied, density_from, occupy, response
+from nearsight.electrons.smearing import FERMI_DIRAC, Smearing
 
 
 @dataclass(frozen=True, eq=False)

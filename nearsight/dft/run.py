@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from nearsight.atoms.ion_xml import read_ion_xml
 from nearsight.atoms.orbitals import BasisSettings, generate_species
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
@@ -22,19 +21,20 @@ from nearsight.dft.dielectric import Dielectric
 from nearsight.dft.forces import forces_and_stress
 from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.ground_state import GroundState, ground_state
-from nearsight.dft.mesh import mesh_shape
 from nearsight.dft.minimisation import DirectMinimisation
 from nearsight.dft.mixing import Kerker, Pulay
 from nearsight.dft.problem import Step, Trial
 from nearsight.dft.scf import SCF
 from nearsight.dft.settings import ScfSettings
-from nearsight.dft.two_center import EXACT, SIESTA, Quadrature
-from nearsight.io.deeph import read_folder, write_folder
-from nearsight.io.structures import check_structure
-from nearsight.solve import kpoints
-from nearsight.solve.kpoints import KPoints
-from nearsight.solve.smearing import SMEARINGS
-from nearsight.solve.symmetry import SpaceGroup, reduced_mesh
+from nearsight.electrons import kpoints
+from nearsight.electrons.kpoints import KPoints
+from nearsight.electrons.smearing import SMEARINGS
+from nearsight.electrons.symmetry import SpaceGroup, reduced_mesh
+from nearsight.formats.deeph import read_folder, write_folder
+from nearsight.formats.ion_xml import read_ion_xml
+from nearsight.formats.structures import check_structure
+from nearsight.integrals.mesh import mesh_shape
+from nearsight.integrals.two_center import EXACT, SIESTA, Quadrature
 
 
 def load_species(numbers: list[int], settings: ScfSettings) -> dict[int, Species]:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
-from nearsight.dft import xc_spin
-from nearsight.dft.band_limited import Refinement
-from nearsight.dft.mesh import Mesh
-from nearsight.dft.window import Window
-from nearsight.dft.xc import FLOOR, LDA, PBE
+from nearsight.integrals.band_limited import Refinement
+from nearsight.integrals.mesh import Mesh
+from nearsight.integrals.window import Window
+from nearsight.xc import spin as xc_spin
+from nearsight.xc.functionals import FLOOR, LDA, PBE
 
 
 @dataclass(frozen=True, eq=False)

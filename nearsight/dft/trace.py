@@ -12,7 +12,7 @@ from torch import Tensor
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.ground_state import GroundState
 from nearsight.dft.problem import Step, Trial
-from nearsight.io.atomic import whole_file
+from nearsight.formats.files import whole_file
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 from nearsight.core import so3
 from nearsight.core.species import Species
 from nearsight.dft.functional import EnergyFunctional
-from nearsight.dft.splines import UniformSplines
+from nearsight.integrals.splines import UniformSplines
 
 
 def orbital_on_mesh(functional: EnergyFunctional, coefficients: Tensor, k: Tensor) -> Tensor:

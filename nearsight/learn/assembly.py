@@ -37,7 +37,7 @@ from nearsight.learn.reference import (
 from nearsight.learn.statistics import LEAST_SHARE, fit_scales, fit_statistics, mean_neighbours
 from nearsight.learn.structures import Copies, StructureData, shared_settings
 from nearsight.learn.validation import Validator
-from nearsight.nn.graph import Graph
+from nearsight.models.graph import Graph
 
 STATISTICS_FROM = 200  # structures, 399 at most
 SURVEYED = 600  # atoms of structures whose first steps of self-consistency set the scales, where there are no labels

@@ -14,11 +14,11 @@ from torch import Tensor
 from nearsight.core.blocks import BlockLayout, BlockMatrix
 from nearsight.core.errors import NearsightError
 from nearsight.core.structure import SYMBOLS, Structure
-from nearsight.io.deeph import Calculation, list_folders, read_folder
-from nearsight.io.structures import frames
+from nearsight.formats.deeph import Calculation, list_folders, read_folder
+from nearsight.formats.structures import frames
 from nearsight.learn.config import DataConfig
-from nearsight.nn.deeph2 import DeepH2
-from nearsight.nn.graph import Graph, batch
+from nearsight.models.deeph2 import DeepH2
+from nearsight.models.graph import Graph, batch
 
 Reference = Callable[[Structure], BlockMatrix]  # H0 of a structure
 

@@ -31,9 +31,9 @@ from nearsight.dft.dielectric import Dielectric, Screening
 from nearsight.dft.problem import Problem, Trial
 from nearsight.dft.run import chosen_kpoints, functional_for, resolved
 from nearsight.dft.settings import ScfSettings
-from nearsight.solve.kpoints import KPoints
-from nearsight.solve.occupations import LinearResponse
-from nearsight.solve.smearing import SMEARINGS
+from nearsight.electrons.kpoints import KPoints
+from nearsight.electrons.occupations import LinearResponse
+from nearsight.electrons.smearing import SMEARINGS
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from nearsight.core.errors import NearsightError
 from nearsight.dft.mixing import Pulay, PulayState
-from nearsight.nn.deeph2 import DeepH2
-from nearsight.nn.graph import Graph
-from nearsight.nn.layers import Linear
-from nearsight.nn.so2 import FrameLinear
+from nearsight.models.deeph2 import DeepH2
+from nearsight.models.graph import Graph
+from nearsight.models.layers import Linear
+from nearsight.models.so2 import FrameLinear
 
 Map = Callable[[Tensor], Tensor]
 Factors = tuple[Tensor, Tensor]  # V, d of V^T d V: the product itself would lose what d spans

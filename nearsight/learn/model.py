@@ -19,11 +19,11 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.dft.run import load_species
 from nearsight.dft.settings import ScfSettings
-from nearsight.io.atomic import read_json, whole_file, write_json
-from nearsight.io.deeph import is_folder, read_folder, write_folder
-from nearsight.io.structures import check_structure, read_structure
+from nearsight.formats.deeph import is_folder, read_folder, write_folder
+from nearsight.formats.files import read_json, whole_file, write_json
+from nearsight.formats.structures import check_structure, read_structure
 from nearsight.learn.reference import OrbitalReference, differences, read_species
-from nearsight.nn.deeph2 import DeepH2
+from nearsight.models.deeph2 import DeepH2
 
 FORMAT = "nearsight-model-1"
 ARCHITECTURES = {"deeph2": DeepH2}

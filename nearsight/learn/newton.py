@@ -15,7 +15,7 @@ from nearsight.learn.dataset import SampleStore
 from nearsight.learn.gauss_newton import WeightCycle
 from nearsight.learn.losses import MEV
 from nearsight.learn.structures import StructureData
-from nearsight.nn.deeph2 import DeepH2
+from nearsight.models.deeph2 import DeepH2
 
 CONVERGED = 1e-11  # mean |F - H| at which rounding begins to rule [Ha]
 STUCK = 3  # steps in a row that moved the prediction by less than STUCK_SHARE of what they should

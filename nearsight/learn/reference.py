@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from nearsight.atoms.ion_xml import read_ion_xml, write_ion_xml
 from nearsight.core.blocks import BlockLayout, BlockMatrix
 from nearsight.core.errors import NearsightError
 from nearsight.core.species import Species
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.dft.run import initial_hamiltonian, load_species, quadrature_for
 from nearsight.dft.settings import ScfSettings
-from nearsight.dft.two_center import matrix_layout, overlap
-from nearsight.io.atomic import read_json, whole_file
+from nearsight.formats.files import read_json, whole_file
+from nearsight.formats.ion_xml import read_ion_xml, write_ion_xml
+from nearsight.integrals.two_center import matrix_layout, overlap
 from nearsight.learn.config import DataConfig, ReferenceConfig
 
 # What of a run's settings H0 and S of any structure depend on; the rest belongs to one structure or to the way to the end.

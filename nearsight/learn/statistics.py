@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nearsight.nn.graph import Graph
-from nearsight.nn.readout import BlockReadout
-from nearsight.nn.so2 import FrameIrreps
+from nearsight.models.graph import Graph
+from nearsight.models.readout import BlockReadout
+from nearsight.models.so2 import FrameIrreps
 
 WIDTH = 0.3  # window in which the spread is averaged over distances [Bohr]
 FLOOR = 1e-6  # least spread [Ha]; 0.03 meV

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockLayout, BlockMatrix
+from nearsight.core.configuration import validated
 from nearsight.core.errors import NearsightError
 from nearsight.core.species import Species
 from nearsight.core.structure import Structure
 from nearsight.dft.dielectric import Screening
 from nearsight.dft.problem import Problem
 from nearsight.dft.settings import ScfSettings
-from nearsight.dft.two_center import matrix_layout, overlap
-from nearsight.io.configuration import validated
-from nearsight.io.deeph import is_folder, read_folder
-from nearsight.io.structures import check_structure, read_structure
+from nearsight.formats.deeph import is_folder, read_folder
+from nearsight.formats.structures import check_structure, read_structure
+from nearsight.integrals.two_center import matrix_layout, overlap
 from nearsight.learn.energy import ProblemCache
 from nearsight.learn.reference import OF_THE_OPERATOR, recorded_settings
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 import yaml
 
+from nearsight.core.configuration import override, read_table, validated
 from nearsight.core.errors import NearsightError
-from nearsight.io.atomic import read_json, whole_file, write_json
-from nearsight.io.configuration import override, read_table, validated
+from nearsight.formats.files import read_json, whole_file, write_json
 from nearsight.learn.assembly import Assembled, assemble
 from nearsight.learn.config import TrainerConfig, TrainingConfig
 from nearsight.learn.dataset import shuffled
@@ -27,7 +27,7 @@ from nearsight.learn.newton import NewtonSteps
 from nearsight.learn.parallel import Ranks
 from nearsight.learn.progress import TrainingProgress
 from nearsight.learn.validation import EnergyFigures, label_errors, one_figure
-from nearsight.nn.deeph2 import DeepH2
+from nearsight.models.deeph2 import DeepH2
 
 PATIENCE = 20  # times, without GOOD_EVERY sound steps between them, that a training may go back to its last good state
 GOOD_EVERY = 50  # steps between states to go back to

@@ -16,6 +16,7 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.gauge import gauge_shift
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.problem import Problem
+from nearsight.electrons.occupations import Occupied
 from nearsight.learn.config import DataConfig
 from nearsight.learn.dataset import SampleStore, in_order, split
 from nearsight.learn.energy import ProblemCache, harris_excess
@@ -23,8 +24,7 @@ from nearsight.learn.losses import MEV
 from nearsight.learn.model import TrainedModel
 from nearsight.learn.reference import differences, recorded_settings
 from nearsight.learn.structures import StructureData, shared_settings
-from nearsight.nn.graph import Graph
-from nearsight.solve.occupations import Occupied
+from nearsight.models.graph import Graph
 
 WINDOW_EV = 5.0  # bands up to this far above the Fermi level are compared
 

@@ -9,9 +9,9 @@ import torch
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
-from nearsight.io.deeph import Calculation
-from nearsight.io.structures import check_structure
-from nearsight.solve.kpoints import mesh
+from nearsight.electrons.kpoints import mesh
+from nearsight.formats.deeph import Calculation
+from nearsight.formats.structures import check_structure
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _electrons(c: Calculation) -> Finding | None:
 
 
 def _fermi(c: Calculation) -> Finding | None:
-    from nearsight.solve.eigen import eigenvalues
+    from nearsight.electrons.eigen import eigenvalues
 
     if c.hamiltonian is None or c.fermi_level is None:
         return None

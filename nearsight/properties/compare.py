@@ -14,9 +14,9 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.gauge import gauge_shift
 from nearsight.core.structure import SYMBOLS, Pairs, Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
-from nearsight.io.deeph import Calculation
+from nearsight.electrons.kpoints import band_path
+from nearsight.formats.deeph import Calculation
 from nearsight.properties.spectra import Bands, affordable_points, bands, fermi_level_of
-from nearsight.solve.kpoints import band_path
 
 MEV = 1000 * HARTREE_EV  # 1 Ha in meV
 SAME_PLACE_ANG = 0.01

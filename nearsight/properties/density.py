@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.configuration import near_miss, validated
 from nearsight.core.errors import NearsightError
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.functional import EnergyFunctional
@@ -16,10 +17,9 @@ from nearsight.dft.run import functional_for, load_species
 from nearsight.dft.settings import ScfSettings
 from nearsight.dft.terms import ExchangeCorrelation, PotentialTerm
 from nearsight.dft.wavefunction import orbital_on_mesh
-from nearsight.io.configuration import near_miss, validated
-from nearsight.io.deeph import Calculation, read_folder
-from nearsight.io.volumetric import Quantity, Volume, write_volume
-from nearsight.solve.eigen import factorise
+from nearsight.electrons.eigen import factorise
+from nearsight.formats.deeph import Calculation, read_folder
+from nearsight.formats.volumetric import Quantity, Volume, write_volume
 
 What = Literal["density", "spin", "potential", "electrostatic"]
 

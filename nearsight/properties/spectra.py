@@ -10,10 +10,10 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
-from nearsight.io.deeph import Calculation
-from nearsight.solve.eigen import eigenvalues
-from nearsight.solve.kpoints import BandPath, band_path, mesh
-from nearsight.solve.occupations import fermi_level
+from nearsight.electrons.eigen import eigenvalues
+from nearsight.electrons.kpoints import BandPath, band_path, mesh
+from nearsight.electrons.occupations import fermi_level
+from nearsight.formats.deeph import Calculation
 
 K_SPACING = 0.25  # 1/angstrom
 SMEARING_EV = 0.025

@@ -10,7 +10,7 @@ import torch
 
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG
-from nearsight.io.deeph import write_poscar
+from nearsight.formats.deeph import write_poscar
 from tests.cli.test_bad_input import GRAPHENE, hydrogen, refused
 
 QUICK = ("--basis", "sz", "--mesh-cutoff", 40, "--kmesh", 1, 1, 1)

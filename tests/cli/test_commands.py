@@ -15,7 +15,7 @@ import torch
 
 from nearsight import __version__
 from nearsight.core.units import HARTREE_EV
-from nearsight.io.deeph import MatrixFile, read_folder, write_folder
+from nearsight.formats.deeph import MatrixFile, read_folder, write_folder
 from nearsight.learn.model import TrainedModel
 
 GRAPHENE = Path(__file__).parents[1] / "formats" / "data" / "graphene_lda_sz"

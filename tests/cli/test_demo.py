@@ -7,8 +7,8 @@ import json
 import pytest
 
 from nearsight.core.errors import NearsightError
-from nearsight.plot import plot_bands
-from nearsight.workflows.demo import Tour, run
+from nearsight.report.plot import plot_bands
+from nearsight.tasks.demo import Tour, run
 
 MINIATURE = Tour(
     cells=2,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nearsight.io.configuration import read_table, validated
+from nearsight.core.configuration import read_table, validated
 from nearsight.learn.config import TrainingConfig
-from nearsight.workflows.dataset import read_settings
+from nearsight.tasks.dataset import read_settings
 
 STUDIES = Path(__file__).parents[2] / "studies"
 NAMES = sorted(x.parent.name for x in STUDIES.glob("*/run"))

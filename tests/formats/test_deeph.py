@@ -16,9 +16,9 @@ from nearsight.core.blocks import SPIN_COMPONENTS, BlockLayout, BlockMatrix
 from nearsight.core.errors import NearsightError
 from nearsight.core.structure import Pairs, Structure
 from nearsight.core.units import HARTREE_EV
-from nearsight.io import deeph
-from nearsight.io.deeph import MatrixFile, list_folders, read_folder, read_poscar, write_folder, write_poscar
-from nearsight.solve.eigen import eigenvalues
+from nearsight.electrons.eigen import eigenvalues
+from nearsight.formats import deeph
+from nearsight.formats.deeph import MatrixFile, list_folders, read_folder, read_poscar, write_folder, write_poscar
 
 GRAPHENE = Path(__file__).parent / "data" / "graphene_lda_sz"
 

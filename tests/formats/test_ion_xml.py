@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nearsight.atoms.ion_xml import read_ion_xml, write_ion_xml
 from nearsight.atoms.orbitals import BasisSettings, HardWall, generate_species
 from nearsight.core.errors import NearsightError
 from nearsight.core.species import RadialFunction, Species
+from nearsight.formats.ion_xml import read_ion_xml, write_ion_xml
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ import pytest
 
 from nearsight.atoms.library import pseudopotential, read_pseudopotential
 from nearsight.atoms.orbitals import BasisSettings, species_from
-from nearsight.atoms.pseudopotential import Pseudopotential, SeparableChannel
 from nearsight.atoms.radial import solve_atom
-from nearsight.atoms.valence import ground_configuration, shells_of
 from nearsight.core.errors import NearsightError
+from nearsight.formats.pseudopotential import Pseudopotential, SeparableChannel
+from nearsight.formats.valence import ground_configuration, shells_of
 
 #: CP2K's data/GTH_POTENTIALS (PADE: Phys. Rev. B 54, 1703; 58, 3641).
 GTH = """# a comment

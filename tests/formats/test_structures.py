@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from nearsight.core.configuration import near_miss, override
 from nearsight.core.errors import NearsightError
 from nearsight.core.units import BOHR_ANG
-from nearsight.io import formats
-from nearsight.io.configuration import near_miss, override
-from nearsight.io.structures import check_structure, read_structure, to_ase
+from nearsight.formats import registry as formats
+from nearsight.formats.structures import check_structure, read_structure, to_ase
 
 GRAPHENE = Path(__file__).parent / "data" / "graphene_lda_sz"
 

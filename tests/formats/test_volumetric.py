@@ -14,8 +14,8 @@ from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
 from nearsight.dft.terms import MatrixTerm
-from nearsight.io.deeph import read_folder
-from nearsight.io.volumetric import Volume, read_cube, read_xsf, write_cube, write_volume, write_xsf
+from nearsight.formats.deeph import read_folder
+from nearsight.formats.volumetric import Volume, read_cube, read_xsf, write_cube, write_volume, write_xsf
 from nearsight.properties.density import field_on_mesh, functional_of, write_density
 from tests.cases import skew, structure
 

@@ -19,11 +19,11 @@ from nearsight.atoms.orbitals import (
     generate_species,
     matching_radius,
 )
-from nearsight.atoms.pseudopotential import read_upf
 from nearsight.atoms.radial import Sphere, bessel_zeros, hartree, solve_atom
-from nearsight.atoms.radial_xc import derivatives, energy_density
 from nearsight.core.errors import NearsightError
 from nearsight.core.species import RadialFunction, Species
+from nearsight.formats.pseudopotential import read_upf
+from nearsight.xc.radial import derivatives, energy_density
 
 RYDBERG = 0.5
 ELEMENTS = [("H", "pbe"), ("C", "pbe"), ("C", "lda"), ("O", "pbe"), ("Na", "pbe"), ("Mo", "pbe"), ("Pb", "pbe")]

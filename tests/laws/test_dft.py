@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from nearsight.core.blocks import BlockMatrix
-from nearsight.dft import two_center
 from nearsight.dft.forces import forces_and_stress
 from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.ground_state import ground_state
-from nearsight.dft.mesh import Mesh, fft_size, mesh_shape
 from nearsight.dft.mixing import Kerker, Pulay
 from nearsight.dft.scf import SCF
-from nearsight.dft.window import Window
-from nearsight.dft.xc import FUNCTIONALS
-from nearsight.solve import kpoints
-from nearsight.solve.eigen import factorise
-from nearsight.solve.occupations import density_matrix
+from nearsight.electrons import kpoints
+from nearsight.electrons.eigen import factorise
+from nearsight.electrons.occupations import density_matrix
+from nearsight.integrals import two_center
+from nearsight.integrals.mesh import Mesh, fft_size, mesh_shape
+from nearsight.integrals.window import Window
+from nearsight.xc.functionals import FUNCTIONALS
 from tests import cases
 
 close = torch.testing.assert_close

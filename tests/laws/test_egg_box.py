@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nearsight.dft import band_limited
 from nearsight.dft.forces import forces_and_stress
 from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.ground_state import ground_state
-from nearsight.dft.mesh import Mesh, mesh_shape
 from nearsight.dft.scf import SCF
-from nearsight.solve import kpoints
+from nearsight.electrons import kpoints
+from nearsight.integrals import band_limited
+from nearsight.integrals.mesh import Mesh, mesh_shape
 from tests import cases
 
 close = torch.testing.assert_close

@@ -17,7 +17,7 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.structure import Structure
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
-from nearsight.io.structures import to_ase
+from nearsight.formats.structures import to_ase
 from nearsight.learn.judges import Judges
 from nearsight.learn.losses import Judgement
 from nearsight.learn.model import TrainedModel
@@ -199,7 +199,7 @@ def test_another_functional_is_refused_with_the_difference(data: Path, tmp_path:
     refused(r"mesh_cutoff_ry 70.0 \(model\) against 90.0", mesh_cutoff_ry=90.0)
     refused("orbitals of H", basis="szp")
     (tmp_path / "other").mkdir()
-    from nearsight.atoms.ion_xml import write_ion_xml
+    from nearsight.formats.ion_xml import write_ion_xml
 
     for x in cases.species_of(water(0), "szp", "lda").values():
         write_ion_xml(x, tmp_path / "other" / f"{x.symbol}.ion.xml")

@@ -21,8 +21,8 @@ from nearsight.learn.energy import ProblemCache
 from nearsight.learn.gauss_newton import GaussNewton, LastLayers, WeightCycle
 from nearsight.learn.model import build
 from nearsight.learn.statistics import fit_scales
-from nearsight.nn.deeph2 import DeepH2
-from nearsight.nn.graph import Graph, batch
+from nearsight.models.deeph2 import DeepH2
+from nearsight.models.graph import Graph, batch
 from tests import cases
 
 

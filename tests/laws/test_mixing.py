@@ -19,9 +19,9 @@ from nearsight.dft.run import method_for, resolved
 from nearsight.dft.scf import SCF
 from nearsight.dft.settings import ScfSettings
 from nearsight.dft.trace import iterations_to, saved_iterations
-from nearsight.solve import kpoints
-from nearsight.solve.kpoints import KPoints
-from nearsight.solve.occupations import LinearResponse, density_from, occupy
+from nearsight.electrons import kpoints
+from nearsight.electrons.kpoints import KPoints
+from nearsight.electrons.occupations import LinearResponse, density_from, occupy
 from tests import cases
 
 KT = 0.002

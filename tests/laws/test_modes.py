@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from nearsight.core.configuration import validated
 from nearsight.core.errors import NearsightError
 from nearsight.core.structure import Structure, supercell
 from nearsight.core.units import BOHR_ANG, BOLTZMANN_HA, HARTREE_EV
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
-from nearsight.io.configuration import validated
-from nearsight.io.structures import to_ase
-from nearsight.workflows.modes import (
+from nearsight.formats.structures import to_ase
+from nearsight.tasks.modes import (
     Harmonic,
     Modes,
     _ImagesTogether,

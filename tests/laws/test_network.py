@@ -13,10 +13,10 @@ from nearsight.core.blocks import BlockLayout, BlockMatrix
 from nearsight.core.errors import NearsightError
 from nearsight.core.structure import Pairs, Structure
 from nearsight.learn.statistics import fit_statistics
-from nearsight.nn.deeph2 import DeepH2
-from nearsight.nn.graph import batch
-from nearsight.nn.layers import Irreps
-from nearsight.nn.so2 import FrameIrreps, edge_rotations, into_frame, out_of_frame, wigner_matrices
+from nearsight.models.deeph2 import DeepH2
+from nearsight.models.graph import batch
+from nearsight.models.layers import Irreps
+from nearsight.models.so2 import FrameIrreps, edge_rotations, into_frame, out_of_frame, wigner_matrices
 
 SHELLS = {1: (0, 0, 1), 8: (0, 1, 1, 2), 6: (0, 0, 1, 2)}
 TINY = {

@@ -11,9 +11,9 @@ from nearsight.core.errors import NearsightError
 from nearsight.dft.forces import forces_and_stress
 from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.ground_state import ground_state
-from nearsight.dft.mesh import Mesh
 from nearsight.dft.scf import SCF
-from nearsight.solve import kpoints
+from nearsight.electrons import kpoints
+from nearsight.integrals.mesh import Mesh
 from tests import cases
 
 GAMMA = kpoints.mesh((1, 1, 1))

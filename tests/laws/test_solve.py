@@ -10,10 +10,10 @@ from nearsight.core.basis import Basis
 from nearsight.core.blocks import BlockLayout, BlockMatrix
 from nearsight.core.errors import NearsightError
 from nearsight.core.structure import Pairs
-from nearsight.solve import kpoints
-from nearsight.solve.eigen import eigenvalues, factorise
-from nearsight.solve.occupations import density_matrix, fermi_level
-from nearsight.solve.smearing import SMEARINGS, FermiDirac
+from nearsight.electrons import kpoints
+from nearsight.electrons.eigen import eigenvalues, factorise
+from nearsight.electrons.occupations import density_matrix, fermi_level
+from nearsight.electrons.smearing import SMEARINGS, FermiDirac
 from tests import cases
 from tests.laws.test_core import random_matrix
 

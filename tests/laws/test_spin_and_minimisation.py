@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from nearsight.core.errors import NearsightError
-from nearsight.dft import xc_spin
 from nearsight.dft.forces import forces_and_stress
 from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.ground_state import ground_state
-from nearsight.dft.mesh import mesh_shape
 from nearsight.dft.minimisation import DirectMinimisation
 from nearsight.dft.mixing import Pulay
 from nearsight.dft.problem import Problem
 from nearsight.dft.scf import SCF
-from nearsight.dft.xc import FUNCTIONALS
-from nearsight.solve import kpoints
+from nearsight.electrons import kpoints
+from nearsight.integrals.mesh import mesh_shape
+from nearsight.xc import spin as xc_spin
+from nearsight.xc.functionals import FUNCTIONALS
 from tests import cases
 from tests.laws.test_dft import functional, random_direction
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from nearsight.atoms.ion_xml import write_ion_xml
 from nearsight.core.errors import NearsightError
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
+from nearsight.formats.ion_xml import write_ion_xml
 from nearsight.learn.model import TrainedModel
 from nearsight.learn.train import train
 from tests import cases

@@ -19,11 +19,11 @@ from nearsight.dft.mixing import Kerker, Pulay
 from nearsight.dft.run import chosen_kpoints, report
 from nearsight.dft.scf import SCF
 from nearsight.dft.settings import ScfSettings
-from nearsight.solve import kpoints
-from nearsight.solve.eigen import factorise
-from nearsight.solve.kpoints import KPoints
-from nearsight.solve.occupations import density_matrix
-from nearsight.solve.symmetry import SpaceGroup, Symmetrisation, reduced_mesh
+from nearsight.electrons import kpoints
+from nearsight.electrons.eigen import factorise
+from nearsight.electrons.kpoints import KPoints
+from nearsight.electrons.occupations import density_matrix
+from nearsight.electrons.symmetry import SpaceGroup, Symmetrisation, reduced_mesh
 from tests import cases
 
 close = torch.testing.assert_close

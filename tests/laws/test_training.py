@@ -12,7 +12,7 @@ from nearsight.core.basis import Basis
 from nearsight.core.blocks import BlockLayout, BlockMatrix
 from nearsight.core.errors import NearsightError
 from nearsight.core.structure import Pairs, Structure
-from nearsight.io.deeph import read_folder, write_folder
+from nearsight.formats.deeph import read_folder, write_folder
 from nearsight.learn.config import TrainingConfig
 from nearsight.learn.dataset import HamiltonianData, split
 from nearsight.learn.losses import BlockLoss

@@ -6,9 +6,9 @@ import torch
 
 from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.ground_state import ground_state
-from nearsight.dft.mesh import mesh_shape
 from nearsight.dft.wavefunction import orbital_on_mesh
-from nearsight.solve import kpoints
+from nearsight.electrons import kpoints
+from nearsight.integrals.mesh import mesh_shape
 from tests import cases
 
 close = torch.testing.assert_close

@@ -23,9 +23,9 @@ from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.ground_state import ground_state
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
-from nearsight.dft.two_center import SIESTA
-from nearsight.solve import kpoints
-from nearsight.solve.eigen import eigenvalues
+from nearsight.electrons import kpoints
+from nearsight.electrons.eigen import eigenvalues
+from nearsight.integrals.two_center import SIESTA
 from tests import cases
 
 HERE = Path(__file__).parent

@@ -1,0 +1,3 @@
+from nearsight.cli import main
+
+main()

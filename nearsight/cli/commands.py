@@ -1,0 +1,400 @@
+"""The command line: one verb, one public function. Everything here is words and progress bars."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+# Idle OpenMP threads sleep instead of spinning: on a machine that is busy with anything else, two spinning threads make a
+# calculation twenty times slower. It must be set before PyTorch loads, so before anything else here.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from nearsight.cli.console import Bars, console, figure, print_json, progress_bars, spinner
+from nearsight.core.errors import NearsightError
+
+if TYPE_CHECKING:
+    from nearsight.dft.ground_state import Step
+    from nearsight.dft.trace import TraceStep
+    from nearsight.properties.spectra import Bands
+
+app = typer.Typer(
+    name="nearsight",
+    help="Electronic structure by density functional theory, and by networks that learn its Hamiltonian.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+dataset_app = typer.Typer(help="Many ground states at once.", no_args_is_help=True)
+app.add_typer(dataset_app, name="dataset")
+
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def main() -> None:
+    """Run the command line: exit 0 when all is well, 1 with one line on stderr when not, 2 for a usage error."""
+    import warnings
+
+    warnings.filterwarnings("ignore", module="seekpath")  # it warns of every cell that is nearly of higher symmetry
+    try:
+        app()
+    except NearsightError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("stopped; the same command goes on from here", 130)
+    except OSError as error:
+        _fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _fail(message: str, status: int = 1) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from nearsight import __version__
+
+        print(f"nearsight {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def scf(
+    structure: Annotated[Path, typer.Argument(help="Any structure file that ASE reads, or a calculation folder.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Calculation folder to write.")],
+    xc: Annotated[str | None, typer.Option(help="lda, pbe or pbesol.")] = None,
+    kmesh: Annotated[tuple[int, int, int] | None, typer.Option(help="Gamma-centred k-mesh.", metavar="N N N")] = None,
+    mesh_cutoff: Annotated[float | None, typer.Option(help="Cutoff of the real-space mesh.", metavar="RY")] = None,
+    mesh: Annotated[tuple[int, int, int] | None, typer.Option(help="The mesh itself.", metavar="N N N")] = None,
+    basis: Annotated[str | None, typer.Option(help="sz, dz, szp, dzp, tz or tzp.")] = None,
+    energy_shift: Annotated[float | None, typer.Option(help="Confinement of the orbitals.", metavar="RY")] = None,
+    species: Annotated[Path | None, typer.Option(help="Folder of <Symbol>.ion.xml, in place of a basis.")] = None,
+    smearing: Annotated[float | None, typer.Option(help="Width kT of the smearing.", metavar="EV")] = None,
+    smearing_kind: Annotated[str | None, typer.Option(help="fermi-dirac, gaussian, methfessel-paxton or cold.")] = None,
+    spin: Annotated[str | None, typer.Option(help="none or collinear.")] = None,
+    moments: Annotated[
+        str | None, typer.Option(help="Moment of each atom to begin with, e.g. 1,-1 (mu_B).", metavar="M1,M2,...")
+    ] = None,
+    total_moment: Annotated[float | None, typer.Option(help="Total moment to hold.", metavar="MU_B")] = None,
+    charge: Annotated[float | None, typer.Option(help="Of the cell; positive: electrons missing.", metavar="E")] = None,
+    method: Annotated[str | None, typer.Option(help="scf (mixing) or variational (direct minimisation).")] = None,
+    forces: Annotated[bool, typer.Option("--forces", help="Forces on the atoms.")] = False,
+    stress: Annotated[bool, typer.Option("--stress", help="Stress of the cell.")] = False,
+    start: Annotated[Path | None, typer.Option(help="Trained model whose prediction to begin with.")] = None,
+    restart: Annotated[Path | None, typer.Option(help="Calculation folder whose Hamiltonian to begin with.")] = None,
+    compare_start: Annotated[
+        bool, typer.Option("--compare-start", help="Run also from superposed atoms; tell the iterations saved.")
+    ] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write each step here, and a picture of them beside it.", metavar="FILE.jsonl")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    vacuum: Annotated[
+        float | None, typer.Option(help="Box around a molecule without a cell.", metavar="ANGSTROM")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; options here come on top.")] = None,
+    words: Set = None,
+) -> None:
+    """Compute the ground state of a structure by density functional theory."""
+    from nearsight.core.configuration import override, read_table, validated
+    from nearsight.core.units import HARTREE_EV
+    from nearsight.dft.run import chosen_kmesh, run_scf
+    from nearsight.dft.settings import ScfSettings
+    from nearsight.dft.trace import Trace, iterations_of, saved_iterations
+    from nearsight.formats.structures import read_structure
+
+    if trace is not None and trace.suffix == ".png":
+        raise NearsightError(f"--trace {trace}: it is a text file, a JSON object a line; its picture goes beside it")
+    if compare_start and start is None:
+        raise NearsightError(
+            "--compare-start compares a model's start with that of superposed atoms: add --start MODEL"
+        )
+    given = {
+        "xc": xc,
+        "kmesh": kmesh,
+        "mesh_cutoff_ry": mesh_cutoff,
+        "mesh": mesh,
+        "basis": basis,
+        "energy_shift_ry": energy_shift,
+        "species": None if species is None else str(species),
+        "smearing_ev": smearing,
+        "smearing": smearing_kind,
+        "spin": spin,
+        "moments": None if moments is None else _numbers("--moments", moments),
+        "total_moment": total_moment,
+        "charge": charge,
+        "method": method,
+        "forces": forces or None,
+        "stress": stress or None,
+        "start": None if restart is None else str(restart),
+        "device": device,
+    }
+    table = read_table(config) if config else {}
+    table = override(table | {k: v for k, v in given.items() if v is not None}, words or [])
+    settings = validated(ScfSettings, table)
+    listener = Trace() if trace else None
+    with spinner("setting up: species, two-centre integrals, mesh") as status:
+
+        def show(step: Step) -> None:
+            change = f"residual {step.residual * HARTREE_EV:.2e} eV"
+            status.update(f"iteration {step.iteration:3d}  E = {step.total * HARTREE_EV:.6f} eV  {change}")
+
+        def told(step: Step) -> None:
+            if listener:
+                listener.step(step)
+            show(step)
+
+        observe = listener.observe if listener else None
+        found = read_structure(structure, vacuum)
+        predicted, plain, about = None, None, {}
+        if start is not None:
+            from nearsight.learn.model import TrainedModel
+
+            predicted = TrainedModel.load(start).start_for(found, settings)
+            about["start"] = {"model": str(start)}
+        if compare_start:
+            plain = run_scf(found, settings.model_copy(update={"start": None}), None, show)
+            about["start"] |= iterations_of(plain)
+        state = run_scf(found, settings, out, told, warn=_warn, observe=observe, start=predicted, about=about)
+    if trace and listener:
+        _write_trace(trace, listener.steps(state))
+    if not state.converged:
+        residual = state.steps[-1].residual * HARTREE_EV
+        raise NearsightError(
+            f"not converged in {len(state.steps)} iterations (residual {residual:.1e} eV)"
+            f"{', so no forces or stress' if settings.forces or settings.stress else ''}; "
+            f"the last state is in {out}: go on from it with --restart {out}, or try --method variational, "
+            "--set mixing.weight=0.1 or a larger --smearing"
+        )
+    print(
+        f"E = {state.total * HARTREE_EV:.6f} eV, free energy {state.free * HARTREE_EV:.6f} eV, "
+        f"Fermi level {state.fermi_level * HARTREE_EV:.4f} eV, {len(state.steps)} iterations; "
+        f"k-mesh {_joined(chosen_kmesh(found, settings))}, mesh {_joined(state.functional.mesh.shape)}; in {out}"
+    )
+    if start is not None:
+        print(f"begun with {start}: first residual {state.steps[0].residual * HARTREE_EV:.1e} eV")
+    if plain is not None:
+        print(saved_iterations(state, plain))
+
+
+def _joined(size: tuple[int, int, int]) -> str:
+    return "x".join(str(n) for n in size)
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise NearsightError(f"{option} {text}: write numbers with commas between them, such as 1,-1") from None
+
+
+def _write_trace(path: Path, steps: list[TraceStep]) -> None:
+    from nearsight.dft.trace import write_trace
+    from nearsight.report.plot import plot_trace
+
+    write_trace(path, steps)
+    plot_trace([("", steps)], path.with_suffix(".png"))
+
+
+@dataset_app.command("build")
+def dataset_build(
+    config: Annotated[Path, typer.Argument(help="set.yaml: structure, distort or modes, scf, workers.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the calculation folders.")],
+    workers: Annotated[int | None, typer.Option(help="Processes; by default one for each core.")] = None,
+    words: Set = None,
+) -> None:
+    """Compute the ground states of many structures (labels: false makes bare ones); run it again to go on."""
+    from nearsight.tasks.dataset import build, read_settings
+
+    settings = read_settings(config, (*(words or []), *([f"workers={workers}"] if workers is not None else [])))
+    with progress_bars() as progress:
+        bars = Bars(progress)
+        bars.stage("ground states" if settings.labels else "structures")
+
+        def told(outcome: Any, done: int, total: int) -> None:
+            if outcome.error:
+                progress.console.print(f"{outcome.name} failed: {outcome.error}", highlight=False, markup=False)
+            bars.advance(done, total)
+
+        made = build(settings, out, told)
+        bars.advance(made.jobs - len(made.failed), made.jobs)
+    if made.failed:
+        name, error = made.failed[0]
+        raise NearsightError(
+            f"{len(made.failed)} of {made.jobs} failed, first {name}: {error} (all in {out / 'failures.json'}; "
+            "the same command tries them again)"
+        )
+    print(f"{made.jobs} {'ground states' if settings.labels else 'structures'} in {out}")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="model.yaml: data, model, trainer.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the trained model.")],
+    words: Set = None,
+) -> None:
+    """Train a network on Hamiltonians, or on the energy functional; run it again to go on where it was stopped."""
+    from nearsight.learn.train import train_from_config
+
+    report = train_from_config(config, out, words)
+    said = f"mean error of unseen Hamiltonians {figure(report['validation_mae_meV'])} meV"
+    if report["validation_mae_meV"] is None and report["best"] is not None:
+        said = f"energy above the minimum, by its bound, {figure(report['best'])} ueV per atom"
+    print(f"{said}; the model is in {out}")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
+    structure: Annotated[Path, typer.Argument(help="Any structure file that ASE reads, or a calculation folder.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Calculation folder to write.")],
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    vacuum: Annotated[
+        float | None, typer.Option(help="Box around a molecule without a cell.", metavar="ANGSTROM")
+    ] = None,
+) -> None:
+    """Predict the Hamiltonian of a structure with a trained network."""
+    from nearsight.formats.structures import read_structure
+    from nearsight.learn.model import predict as predict_folder
+
+    predict_folder(model, structure if vacuum is None else read_structure(structure, vacuum), out, device=device)
+    print(f"Hamiltonian and overlap in {out}")
+
+
+@app.command()
+def bands(
+    folders: Annotated[list[Path], typer.Argument(help="Calculation folders; several are drawn over each other.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Picture: png, pdf or svg.")] = None,
+    path: Annotated[str | None, typer.Option(help="Corners to visit, e.g. GAMMA-M-K-GAMMA.")] = None,
+    points: Annotated[int | None, typer.Option(help="k-points on the path.", min=2)] = None,
+    window: Annotated[tuple[float, float], typer.Option(help="Energies shown.", metavar="EV EV")] = (-10.0, 10.0),
+    json: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.")] = None,
+) -> None:
+    """Draw the band structure of a calculation, in DIR/bands.png if not told otherwise."""
+    from nearsight.formats.files import write_json
+    from nearsight.formats.registry import read
+    from nearsight.properties.spectra import bands as compute
+    from nearsight.properties.spectra import bands_of
+    from nearsight.report.plot import plot_bands
+
+    results: list[tuple[str, Bands]] = []
+    with spinner("diagonalising"):
+        for folder in folders:
+            c = read(folder)
+            if not results:
+                results.append((folder.name or str(folder), bands_of(c, points, path)))
+            else:
+                k = results[0][1].path
+                results.append(
+                    (folder.name or str(folder), compute(c.require_hamiltonian(), c.overlap, k, c.fermi_level))
+                )
+    picture = out or folders[0] / "bands.png"
+    plot_bands(results, picture, window_ev=window)
+    if json is not None:
+        write_json(json, {name: b.to_json() for name, b in results})
+    print(f"bands in {picture}")
+
+
+@app.command()
+def compare(
+    reference: Annotated[Path, typer.Argument(help="Calculation folder to measure against.")],
+    other: Annotated[Path, typer.Argument(help="Calculation folder of the same structure.")],
+    window: Annotated[float, typer.Option(help="Half width of the band window.", metavar="EV")] = 5.0,
+    json: Json = False,
+) -> None:
+    """How far apart are two Hamiltonians of one structure, and their bands?"""
+    from nearsight.formats.registry import read
+    from nearsight.properties.compare import compare as measure
+
+    with spinner("comparing"):
+        result = measure(read(reference), read(other), window_ev=window).to_json()
+    if json:
+        print_json(result)
+        return
+    from rich.table import Table
+
+    table = Table("difference", "value", box=None, pad_edge=False, header_style="bold")
+    for name, value in result.items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        for key, number in inner:
+            table.add_row(f"{name} {key}".strip(), figure(number))
+    console().print(table)
+
+
+@app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="Calculation folder.")],
+    json: Json = False,
+) -> None:
+    """Is a calculation sound? Hermiticity, positive overlap, electron count; exit 1 if not."""
+    from nearsight.formats.registry import read
+    from nearsight.properties.check import check as examine
+
+    with spinner("checking"):
+        findings = examine(read(folder))
+    if json:
+        print_json({"sound": all(f.holds for f in findings), "findings": [f.to_json() for f in findings]})
+    else:
+        for f in findings:
+            sign = "[green]holds[/]" if f.holds else "[bold red]broken[/]"
+            console().print(f"{sign:<20} {f.law}: {f.found}", highlight=False, soft_wrap=True)
+    broken = [f for f in findings if not f.holds]
+    if broken:
+        raise NearsightError(f"{folder} is not sound: {broken[0].law} is broken ({broken[0].found})")
+
+
+@app.command()
+def density(
+    folder: Annotated[Path, typer.Argument(help="Calculation folder with a density matrix.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="File to write: .cube (atomic units) or .xsf (A, eV).")],
+    what: Annotated[str, typer.Option(help="density, spin, potential, electrostatic or orbital.")] = "density",
+    band: Annotated[int | None, typer.Option(help="Of an orbital: from 0, by energy.")] = None,
+    k: Annotated[tuple[float, float, float], typer.Option(help="Of an orbital: fractional k.")] = (0.0, 0.0, 0.0),
+    spin: Annotated[int, typer.Option(help="Of an orbital: 0 up, 1 down.")] = 0,
+) -> None:
+    """Write the electron density, the potential or an orbital of a calculation on its mesh, as a cube or XSF file."""
+    from nearsight.properties.density import write_density, write_orbital
+
+    if what == "orbital" and band is None:
+        raise NearsightError("--what orbital needs --band N (from 0, by energy)")
+    with spinner("setting up: species, mesh, density"):
+        if what == "orbital" and band is not None:
+            volume = write_orbital(folder, out, band, k, spin)
+        else:  # another word is refused there
+            volume = write_density(folder, out, what)  # type: ignore[arg-type]
+    print(f"{volume.comment} on {' x '.join(str(n) for n in volume.values.shape)} points in {out}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for everything that the tour makes.")] = Path("demo"),
+) -> None:
+    """The tour on real input: DFT of distorted graphene, a network trained on it, its bands on a larger cell."""
+    from nearsight.report.plot import plot_bands
+    from nearsight.tasks.demo import run
+
+    with progress_bars(console()) as progress:
+        report = run(out, Bars(progress), plot_bands)
+    figures = report["comparison"]
+    print(
+        f"H: mean error {figures['hamiltonian_mae_meV']:.2f} meV; bands within 5 eV of the Fermi level: "
+        f"{figures['bands_mae_meV']:.1f} meV\nsee {out / 'bands.png'} and {out / 'report.json'}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""One way to find a part by its name: our own, and those that other distributions register as entry points.
+
+A third party writes into its pyproject.toml, for example,
+
+    [project.entry-points."nearsight.formats"]
+    toy = "toy_package.toy:ToyFormat"
+
+and `kind: toy` is known wherever a kind of that group is asked for (docs/extending.md).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from nearsight.core.configuration import near_miss
+from nearsight.core.errors import BadInput, Unavailable
+
+#: group -> kind -> "module:name". Modules load when a kind is asked for.
+BUILT_IN: dict[str, dict[str, str]] = {
+    "models": {},
+    "terms": {},
+    "formats": {},
+    "functionals": {},
+    "solvers": {},
+    "properties": {},
+}
+
+
+def kinds(group: str) -> tuple[str, ...]:
+    """Names of all parts of a group, our own first; nothing is loaded."""
+    return (*BUILT_IN[group], *(name for name in _foreign(group) if name not in BUILT_IN[group]))
+
+
+def load(group: str, kind: str) -> Any:
+    """The part that is registered under a name.
+
+    group: models, terms, formats, functionals (exchange and correlation), solvers or properties.
+    Raises BadInput for a name that is not known, with the near miss; Unavailable for an entry point that cannot be loaded.
+    """
+    if kind in BUILT_IN[group]:
+        module, _, name = BUILT_IN[group][kind].partition(":")
+        return getattr(import_module(module), name)
+    found = _foreign(group).get(kind)
+    if found is None:
+        known = kinds(group)
+        raise BadInput(f"{kind!r} is not known among {group}{near_miss(kind, known)} (known: {', '.join(known)})")
+    try:
+        return found.load()
+    except Exception as error:  # whatever a foreign package stumbles over
+        raise Unavailable(
+            f"{group} {kind!r} of {found.value} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+
+
+@cache
+def _foreign(group: str) -> dict[str, EntryPoint]:
+    return {e.name: e for e in entry_points(group=f"nearsight.{group}")}
+
+
+def forget() -> None:
+    """Look for entry points anew, after a distribution was installed while this process runs."""
+    _foreign.cache_clear()

@@ -1,0 +1,235 @@
+"""Spin: what a matrix or a density says of it, as an object. Nobody else counts components.
+
+A spinor block M_st, s, t in (up, down), stands in the order uu, ud, du, dd.  The one-electron density matrix is
+D_st = sum f c_s c_t^*, so that n = D_uu + D_dd and, by m = Tr[sigma D],
+m_x = D_ud + D_du,  m_y = i (D_ud - D_du),  m_z = D_uu - D_dd.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from nearsight.core.errors import BadInput
+from nearsight.core.so3 import spin_half
+
+UP, DOWN = 0, 1
+
+
+class Spin(ABC):
+    """How spin enters matrices and densities. The three kinds are the objects NONE, COLLINEAR and SPINOR.
+
+    name: none, collinear or spinor.  components: of a matrix's values.  blocks: (s, t) of each component.
+    electrons_per_level: that a full level holds.  channels: of the density on a mesh: n; n_up, n_down; n, m_x, m_y, m_z.
+    matrices: independent matrices H(k) to diagonalise.  size_factor: rows of H(k) for each orbital.
+    dagger: where each component of M^dagger comes from.
+    """
+
+    name: ClassVar[str]
+    components: ClassVar[int]
+    blocks: ClassVar[tuple[tuple[int, int], ...]]
+    electrons_per_level: ClassVar[float]
+    channels: ClassVar[int]
+    matrices: ClassVar[int]
+    size_factor: ClassVar[int] = 1
+    dagger: ClassVar[tuple[int, ...]]
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return spin, (self.name,)
+
+    @abstractmethod
+    def embed(self, overlap: Tensor) -> Tensor:
+        """A spin-independent matrix, [1, ...] or [...] of one component, as one of this spin [components, ...]."""
+
+    @abstractmethod
+    def time_reversed(self, values: Tensor) -> Tensor:
+        """T M T^-1 of a matrix's values [components, ...] between real orbitals, on the same pairs."""
+
+    @abstractmethod
+    def rotated(self, values: Tensor, rotation: Tensor) -> Tensor:
+        """The components [components, ...] after a rotation [3, 3] of spin space: spinors by D(1/2).
+
+        Spin is even under inversion, so an improper rotation counts without it. The axis of collinear spin is no direction
+        in space, and does not turn.
+        """
+
+    @abstractmethod
+    def charge(self, values: Tensor) -> Tensor:
+        """Of a density matrix, what makes n [...]: D; D_up + D_down; Re (D_uu + D_dd)."""
+
+    @abstractmethod
+    def densities(self, values: Tensor) -> Tensor:
+        """Of a density matrix D [components, ...], real matrices that make the channels of the density [channels, ...].
+
+        Symmetric real orbitals see the real part alone: for hermitian D the imaginary one is antisymmetric.
+        """
+
+    @abstractmethod
+    def potentials(self, values: Tensor) -> Tensor:
+        """The way back: matrices of potentials conjugate to the density's channels [channels, ...] as [components, ...]."""
+
+    @abstractmethod
+    def trace(self, values: Tensor) -> Tensor:
+        """Sum of the spin-diagonal components [...]."""
+
+    def to_dense(self, parts: Tensor) -> Tensor:
+        """Components [components, k, n, n] of M(k) as the matrices that are diagonalised [matrices, k, N, N]."""
+        return parts
+
+    def from_dense(self, dense: Tensor) -> Tensor:
+        """[matrices, k, N, N] -> [components, k, n, n]"""
+        return dense
+
+    def moment(self, values: Tensor) -> Tensor:
+        """(m_x, m_y, m_z) [3, ...] of a density matrix's values or of populations [components, ...]; zero without spin."""
+        channels = self.densities(values)
+        return self.channel_moment(channels)
+
+    def channel_moment(self, channels: Tensor) -> Tensor:
+        """(m_x, m_y, m_z) [3, ...] of density channels [channels, ...]."""
+        zero = torch.zeros_like(channels[0])
+        return torch.stack([zero, zero, zero])
+
+    def channel_charge(self, channels: Tensor) -> Tensor:
+        """n [...] of density channels [channels, ...]."""
+        return channels[0]
+
+
+class _None(Spin):
+    name, components, blocks, electrons_per_level, channels, matrices = "none", 1, ((0, 0),), 2.0, 1, 1
+    dagger = (0,)
+
+    def embed(self, overlap: Tensor) -> Tensor:
+        return overlap.reshape(1, *overlap.shape[-1:]) if overlap.ndim == 1 else overlap
+
+    def time_reversed(self, values: Tensor) -> Tensor:
+        return values.conj()
+
+    def rotated(self, values: Tensor, rotation: Tensor) -> Tensor:
+        return values
+
+    def charge(self, values: Tensor) -> Tensor:
+        return values[0].real if values.is_complex() else values[0]
+
+    def densities(self, values: Tensor) -> Tensor:
+        return values.real if values.is_complex() else values
+
+    def potentials(self, values: Tensor) -> Tensor:
+        return values
+
+    def trace(self, values: Tensor) -> Tensor:
+        return values[0]
+
+
+class _Collinear(Spin):
+    name, components, blocks = "collinear", 2, ((UP, UP), (DOWN, DOWN))
+    electrons_per_level, channels, matrices = 1.0, 2, 2
+    dagger = (0, 1)
+
+    def embed(self, overlap: Tensor) -> Tensor:
+        one = overlap[None] if overlap.ndim == 1 else overlap
+        return one.expand(2, *one.shape[1:])
+
+    def time_reversed(self, values: Tensor) -> Tensor:
+        return values.flip(0).conj()
+
+    def rotated(self, values: Tensor, rotation: Tensor) -> Tensor:
+        return values
+
+    def charge(self, values: Tensor) -> Tensor:
+        total = values[0] + values[1]
+        return total.real if total.is_complex() else total
+
+    def densities(self, values: Tensor) -> Tensor:
+        return values.real if values.is_complex() else values
+
+    def potentials(self, values: Tensor) -> Tensor:
+        return values
+
+    def trace(self, values: Tensor) -> Tensor:
+        return values[0] + values[1]
+
+    def channel_moment(self, channels: Tensor) -> Tensor:
+        zero = torch.zeros_like(channels[0])
+        return torch.stack([zero, zero, channels[0] - channels[1]])
+
+    def channel_charge(self, channels: Tensor) -> Tensor:
+        return channels[0] + channels[1]
+
+
+class _Spinor(Spin):
+    name, components, blocks = "spinor", 4, ((UP, UP), (UP, DOWN), (DOWN, UP), (DOWN, DOWN))
+    electrons_per_level, channels, matrices = 1.0, 4, 1
+    size_factor = 2
+    dagger = (0, 2, 1, 3)
+
+    def embed(self, overlap: Tensor) -> Tensor:
+        one = overlap if overlap.ndim == 1 else overlap[0]
+        zero = torch.zeros_like(one)
+        return torch.stack([one, zero, zero, one])
+
+    def time_reversed(self, values: Tensor) -> Tensor:
+        uu, ud, du, dd = values.conj()
+        return torch.stack([dd, -du, -ud, uu])
+
+    def rotated(self, values: Tensor, rotation: Tensor) -> Tensor:
+        u = spin_half(rotation).to(values.device)
+        u = u.to(torch.complex64 if values.dtype in (torch.float32, torch.complex64) else torch.complex128)
+        v = values.to(u.dtype).reshape(2, 2, *values.shape[1:])
+        return torch.einsum("as,st...,bt->ab...", u, v, u.conj()).reshape(values.shape)
+
+    def charge(self, values: Tensor) -> Tensor:
+        total = values[0] + values[3]
+        return total.real if total.is_complex() else total
+
+    def densities(self, values: Tensor) -> Tensor:
+        uu, ud, du, dd = values
+        channels = torch.stack([uu + dd, ud + du, 1j * (ud - du), uu - dd])
+        return channels.real
+
+    def potentials(self, values: Tensor) -> Tensor:
+        v, x, y, z = values
+        return torch.stack([v + z + 0j, x - 1j * y, x + 1j * y, v - z + 0j])
+
+    def trace(self, values: Tensor) -> Tensor:
+        return values[0] + values[3]
+
+    def to_dense(self, parts: Tensor) -> Tensor:
+        uu, ud, du, dd = parts
+        return torch.cat([torch.cat([uu, ud], -1), torch.cat([du, dd], -1)], -2)[None]
+
+    def from_dense(self, dense: Tensor) -> Tensor:
+        n = dense.shape[-1] // 2
+        d = dense[0]
+        return torch.stack([d[..., :n, :n], d[..., :n, n:], d[..., n:, :n], d[..., n:, n:]])
+
+    def channel_moment(self, channels: Tensor) -> Tensor:
+        return channels[1:]
+
+
+NONE, COLLINEAR, SPINOR = _None(), _Collinear(), _Spinor()
+SPINS: dict[str, Spin] = {s.name: s for s in (NONE, COLLINEAR, SPINOR)}
+
+
+def spin(name: str | Spin) -> Spin:
+    """The object of a name. Raises BadInput for another word."""
+    if isinstance(name, Spin):
+        return name
+    if name not in SPINS:
+        raise BadInput(f"spin {name!r} is not known: take one of {', '.join(SPINS)}")
+    return SPINS[name]
+
+
+def by_components(count: int) -> Spin:
+    """The spin of a matrix with so many components, for files that say no more. Raises BadInput for another number."""
+    found: Sequence[Spin] = [s for s in SPINS.values() if s.components == count]
+    if not found:
+        raise BadInput(f"a matrix of {count} spin components is none that is known (1, 2 and 4 are)")
+    return found[0]

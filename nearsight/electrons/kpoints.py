@@ -1,0 +1,152 @@
+"""Points of the Brillouin zone: uniform meshes for integrals, paths for band structures. Fractional coordinates throughout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nearsight.core.blocks import BlockMatrix
+from nearsight.core.errors import NearsightError
+from nearsight.core.structure import Structure
+
+if TYPE_CHECKING:
+    from nearsight.electrons.symmetry import Symmetrisation
+
+
+@dataclass(frozen=True, eq=False)
+class KPoints:
+    """k [n, 3] in units of the reciprocal lattice vectors, weights [n] that sum to 1.
+
+    symmetry: the operations by which the points were reduced beyond time reversal (`symmetry.reduced_mesh`); None: no others.
+    """
+
+    k: Tensor
+    weights: Tensor
+    symmetry: Symmetrisation | None = None
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def to(self, device: torch.device | str) -> KPoints:
+        symmetry = None if self.symmetry is None else self.symmetry.to(device)
+        return KPoints(self.k.to(device), self.weights.to(device), symmetry)
+
+    def integrate(self, dense: Tensor, like: BlockMatrix) -> BlockMatrix:
+        """M(R) = sum_k w_k Re[exp(-2 pi i k.R) M(k)] over the whole zone, for M(k) [components, k, n, n] at these points."""
+        return self.symmetric(like.from_k(dense, self.k, self.weights))
+
+    def symmetric(self, matrix: BlockMatrix) -> BlockMatrix:
+        """The part of a matrix that has the symmetry by which the points were reduced; the matrix itself without any."""
+        return matrix if self.symmetry is None else self.symmetry(matrix)
+
+
+def mesh_points(size: tuple[int, int, int], shift: tuple[float, float, float]) -> Tensor:
+    """All points k_i = (n_i + shift_i) / N_i in (-1/2, 1/2], the last index fastest [N, 3].
+
+    Raises NearsightError for a size below 1.
+    """
+    if any(n < 1 for n in size):
+        raise NearsightError(f"k-mesh {tuple(size)}: every number must be at least 1 (1 1 1 is Gamma alone)")
+    axes = [(np.arange(n) + s) / n for n, s in zip(size, shift, strict=True)]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    return torch.as_tensor(points - np.floor(points + 0.5 - 1e-9))
+
+
+def mesh(size: tuple[int, int, int], shift: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> KPoints:
+    """Uniform Gamma-centred mesh k_i = (n_i + shift_i) / N_i, reduced by time reversal (k and -k count once, weight 2).
+
+    shift: in units of the mesh step, as SIESTA's displacements (0.5 gives Monkhorst and Pack's even meshes).
+    Raises NearsightError for a size below 1.
+    """
+    points = mesh_points(size, shift).numpy()
+    kept: dict[tuple[int, ...], int] = {}
+    index: list[int] = []
+    weights: list[float] = []
+    for n, p in enumerate(points):
+        key, minus = (tuple(np.round((s * p) % 1.0 * 1e6).astype(int) % 1000000) for s in (1, -1))
+        if minus in kept:
+            weights[kept[minus]] += 1.0
+        else:
+            kept[key] = len(index)
+            index.append(n)
+            weights.append(1.0)
+    w = np.array(weights)
+    return KPoints(torch.as_tensor(points[index]), torch.as_tensor(w / w.sum()))
+
+
+@dataclass(frozen=True, eq=False)
+class BandPath:
+    """k [n, 3] along straight segments; distance [n] in 1/Bohr; labels: (index into k, name) of the corners."""
+
+    k: Tensor
+    distance: Tensor
+    labels: tuple[tuple[int, str], ...]
+
+
+def band_path(structure: Structure, points: int = 200, labels: str | None = None) -> BandPath:
+    """The standard path of Hinuma et al. (Comput. Mater. Sci. 128, 140 (2017)) from seekpath, for the cell as it is given.
+
+    points: about how many k in all.  labels: corners to visit instead, e.g. "GAMMA-M-K-GAMMA" (names as seekpath's).
+    A sheet or wire (vacuum along an axis of more than 10 Bohr) keeps only the part of the path with k = 0 along that axis.
+    Raises NearsightError for an unknown label.
+    """
+    import seekpath
+
+    cell = structure.cell.detach().cpu().double().numpy()
+    fractional = structure.positions.detach().cpu().double().numpy() @ np.linalg.inv(cell)
+    found = seekpath.get_path_orig_cell((cell, fractional, structure.numbers.cpu().numpy()))
+    corners = {name: np.array(k) for name, k in found["point_coords"].items()}
+    if labels is not None:
+        names = labels.replace(",", "-").split("-")
+        names = ["GAMMA" if n in ("G", "Γ", "Gamma", "gamma") else n for n in names]
+        unknown = [n for n in names if n not in corners]
+        if unknown:
+            raise NearsightError(
+                f"band path: no point named {unknown[0]}; this lattice has {', '.join(sorted(corners))}"
+            )
+        segments = list(zip(names[:-1], names[1:], strict=True))
+    else:
+        empty = _vacuum_axes(cell, fractional)
+        segments = [
+            (a, b)
+            for a, b in found["path"]
+            if all(abs(corners[a][x]) < 1e-9 and abs(corners[b][x]) < 1e-9 for x in empty)
+        ]
+    if not segments:
+        corners["X"] = np.array([0.5, 0.0, 0.0])
+        segments = [("GAMMA", "X")]
+    reciprocal = structure.reciprocal.detach().cpu().double().numpy()
+    lengths = [float(np.linalg.norm((corners[b] - corners[a]) @ reciprocal)) for a, b in segments]
+    total = sum(lengths)
+    ks: list[np.ndarray] = []
+    distances: list[float] = []
+    marks: list[tuple[int, str]] = []
+    travelled = 0.0
+    for n, ((a, b), length) in enumerate(zip(segments, lengths, strict=True)):
+        count = max(2, round(points * length / total) + 1)
+        start = 1 if n and segments[n - 1][1] == a else 0
+        t = np.linspace(0, 1, count)[start:]
+        if start == 0:
+            marks.append((len(ks), a))
+        ks.extend(corners[a] + x * (corners[b] - corners[a]) for x in t)
+        distances.extend(travelled + x * length for x in t)
+        travelled += length
+        marks.append((len(ks) - 1, b))
+    return BandPath(torch.as_tensor(np.array(ks)), torch.as_tensor(distances), tuple(marks))
+
+
+def _vacuum_axes(cell: np.ndarray, fractional: np.ndarray, gap: float = 10.0) -> list[int]:
+    """Lattice directions along which the atoms leave more than `gap` Bohr empty."""
+    normals = np.linalg.inv(cell)
+    axes = []
+    for x in range(3):
+        height = 1 / np.linalg.norm(normals[:, x])
+        f = np.sort(fractional[:, x] % 1.0)
+        largest = max(np.diff(np.append(f, f[0] + 1.0)))
+        if largest * height > gap:
+            axes.append(x)
+    return axes

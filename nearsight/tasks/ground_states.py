@@ -1,0 +1,145 @@
+"""The ground states of a list of structures, one calculation folder each, resumable at any point; or the structures alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+
+from nearsight.core.errors import NearsightError
+from nearsight.core.species import Species
+from nearsight.core.structure import SYMBOLS, Structure
+from nearsight.dft.run import load_species, run_scf
+from nearsight.dft.settings import ScfSettings
+from nearsight.formats.deeph import write_poscar
+from nearsight.formats.files import flush, read_json, whole_file, write_json
+from nearsight.formats.ion_xml import write_ion_xml
+from nearsight.tasks.ledger import Job, Ledger, Outcome, locked, run_jobs
+
+Report = Callable[[Outcome, int, int], None]
+Workers = int | Literal["auto"]
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """jobs: how many the set has.  worked: outcomes of this run.  failed: (name, error) of jobs without a result."""
+
+    folder: Path
+    jobs: int
+    worked: tuple[Outcome, ...]
+    failed: tuple[tuple[str, str], ...]
+
+
+def ground_states(
+    structures: Sequence[Structure],
+    scf: ScfSettings,
+    out: Path,
+    workers: Workers,
+    config: Mapping[str, Any],
+    report: Report = lambda outcome, done, total: None,
+    labels: bool = True,
+) -> BuildReport:
+    """Compute every structure into `out/0000`, `out/0001`, ...; what is done already is not done again.
+
+    labels: false computes nothing: POSCAR and the settings of its functional (settings.json) of each structure.
+    config: written to `out/config.yaml`.  report: called after each job with its outcome, the number of jobs that are
+    done and the number of all.  A job that fails is told in the report, in `out/ledger.sqlite` and in
+    `out/failures.json`, and is tried again by the next call.
+    Raises NearsightError for a folder that another process is using or that was used otherwise.
+    """
+    physics = scf.model_dump(mode="json", exclude_defaults=True)  # so that a new setting leaves old sets valid
+    width = max(4, len(str(len(structures) - 1)))
+    jobs = [
+        Job(f"{n:0{width}d}", digest(s, physics), (str(out), f"{n:0{width}d}", s, scf))
+        for n, s in enumerate(structures)
+    ]
+    worker, whole = (compute, "result.json") if labels else (write_bare, "POSCAR")
+    crew = (os.cpu_count() or 1) if workers == "auto" else workers
+    if crew < 1:
+        raise NearsightError(f"workers: {workers} can do nothing: give 1 or more, or auto")
+    with locked(out):
+        ledger = Ledger(out / "ledger.sqlite")
+        try:
+            todo = ledger.plan(jobs, lambda name: (out / name / whole).exists())
+            with whole_file(out / "config.yaml") as part:
+                part.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+            _write_species(out / "species", structures, scf)
+            done = len(jobs) - len(todo)
+
+            def told(outcome: Outcome) -> None:
+                nonlocal done
+                done += outcome.state == "done"
+                report(outcome, done, len(jobs))
+
+            worked = run_jobs(todo, worker, ledger, crew, told)
+            names = {j.name for j in jobs}
+            failed = [(o.name, o.error or "?") for o in ledger.outcomes() if o.state == "failed" and o.name in names]
+        finally:
+            ledger.close()
+        with whole_file(out / "failures.json") as part:
+            part.write_text(json.dumps(dict(failed), indent=1) + "\n")
+    return BuildReport(out, len(jobs), tuple(worked), tuple(failed))
+
+
+def compute(work: tuple[str, str, Structure, ScfSettings]) -> str:
+    """One job: the ground state, first under a hidden name, then, if it converged, in its place.
+
+    Returns the sha256 of hamiltonian.h5.  A state that did not converge stays under `.work/` for the next try.
+    """
+    root, name, structure, settings = work
+    place, hidden = Path(root) / name, Path(root) / ".work" / name
+    if not (place / "result.json").exists():
+        if (hidden / "hamiltonian.h5").exists():
+            settings = settings.model_copy(update={"start": hidden})
+        run_scf(structure, settings, out=hidden, species=_species(frozenset(structure.numbers.tolist()), settings))
+        result = read_json(hidden / "result.json")
+        if not result.get("converged", False):
+            raise NearsightError(f"not converged in {result.get('iterations')} steps; the last state is in {hidden}")
+        hidden.rename(place)
+        flush(place.parent)
+    return hashlib.sha256((place / "hamiltonian.h5").read_bytes()).hexdigest()
+
+
+def write_bare(work: tuple[str, str, Structure, ScfSettings]) -> str:
+    """One job without labels: the structure and its settings, first under a hidden name. Returns the sha256 of POSCAR."""
+    root, name, structure, settings = work
+    place, hidden = Path(root) / name, Path(root) / ".work" / name
+    if not (place / "POSCAR").exists():
+        hidden.mkdir(parents=True, exist_ok=True)
+        write_json(hidden / "settings.json", settings.model_dump(mode="json"))
+        write_poscar(hidden / "POSCAR", structure)
+        hidden.rename(place)
+        flush(place.parent)
+    return hashlib.sha256((place / "POSCAR").read_bytes()).hexdigest()
+
+
+def digest(structure: Structure, settings: Mapping[str, Any]) -> str:
+    """sha256 of everything that a result depends on; coordinates to 1e-9 Bohr."""
+    numbers = [np.round(x.double().numpy(), 9).tolist() for x in (structure.cell, structure.positions)]
+    physics = {k: v for k, v in settings.items() if k not in ("device", "start")}
+    text = json.dumps([numbers, structure.numbers.tolist(), physics], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def _species(numbers: frozenset[int], settings: ScfSettings) -> dict[int, Species]:
+    """Made once in each worker."""
+    return load_species(sorted(numbers), settings)
+
+
+def _write_species(folder: Path, structures: Sequence[Structure], settings: ScfSettings) -> None:
+    """The orbitals and potentials of the set, for whoever computes overlaps or H0 later: `species/<Symbol>.ion.xml`."""
+    numbers = {z for s in structures for z in s.numbers.tolist()}
+    missing = [z for z in numbers if not (folder / f"{SYMBOLS[z]}.ion.xml").exists()]
+    if missing:
+        folder.mkdir(exist_ok=True)
+        for species in load_species(missing, settings).values():
+            write_ion_xml(species, folder / f"{species.symbol}.ion.xml")
