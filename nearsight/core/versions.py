@@ -24,7 +24,9 @@ def checked_version(found: Any, known: int, what: object, by: Any = None) -> int
     if found is None:
         return 1
     if isinstance(found, bool) or not isinstance(found, int) or found < 1:
-        raise BadInput(f"{what}: its {KEY} {found!r} is none (a whole number from 1 on): the file is damaged or foreign")
+        raise BadInput(
+            f"{what}: its {KEY} {found!r} is none (a whole number from 1 on): the file is damaged or foreign"
+        )
     if found > known:
         needed = f"Nearsight {by} or later" if by else "a later Nearsight"
         raise BadInput(

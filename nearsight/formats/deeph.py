@@ -25,7 +25,10 @@ from nearsight.core.structure import SYMBOLS, Pairs, Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.formats.files import read_json, whole_file, whole_folder
 
-LAST_WRITTEN = ("info.json", "result.json")
+OWNED = (
+    *("POSCAR", "info.json", "result.json", "overlap.h5", "hamiltonian.h5", "hamiltonian_pred.h5"),
+    *("density_matrix.h5", "position_matrix.h5", "force.h5"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +202,7 @@ def write_folder(
     result: Mapping[str, Any] | None = None,
     extra: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a calculation folder, whole or not at all; result.json is its last file.
+    """Write a calculation folder, whole or not at all, in place of an older one of this kind.
 
     hamiltonian, fermi_level [Ha].  result: content of result.json, already in eV and angstrom.  extra: further text
     files by name (a name may have a folder in it).  Atoms are grouped by element on disk, as the layout asks: where
@@ -224,7 +227,7 @@ def write_folder(
         info["atom_order"] = order.tolist()
         if result and result.get("forces_eV_per_Ang") is not None:
             result["forces_eV_per_Ang"] = [result["forces_eV_per_Ang"][i] for i in order.tolist()]
-    with whole_folder(path, last=LAST_WRITTEN) as part:
+    with whole_folder(path, owned=OWNED) as part:
         write_poscar(part / "POSCAR", structure)
         for name, matrix, unit in (
             ("overlap.h5", overlap, 1.0),

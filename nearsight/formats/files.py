@@ -1,24 +1,34 @@
-"""Results that are either whole or absent: written beside their place, flushed to the disk, renamed."""
+"""Results that are either whole or absent: written beside their place, flushed to the disk, put there by one rename.
+
+A folder that replaces another is exchanged with it in one step of the file system, so that whoever looks, and whenever the
+writer dies, sees the old folder whole or the new one whole. What a dead writer leaves (`.NAME.xxxxxxxx.part`) is told from
+what a living one works on by a lock that the living one holds, and removed by the next writer of the same name.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput, NearsightError, Unavailable
+from nearsight.formats.exchange import exchange
+
+ASIDE = ".previous"  # ending of the old folder's name where the file system cannot exchange two folders in one step
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: Exception) -> str:
     """What went wrong in a few words; HDF5 hides the system's in a paragraph."""
     hidden = re.search(r"error message = '([^']*)'", str(error))
-    return hidden.group(1) if hidden else error.strerror or str(error)
+    said = getattr(error, "strerror", None) or str(error).splitlines()[0] if str(error) else type(error).__name__
+    return hidden.group(1) if hidden else said
 
 
 def flush(path: Path) -> None:
@@ -31,87 +41,179 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Whatever a library says of a disk that is full or a place that cannot be written, in one line.
+
+    h5py tells of a full disk by a RuntimeError when it closes a file, torch by a RuntimeError, safetensors by its own kind.
+    """
+    try:
+        yield
+    except NearsightError:
+        raise
+    except OSError as error:
+        raise Unavailable(f"cannot write {path}: {_reason(error)}") from error
+    except Exception as error:
+        full = re.search(r"No space left on device|file write failed|Unable to.*flush|os error 28", str(error))
+        if full is None:
+            raise
+        raise Unavailable(f"cannot write {path}: No space left on device") from error
+
+
+@contextmanager
+def _workplace(path: Path) -> Iterator[Path]:
+    """A locked temporary folder beside `path`, gone when the block ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path)
+    while True:
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        lock = os.open(part, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if part.exists():
+            break
+        os.close(lock)  # another writer swept it away before it was locked
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        os.close(lock)
+
+
+@contextmanager
 def whole_file(path: Path | str) -> Iterator[Path]:
     """A temporary name to write to, which becomes `path` when the block ends well and vanishes when it does not.
 
-    Raises NearsightError for a full disk or a place that cannot be written.
+    A symbolic link at `path` is replaced, not followed.
+    Raises Unavailable for a full disk or a place that cannot be written.
     """
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise NearsightError(f"cannot write {path}: {_reason(error)}") from error
-    part = Path(name)
-    try:
+    with _writing(path), _workplace(path) as place:
+        part = place / path.name
         yield part
         part.chmod(0o644)
         flush(part)
         part.replace(path)
         flush(path.parent)
-    except OSError as error:
-        raise NearsightError(f"cannot write {path}: {_reason(error)}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager
-def whole_folder(path: Path | str, last: tuple[str, ...] = ()) -> Iterator[Path]:
+def whole_folder(path: Path | str, owned: Sequence[str] = ()) -> Iterator[Path]:
     """A temporary folder to write to, which becomes `path` when the block ends well and vanishes when it does not.
 
-    Where `path` exists, its files of the same names are replaced and others stay. The files named in `last` are taken
-    away first and put back last, in that order: a reader that asks for them never sees a mixture of old and new.
+    Where `path` exists, it is replaced in one step. Its files that were not written anew stay, but for those named in `owned`:
+    names that belong to the kind of result, of which an old one beside new ones would be a mixture.
+    Raises Unavailable for a full disk or a place that cannot be written, BadInput where a file is in the way.
     """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    told, path = Path(path), Path(os.path.realpath(path))
+    with _writing(told):
         if path.exists() and not path.is_dir():
-            raise NearsightError(f"cannot write the folder {path}: a file of that name is in the way")
-        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    except OSError as error:
-        raise NearsightError(f"cannot write {path}: {_reason(error)}") from error
-    try:
-        yield part
-        for file in part.rglob("*"):
-            flush(file)
-        part.chmod(0o755)
+            raise BadInput(f"cannot write the folder {told}: a file of that name is in the way")
+        with _workplace(path) as part:
+            try:
+                yield part
+            except NearsightError as error:
+                raise type(error)(str(error).replace(str(part), str(told))) from error
+            part.chmod(0o755)
+            if path.exists():
+                _carry_over(path, part, owned)
+            for file in part.rglob("*"):
+                if not file.is_symlink():
+                    flush(file)
+            flush(part)
+            _put(part, path)
+            flush(path.parent)
+
+
+def _carry_over(old: Path, new: Path, owned: Sequence[str]) -> None:
+    """Link (or copy) into the new folder what the old one has besides."""
+    for file in old.rglob("*"):
+        name = file.relative_to(old)
+        if str(name) in owned or (new / name).exists():
+            continue
+        if file.is_dir() and not file.is_symlink():
+            (new / name).mkdir(parents=True, exist_ok=True)
+            continue
+        (new / name).parent.mkdir(parents=True, exist_ok=True)
+        if file.is_symlink():
+            os.symlink(os.readlink(file), new / name)
+            continue
+        try:
+            os.link(file, new / name)
+        except OSError:
+            shutil.copy2(file, new / name)
+
+
+def _put(part: Path, path: Path) -> None:
+    if not path.exists():
+        part.rename(path)
+    elif not exchange(part, path):  # two steps: `sweep` brings the old one back if the writer dies between them
+        aside = path.with_name(f".{path.name}{ASIDE}")
+        path.rename(aside)
+        part.rename(path)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def sweep(path: Path) -> None:
+    """Remove what dead writers of `path` left beside it; bring back a folder that one had put aside."""
+    aside = path.with_name(f".{path.name}{ASIDE}")
+    if aside.is_dir():
         if path.exists():
-            _merge(part, path, last)
+            shutil.rmtree(aside, ignore_errors=True)
         else:
-            part.rename(path)
-        flush(path.parent)
+            aside.rename(path)
+    pattern = re.compile(re.escape(f".{path.name}.") + r"[a-z0-9_]{8}\.part")
+    try:
+        left = [p for p in path.parent.iterdir() if pattern.fullmatch(p.name)]
+    except OSError:
+        return
+    for part in left:
+        with suppress(OSError):
+            handle = os.open(part, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if part.is_dir():
+                    shutil.rmtree(part, ignore_errors=True)
+                else:
+                    part.unlink(missing_ok=True)
+            finally:
+                os.close(handle)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone; a dead holder holds nothing.
+
+    Raises BadInput where another process is at work, or the lock is a link; Unavailable where nothing can be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
-        raise NearsightError(f"cannot write {path}: {_reason(error)}") from error
-    except NearsightError as error:
-        raise NearsightError(str(error).replace(str(part), str(path))) from error
+        if (folder / ".lock").is_symlink():
+            raise BadInput(
+                f"{folder / '.lock'} is a symbolic link: remove it, nothing is written through links"
+            ) from error
+        raise Unavailable(f"cannot write in {folder}: {error.strerror or error}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BadInput(f"another process is at work in {folder}: wait for it, or stop it") from error
+        yield
     finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _merge(part: Path, path: Path, last: tuple[str, ...]) -> None:
-    for name in reversed(last):
-        (path / name).unlink(missing_ok=True)
-    flush(path)
-    files = sorted(p.relative_to(part) for p in part.rglob("*") if p.is_file())
-    ordered = [f for f in files if str(f) not in last] + [Path(name) for name in last if Path(name) in files]
-    for file in ordered:
-        (path / file).parent.mkdir(parents=True, exist_ok=True)
-        (part / file).replace(path / file)
-    flush(path)
+        os.close(handle)
 
 
 def write_json(path: Path | str, content: Any) -> None:
-    """JSON with an indent, whole or absent. Raises NearsightError where it cannot be written."""
+    """JSON with an indent, whole or absent. Raises Unavailable where it cannot be written."""
     with whole_file(path) as part:
         part.write_text(json.dumps(content, indent=1, default=str) + "\n")
 
 
 def read_json(path: Path | str) -> Any:
-    """Raises NearsightError for a missing file or one that is not JSON."""
+    """Raises BadInput for a missing file or one that is not JSON."""
     try:
         return json.loads(Path(path).read_text())
     except FileNotFoundError as error:
-        raise NearsightError(f"no such file: {path}") from error
-    except (OSError, ValueError) as error:
-        raise NearsightError(f"{path} is not a JSON file: {error}") from error
+        raise BadInput(f"no such file: {path}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInput(f"{path} is not a JSON file: {error}") from error

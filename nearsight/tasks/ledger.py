@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
 import os
 import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -99,25 +97,6 @@ class Ledger:
         """Every job that was finished, well or not, by name."""
         query = "SELECT name, state, seconds, error, sha256 FROM job WHERE state IN ('done', 'failed') ORDER BY name"
         return [Outcome(n, s, t or 0.0, e, h) for n, s, t, e, h in self.connection.execute(query)]
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone; a dead holder holds nothing.
-
-    Raises NearsightError where another process is at work.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = open(folder / ".lock", "w")  # noqa: SIM115  # held as long as the lock
-    except OSError as error:
-        raise NearsightError(f"cannot write in {folder}: {error.strerror or error}") from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise NearsightError(f"another process is at work in {folder}: wait for it, or stop it") from error
-        yield
 
 
 def run_jobs(

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from nearsight.core.errors import NearsightError
-from nearsight.tasks.ledger import Job, Ledger, Outcome, locked, run_jobs
+from nearsight.formats.files import locked
+from nearsight.tasks.ledger import Job, Ledger, Outcome, run_jobs
 
 
 def names(jobs):
@@ -59,7 +60,7 @@ def test_failures_and_dead_workers(tmp_path):
 
 def test_one_build_a_folder(tmp_path):
     code = (
-        "import sys, pathlib; from nearsight.tasks.ledger import locked\n"
+        "import sys, pathlib; from nearsight.formats.files import locked\n"
         "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]

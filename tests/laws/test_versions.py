@@ -14,7 +14,7 @@ def test_what_states_no_version_is_the_first() -> None:
 def test_a_later_version_is_refused_in_one_line_that_says_which_nearsight() -> None:
     with pytest.raises(BadInput, match=r"^set needs Nearsight 7\.1 or later .*version 4.*up to 3.*pip install"):
         checked_version(4, 3, "set", "7.1")
-    with pytest.raises(BadInput, match="^set needs a later Nearsight"):
+    with pytest.raises(BadInput, match=r"^set needs a later Nearsight"):
         checked_version(4, 3, "set")
 
 
