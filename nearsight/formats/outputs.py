@@ -1,0 +1,100 @@
+"""Where a result may be written: asked before the work, so that nothing of the user's is replaced and no work is lost."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from nearsight.core.errors import BadInput, Unavailable
+
+#: what each kind of folder is known by, and the names in it that belong to its kind
+_MARKS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "calculation": (("POSCAR", "info.json"),),
+    "model": (("config.json", "model.safetensors"), ("config.yaml", "checkpoint.pt"), ("config.yaml", "metrics.jsonl")),
+    "data set": (("ledger.sqlite", "config.yaml"),),
+}
+_NAMES = {
+    "calculation": ("POSCAR", "info.json", "result.json", "overlap.h5", "hamiltonian.h5", "density_matrix.h5"),
+    "model": ("config.json", "config.yaml", "model.safetensors", "checkpoint.pt", "metrics.jsonl", "report.json"),
+    "data set": ("config.yaml", "ledger.sqlite", "failures.json"),
+}
+
+
+def kind_of(folder: Path | str) -> str | None:
+    """calculation, model or data set, by the files in it; None for anything else."""
+    folder = Path(folder)
+    for kind, marks in _MARKS.items():
+        if any(all((folder / name).is_file() for name in names) for names in marks):
+            return kind
+    return None
+
+
+def claim_folder(out: Path | str, kind: str, inputs: Iterable[Path | str | None] = ()) -> Path:
+    """The folder of a result, if it may stand there. Nothing is left on the disk.
+
+    kind: calculation, model or data set.  inputs: what the result is made from; None is passed over.
+    Raises BadInput for a place that is no folder of its own (empty, `.`, `..`, `/`, a folder above the working one), one that
+    holds something else or an input; Unavailable for one that cannot be written.
+    """
+    text = str(out)
+    if not text.strip():
+        raise BadInput("-o is empty: name a folder for the result")
+    path = Path(os.path.realpath(text))
+    here = Path(os.path.realpath("."))
+    if path == here or path in here.parents or path == Path(os.path.realpath("~")):
+        raise BadInput(f"-o {text} is not a folder of the result's own: name a new one, such as -o {_example(kind)}")
+    if path.exists() and not path.is_dir():
+        raise BadInput(f"{text} is a file: name a folder for the {kind}")
+    found = kind_of(path) if path.is_dir() else None
+    if found is not None and found != kind:
+        raise BadInput(f"{text} holds a {found}: give the {kind} a folder of its own")
+    if found is None and path.is_dir():
+        taken = [name for name in _NAMES[kind] if (path / name).exists()]
+        if taken:
+            raise BadInput(f"{text} holds a {taken[0]} that is not of a {kind} of ours: give a new folder")
+    for source in inputs:
+        if source is None or found is not None:
+            continue
+        real = Path(os.path.realpath(source))
+        if real == path or path in real.parents:
+            raise BadInput(f"{text} holds the input {source}: give the result a folder of its own")
+    can_write(path, text)
+    return Path(out)
+
+
+def claim_file(out: Path | str, endings: Iterable[str] = ()) -> Path:
+    """The file of a result, if it may stand there. Nothing is left on the disk.
+
+    endings: that its name may have, such as .png.
+    Raises BadInput for another ending or a folder of that name; Unavailable for a place that cannot be written.
+    """
+    text, path = str(out), Path(out)
+    if not text.strip():
+        raise BadInput("the name of the file to write is empty")
+    if path.is_dir():
+        raise BadInput(f"{text} is a folder: name a file")
+    known = list(endings)
+    if known and path.suffix.lower() not in known:
+        raise BadInput(f"{text}: its name must end in {', '.join(known)}")
+    can_write(Path(os.path.realpath(text)), text)
+    return path
+
+
+def can_write(path: Path, told: str) -> None:
+    """Raises Unavailable where nothing can be written at a path, by trying in the nearest folder that exists."""
+    place = path if path.is_dir() else path.parent
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise Unavailable(f"cannot write {told}: {place} is a file, not a folder")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise Unavailable(f"cannot write {told}: {error.strerror or error}") from error
+
+
+def _example(kind: str) -> str:
+    return {"calculation": "out", "model": "model", "data set": "set"}[kind]
