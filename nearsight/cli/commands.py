@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,17 +37,40 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", hel
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
+class Stopped(BaseException):
+    """Ctrl-C, or a queueing system's end of time. No library takes it for an error of its own."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def _stop(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+    raise Stopped(number)
+
+
 def main() -> None:
-    """Run the command line: exit 0 when all is well, 1 with one line on stderr when not, 2 for a usage error."""
+    """Run the command line: exit 0 when all is well, 1 with one line on stderr when not, 2 for a usage error.
+
+    130 after Ctrl-C and 143 after SIGTERM, once what was half-written is removed.
+    """
     import warnings
 
     warnings.filterwarnings("ignore", module="seekpath")  # it warns of every cell that is nearly of higher symmetry
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _stop)
     try:
         app()
     except NearsightError as error:
-        _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("stopped; the same command goes on from here", 130)
+        _fail(str(error), error.status)
+    except Stopped as stopped:
+        _fail("stopped; the same command goes on from here", 128 + stopped.number)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+    except MemoryError:
+        _fail("there is not enough memory: take a coarser mesh, fewer k-points, a smaller cell or less vacuum")
     except OSError as error:
         _fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sqlite3
 import sys
 import threading
@@ -143,7 +144,12 @@ class _Worker:
         channel, theirs = context.Pipe()
         self.channel: Connection = channel
         self.process = context.Process(target=_serve, args=(theirs, function, threads, os.getpid()), daemon=True)
-        self.process.start()
+        # Ctrl-C is the parent's to handle, also while the worker starts: it inherits the mask
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
         self.job: Job | None = None
         self.begun = 0.0
@@ -177,12 +183,9 @@ class _Worker:
 
 
 def _serve(channel: Connection, function: Callable[[Any], str | None], threads: int, parent: int) -> None:
-    import signal
-
     import torch
 
     torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     while True:
         try:

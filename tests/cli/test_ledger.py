@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +81,25 @@ def test_a_file_that_is_no_ledger(tmp_path):
     (tmp_path / "ledger.sqlite").write_text("hello, this is not a database at all" * 50)
     with pytest.raises(NearsightError, match="remove it"):
         Ledger(tmp_path / "ledger.sqlite")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_answered_in_one_line(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    """Also from the workers that are still starting; and nothing half-written is left."""
+    (tmp_path / "h2.xyz").write_text("2\nh2\nH 0 0 0\nH 0 0 0.74\n")
+    (tmp_path / "set.yaml").write_text(
+        "structure: h2.xyz\nvacuum_ang: 4\nworkers: 2\nscf: {basis: dzp, mesh_cutoff_ry: 200, kmesh: [1, 1, 1]}\n"
+        "distort: {count: 50, sigma_ang: 0.05, clip_ang: 0.1}\n"
+    )
+    command = [sys.executable, "-m", "nearsight.cli", "dataset", "build", "set.yaml", "-o", "set"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+    )
+    while not (tmp_path / "set" / "species" / "H.ion.xml").exists():
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert said.splitlines()[-1].startswith("error: stopped; the same command goes on")
+    assert "Traceback" not in said
+    assert not list(tmp_path.rglob("*.part"))
