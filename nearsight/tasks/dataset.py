@@ -17,7 +17,8 @@ from nearsight.core.units import BOHR_ANG
 from nearsight.dft.settings import ScfSettings
 from nearsight.formats.structures import check_structure, read_structure
 from nearsight.tasks.ground_states import BuildReport, Report, Workers, ground_states
-from nearsight.tasks.modes import Harmonic, Modes, harmonic_of, random_rotation, taken_harmonic, thermal, turned
+from nearsight.tasks.modes import Harmonic, Modes, harmonic_of, taken_harmonic, thermal
+from nearsight.tasks.rotations import check_room, random_rotation, turned
 
 
 class Distort(BaseModel):
@@ -108,6 +109,8 @@ def structures_of(
                 copy = thermal(harmonic, settings.modes, n * settings.modes.count + index)
                 made.append(check_structure(copy, f"thermal copy {index} of {file}"))
         elif settings.distort is not None:
+            if settings.distort.rotate:
+                check_room(supercell(structure, settings.distort.supercell), f"distort: {file}")
             for index in range(settings.distort.count):
                 copy = distorted(structure, settings.distort, n * settings.distort.count + index)
                 made.append(check_structure(copy, f"distorted copy {index} of {file}"))

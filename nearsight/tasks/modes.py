@@ -28,8 +28,8 @@ from nearsight.dft.settings import ScfSettings
 from nearsight.formats.files import read_json, write_json
 from nearsight.formats.structures import to_ase
 from nearsight.tasks.ground_states import Report, Workers, digest, ground_states
+from nearsight.tasks.rotations import APART_ANG, check_room, random_rotation, turned
 
-_APART_ANG = 2.5  # a molecule whose atoms come nearer to an image than this is bonded to it, or cut by the cell's face
 _FORCE_CONSTANT = HARTREE_EV / BOHR_ANG**2  # Ha/Bohr^2 in eV/angstrom^2
 _EQUAL = 2e-5  # gap of omega^2, as a share of it, below which modes are taken as equal
 _GENERIC_SEED = 15  # of the matrix that settles signs and bases of equal modes; it must never change: sets depend on it
@@ -143,20 +143,6 @@ def settled(squares: Tensor, vectors: Tensor) -> Tensor:
         made.append(v @ (left @ right))
         start = end
     return torch.cat(made, 1)
-
-
-def random_rotation(random: np.random.Generator) -> Tensor:
-    """A rotation [3, 3], uniform over all."""
-    q, r = np.linalg.qr(random.normal(size=(3, 3)))
-    q = q * np.sign(np.diag(r))
-    q[:, 0] *= np.sign(np.linalg.det(q))
-    return torch.from_numpy(q)
-
-
-def turned(structure: Structure, rotation: Tensor) -> Structure:
-    """The atoms turned about their centre by R [3, 3]; the cell stays."""
-    centre = structure.positions.mean(0)
-    return Structure(structure.cell, centre + (structure.positions - centre) @ rotation.T, structure.numbers)
 
 
 def thermal(harmonic: Harmonic, recipe: Modes, index: int) -> Structure:
@@ -286,14 +272,16 @@ def _checked(structure: Structure, recipe: Modes) -> Structure:
     if len(structure) == 1:
         raise NearsightError("modes: a single atom has none: give a supercell")
     if recipe.molecule:
-        i, j, R = neighbours(structure, _APART_ANG / BOHR_ANG)
+        i, j, R = neighbours(structure, APART_ANG / BOHR_ANG)
         through = R.any(1).nonzero().flatten().tolist()
         if through:
             a, b = int(i[through[0]]), int(j[through[0]])
             raise NearsightError(
-                f"modes: atoms {a} and {b} are within {_APART_ANG} angstrom through a face of the cell: put the molecule "
+                f"modes: atoms {a} and {b} are within {APART_ANG} angstrom through a face of the cell: put the molecule "
                 "whole into a larger box, or leave out molecule: true (atoms count from 0)"
             )
+    if recipe.rotate:
+        check_room(structure, "modes")
     return structure
 
 

@@ -10,7 +10,7 @@ import torch
 
 from nearsight.core.configuration import validated
 from nearsight.core.errors import NearsightError
-from nearsight.core.structure import Structure, supercell
+from nearsight.core.structure import Structure, neighbours, supercell
 from nearsight.core.units import BOHR_ANG, BOLTZMANN_HA, HARTREE_EV
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
@@ -24,6 +24,7 @@ from nearsight.tasks.modes import (
     settled,
     thermal,
 )
+from nearsight.tasks.rotations import check_room, random_rotation, turned
 from tests.cases import ANGSTROM, skew, structure, water
 
 KELVIN = BOLTZMANN_HA
@@ -183,3 +184,24 @@ def test_recipes_that_cannot_be_meant(table: dict, said: str) -> None:
     with pytest.raises(NearsightError, match=said.replace("?", r"\?")) as caught:
         validated(Modes, table, "modes")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("atoms", "box", "fits"), [(8, 14.0, True), (8, 8.0, False), (1, 2.0, False), (1, 3.0, True)], ids=str
+)
+def test_a_box_has_room_for_every_orientation(atoms: int, box: float, fits: bool) -> None:
+    """A rod of atoms 1.2 angstrom apart in a cube."""
+    rod = Structure(
+        torch.eye(3, dtype=torch.float64) * box / BOHR_ANG,
+        torch.tensor([[0.0, 0.0, 1.2 * n / BOHR_ANG] for n in range(atoms)], dtype=torch.float64),
+        torch.full((atoms,), 6),
+    )
+    if fits:
+        check_room(rod, "rod")
+        for seed in range(20):
+            found = turned(rod, random_rotation(np.random.default_rng(seed)))
+            i, _, R = neighbours(found, 2.5 / BOHR_ANG)
+            assert not bool(R.any())
+    else:
+        with pytest.raises(NearsightError, match="rotate"):
+            check_room(rod, "rod")
