@@ -57,8 +57,9 @@ def main() -> None:
     import warnings
 
     warnings.filterwarnings("ignore", module="seekpath")  # it warns of every cell that is nearly of higher symmetry
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in handlers.items():
+        if handler in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _stop)
     try:
         app()
@@ -73,6 +74,9 @@ def main() -> None:
         _fail("there is not enough memory: take a coarser mesh, fewer k-points, a smaller cell or less vacuum")
     except OSError as error:
         _fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _warn(message: str) -> None:
@@ -94,6 +98,21 @@ def root(
 
         print(f"nearsight {__version__}")
         raise typer.Exit
+
+
+@app.command()
+def example(
+    name: Annotated[str | None, typer.Argument(help="Such as graphene or set; without one, all are listed.")] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write it into.")] = Path("."),
+) -> None:
+    """Write a file to try things with: a structure, a data set's or a training's configuration."""
+    from nearsight.tasks.examples import listed, write_example
+
+    if name is None:
+        for file, what in listed().items():
+            print(f"{file:14s} {what}")
+    else:
+        print(f"{write_example(name, out)} written")
 
 
 @app.command()

@@ -200,7 +200,7 @@ def test_a_box_has_room_for_every_orientation(atoms: int, box: float, fits: bool
         check_room(rod, "rod")
         for seed in range(20):
             found = turned(rod, random_rotation(np.random.default_rng(seed)))
-            i, _, R = neighbours(found, 2.5 / BOHR_ANG)
+            _, _, R = neighbours(found, 2.5 / BOHR_ANG)
             assert not bool(R.any())
     else:
         with pytest.raises(NearsightError, match="rotate"):
