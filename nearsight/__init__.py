@@ -8,6 +8,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from nearsight.moved import install as _answer_for_old_names
+
+_answer_for_old_names()
+
 __version__ = "0.1.0"
 
 _HOME = {
