@@ -21,8 +21,9 @@ import torch
 from e3nn import o3
 
 from nearsight.core.basis import Basis
-from nearsight.core.blocks import BlockLayout
-from nearsight.core.structure import Pairs, Structure, supercell
+from nearsight.core.layout import BlockLayout
+from nearsight.core.pairs import Pairs
+from nearsight.core.structure import Structure, supercell
 from nearsight.learn.config import PRESETS
 from nearsight.models.deeph2 import DeepH2, EdgeConvolution
 from nearsight.models.so2 import FrameIrreps, edge_rotations, out_of_frame, wigner_matrices

@@ -73,7 +73,7 @@ def main() -> None:
         h = saved.require_hamiltonian()
         dh = (
             (result.hamiltonian.on(h.layout).values - h.values.real).abs() * HARTREE_EV * 1e3
-            if h.spin == "none"
+            if h.spin.name == "none"
             else None
         )
         if dh is None:

@@ -3,141 +3,84 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import scipy.sparse
 import torch
 from torch import Tensor
 
 from nearsight.core.basis import Basis
+from nearsight.core.bloch import BlochSum
 from nearsight.core.errors import NearsightError
-from nearsight.core.structure import Pairs
-
-Spin = Literal["none", "collinear", "spinor"]
-SPIN_COMPONENTS: dict[Spin, int] = {"none": 1, "collinear": 2, "spinor": 4}  # spinor: uu, ud, du, dd
-
-
-@dataclass(frozen=True, eq=False)
-class BlockLayout:
-    """Where each matrix element of each pair stands in the flat vector: pair after pair, each block row-major."""
-
-    basis: Basis
-    pairs: Pairs
-
-    @property
-    def device(self) -> torch.device:
-        return self.pairs.i.device
-
-    @cached_property
-    def shapes(self) -> Tensor:
-        """Rows and columns of each block [pairs, 2]."""
-        counts = self.basis.counts.to(self.device)
-        return torch.stack([counts[self.pairs.i], counts[self.pairs.j]], 1)
-
-    @cached_property
-    def boundaries(self) -> Tensor:
-        """First element of each block, and the total at the end [pairs + 1]."""
-        sizes = self.shapes.prod(1)
-        return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-
-    @property
-    def size(self) -> int:
-        """Number of stored elements."""
-        return int(self.boundaries[-1])
-
-    @cached_property
-    def pair(self) -> Tensor:
-        """Pair of each element [size]."""
-        return torch.repeat_interleave(torch.arange(len(self.pairs), device=self.device), self.shapes.prod(1))
-
-    @cached_property
-    def local(self) -> tuple[Tensor, Tensor]:
-        """Row and column of each element within its block, each [size]."""
-        within = torch.arange(self.size, device=self.device) - self.boundaries[self.pair]
-        columns = self.shapes[self.pair, 1]
-        return within // columns, within % columns
-
-    @cached_property
-    def row(self) -> Tensor:
-        """Orbital (row of the whole matrix) of each element [size]."""
-        return self.basis.offsets.to(self.device)[self.pairs.i[self.pair]] + self.local[0]
-
-    @cached_property
-    def column(self) -> Tensor:
-        return self.basis.offsets.to(self.device)[self.pairs.j[self.pair]] + self.local[1]
-
-    @cached_property
-    def transposed(self) -> Tensor:
-        """Element (b, a) of the reverse pair for each element (a, b) [size]."""
-        reverse = self.pairs.reverse[self.pair]
-        row, column = self.local
-        return self.boundaries[reverse] + column * self.shapes[reverse, 1] + row
-
-    @cached_property
-    def half(self) -> Tensor:
-        """Indices of the elements of one pair of each (i, j, R), (j, i, -R)."""
-        return self.pairs.half[self.pair].nonzero()[:, 0]
-
-    @cached_property
-    def cells(self) -> tuple[Tensor, Tensor]:
-        """The distinct R [cells, 3], and the index of each pair's R among them [pairs]."""
-        cells, index = torch.unique(self.pairs.R, dim=0, return_inverse=True)
-        return cells, index
-
-    def phases(self, k: Tensor) -> Tensor:
-        """exp(2 pi i k.R) [k, pairs] for fractional k [k, 3]."""
-        angle = 2 * torch.pi * (k @ self.pairs.R.to(k).T)
-        return torch.complex(angle.cos(), angle.sin())
-
-    def to(self, device: torch.device | str) -> BlockLayout:
-        return self if self.device == torch.device(device) else BlockLayout(self.basis, self.pairs.to(device))
+from nearsight.core.layout import BlockLayout
+from nearsight.core.pairs import Pairs
+from nearsight.core.spin import NONE, SPINOR, Spin, spin
 
 
 @dataclass(frozen=True, eq=False)
 class BlockMatrix:
     """M_ij(R) = <i, cell 0| M |j, cell R>, sparse by pair of atoms.
 
-    values: [components, layout.size]; components = 1 (spin none), 2 (collinear: up, down) or 4 (spinor: uu, ud, du, dd).
-    Real or complex; dtype and device are those of `values`.
+    values: [spin.components, layout.size], real or complex; dtype and device of the matrix are those of `values`.
+    spin: the object, or its name.
+    Raises NearsightError for values of another shape.
     """
 
     layout: BlockLayout
     values: Tensor
-    spin: Spin = "none"
+    spin: Spin = NONE
 
     def __post_init__(self) -> None:
-        expected = (SPIN_COMPONENTS[self.spin], self.layout.size)
+        object.__setattr__(self, "spin", spin(self.spin))
+        expected = (self.spin.components, self.layout.size)
         if tuple(self.values.shape) != expected:
             raise NearsightError(f"matrix values have shape {tuple(self.values.shape)}, its layout needs {expected}")
 
+    def __repr__(self) -> str:
+        about = f"{len(self.basis.numbers)} atoms, {self.basis.size} orbitals, {len(self.pairs)} pairs"
+        return f"BlockMatrix({about}, spin {self.spin}, {str(self.values.dtype).removeprefix('torch.')})"
+
     @property
     def basis(self) -> Basis:
+        """Which orbital of which atom is which row."""
         return self.layout.basis
 
     @property
     def pairs(self) -> Pairs:
+        """The pairs of atoms that have a block."""
         return self.layout.pairs
 
     def with_values(self, values: Tensor) -> BlockMatrix:
+        """Another matrix of this spin on these pairs [components, size]."""
         return replace(self, values=values)
 
-    def _same(self, other: BlockMatrix) -> None:
-        if self.layout is not other.layout and not (
+    def same_layout(self, other: BlockMatrix) -> bool:
+        """Whether both have the same orbitals on the same pairs."""
+        return self.layout is other.layout or (
             self.basis.same_as(other.basis)
             and len(self.pairs) == len(other.pairs)
             and all(torch.equal(getattr(self.pairs, f), getattr(other.pairs, f)) for f in ("i", "j", "R"))
-        ):
+        )
+
+    def _same(self, other: BlockMatrix) -> None:
+        if not self.same_layout(other):
             raise NearsightError(
                 "two matrices on different pairs or bases: bring one onto the other's layout with .on()"
             )
 
-    def __add__(self, other: BlockMatrix) -> BlockMatrix:
+    def _alike(self, other: BlockMatrix) -> None:
         self._same(other)
+        if self.spin is not other.spin:
+            raise NearsightError(
+                f"two matrices of spin {self.spin} and {other.spin}: bring one to the other's with .embed()"
+            )
+
+    def __add__(self, other: BlockMatrix) -> BlockMatrix:
+        self._alike(other)
         return self.with_values(self.values + other.values)
 
     def __sub__(self, other: BlockMatrix) -> BlockMatrix:
-        self._same(other)
+        self._alike(other)
         return self.with_values(self.values - other.values)
 
     def __mul__(self, factor: float | Tensor) -> BlockMatrix:
@@ -145,21 +88,38 @@ class BlockMatrix:
 
     __rmul__ = __mul__
 
+    def embed(self, kind: Spin | str) -> BlockMatrix:
+        """This spin-independent matrix as one of another spin: the same for up and down, nothing between them.
+
+        Raises NearsightError where the matrix has spin already, and another one.
+        """
+        wanted = spin(kind)
+        if wanted is self.spin:
+            return self
+        if self.spin is not NONE:
+            raise NearsightError(f"a matrix of spin {self.spin} cannot be embedded in spin {wanted}")
+        return BlockMatrix(self.layout, wanted.embed(self.values), wanted)
+
     def trace(self, other: BlockMatrix) -> Tensor:
-        """Tr[A B] = sum_ij,R A_ij(R) B_ji(-R), summed over spin; for hermitian real matrices the plain dot product."""
+        """Re Tr[A B] = Re sum_st,ij,R A^st_ij(R) B^ts_ji(-R), real anyway for hermitian matrices.
+
+        A matrix without spin counts as the same for both spins where the other one has spin: Tr[D S] = N for every D.
+        """
         self._same(other)
-        b = other.values[:, other.layout.transposed]
-        if other.spin == "spinor":
-            b = b[[0, 2, 1, 3]]
-        return (self.values * b).sum()
+        return self.spin.contraction(self.values, other.spin, other.values.index_select(1, other.layout.transposed))
+
+    def dagger(self) -> BlockMatrix:
+        """M^dagger: (M^dagger)^st_ij(R) = conj M^ts_ji(-R)."""
+        v = self.values.index_select(1, self.layout.transposed).conj()
+        return self.with_values(v if self.spin.components < 3 else v[list(self.spin.dagger)])
 
     def hermitian(self) -> BlockMatrix:
         """(M + M^dagger) / 2."""
         return self.with_values(0.5 * (self.values + self.dagger().values))
 
-    def dagger(self) -> BlockMatrix:
-        v = self.values[:, self.layout.transposed].conj()
-        return self.with_values(v[[0, 2, 1, 3]] if self.spin == "spinor" else v)
+    def time_reversed(self) -> BlockMatrix:
+        """T M T^-1, T = K without spin, K exchanging up and down with collinear spin, i sigma_y K for spinors."""
+        return self.with_values(self.spin.time_reversed(self.values))
 
     def block(self, pair: int) -> Tensor:
         """The block of one pair [components, rows, columns]."""
@@ -172,19 +132,18 @@ class BlockMatrix:
         return self.values[:, self.layout.half]
 
     @staticmethod
-    def from_half(layout: BlockLayout, half_values: Tensor, spin: Spin = "none") -> BlockMatrix:
+    def from_half(layout: BlockLayout, half_values: Tensor, kind: Spin | str = NONE) -> BlockMatrix:
         """The hermitian matrix with the given half."""
         values = half_values.new_zeros(len(half_values), layout.size)
         values[:, layout.half] = half_values
-        filled = BlockMatrix(layout, values, spin)
+        filled = BlockMatrix(layout, values, spin(kind))
         missing = ~layout.pairs.half[layout.pair]
         return filled.with_values(torch.where(missing, filled.dagger().values, values))
 
     def rotate(self, rotation: Tensor) -> BlockMatrix:
-        """The matrix of the structure turned by an element [3, 3] of O(3); spin components only for spin none/collinear."""
-        if self.spin == "spinor":
-            raise NearsightError("rotation of spinor matrices is not available: spin-orbit coupling is not built yet")
-        turn = {z: self.basis.rotation(z, rotation.to(self.values)) for z in self.basis.shells}
+        """The matrix of the structure turned by an element [3, 3] of O(3): orbitals by Wigner's D, spinors by D(1/2) too."""
+        real = rotation.to(self.values.device, self.values.real.dtype)
+        turn = {z: self.basis.rotation(z, real).to(self.values.dtype) for z in self.basis.shells}
         values = torch.empty_like(self.values)
         numbers = torch.tensor(self.basis.numbers, device=self.layout.device)
         zi, zj = numbers[self.pairs.i], numbers[self.pairs.j]
@@ -192,12 +151,11 @@ class BlockMatrix:
             for zb, db in turn.items():
                 which = ((zi == za) & (zj == zb)).nonzero()[:, 0]
                 if len(which):
-                    index = self.layout.boundaries[which][:, None] + torch.arange(
-                        len(da) * len(db), device=self.layout.device
-                    )
+                    within = torch.arange(len(da) * len(db), device=self.layout.device)
+                    index = self.layout.boundaries[which][:, None] + within
                     blocks = self.values[:, index].reshape(len(self.values), len(which), len(da), len(db))
                     values[:, index] = (da @ blocks @ db.T).flatten(2)
-        return self.with_values(values)
+        return self.with_values(self.spin.rotated(values, rotation))
 
     def on(self, layout: BlockLayout) -> BlockMatrix:
         """The same matrix on other pairs: pairs it lacks are zero, pairs that `layout` lacks are dropped."""
@@ -211,57 +169,43 @@ class BlockMatrix:
         return BlockMatrix(layout, self.values[:, index] * present, self.spin)
 
     def at_k(self, k: Tensor) -> Tensor:
-        """M(k) = sum_R exp(2 pi i k.R) M(R), dense, for fractional k [k, 3]: [components, k, n, n]; real if all k are 0.
+        """M(k) = sum_R exp(2 pi i k.R) M(R), dense, for fractional k [k, 3]: [spin.matrices, k, n, n]; real if all k are 0
+        and the elements real. A spinor gives [1, k, 2n, 2n], spin outermost."""
+        return self.at(BlochSum.at(self.layout, k))
 
-        A spinor gives [1, k, 2n, 2n], spin outermost.
-        """
-        n = self.basis.size
-        if bool((k == 0).all()):
-            flat = self.layout.row * n + self.layout.column
-            dense = self.values.new_zeros(len(self.values), 1, n * n).index_add(2, flat, self.values[:, None])
-            dense = dense.expand(-1, len(k), -1)
-        else:
-            cells, cell = self.layout.cells
-            flat = (cell[self.layout.pair] * n + self.layout.row) * n + self.layout.column
-            by_cell = self.values.new_zeros(len(self.values), len(cells) * n * n)
-            by_cell = by_cell.index_add(1, flat, self.values).reshape(len(self.values), len(cells), n * n)
-            angle = 2 * torch.pi * (k @ cells.to(k).T).to(self.values.real.dtype)
-            if by_cell.is_complex():
-                dense = torch.complex(angle.cos(), angle.sin()) @ by_cell
-            else:  # two real products: half the work of a complex one
-                dense = torch.complex(angle.cos() @ by_cell, angle.sin() @ by_cell)
-        dense = dense.reshape(len(self.values), len(k), n, n)
-        if self.spin != "spinor":
-            return dense
-        uu, ud, du, dd = dense
-        return torch.cat([torch.cat([uu, ud], -1), torch.cat([du, dd], -1)], -2)[None]
+    def at(self, sums: BlochSum) -> Tensor:
+        """M(k) at the k-points of sums that were prepared for this layout [spin.matrices, k, N, N]."""
+        return self.spin.to_dense(sums.dense(self.values))
 
     def from_k(self, dense: Tensor, k: Tensor, weights: Tensor) -> BlockMatrix:
-        """M_ij(R) = sum_k w_k Re[exp(-2 pi i k.R) M_ij(k)] for hermitian M(k) [components, k, n, n], on this layout.
+        """sum_k w_k exp(-2 pi i k.R) M_ij(k) for hermitian M(k) [spin.matrices, k, N, N], on this layout and of this spin.
 
-        Real because time reversal pairs k with -k and only one of the two is passed, with the weight of both.
+        For a matrix with real elements the real part: M(-k) = M(k)^* there, and one of k and -k is passed with the weight of
+        both. For one with complex elements the sum as it stands, over all of the zone.
         """
-        n = self.basis.size
-        w = weights.to(dense.real.dtype)
-        if not dense.is_complex():
-            flat = self.layout.row * n + self.layout.column
-            return self.with_values(torch.einsum("sknm,k->snm", dense, w).flatten(1)[:, flat])
-        cells, cell = self.layout.cells
-        angle = 2 * torch.pi * (cells.to(k) @ k.T).to(w.dtype)
-        dense = dense.flatten(2)
-        by_cell = (angle.cos() * w) @ dense.real + (angle.sin() * w) @ dense.imag
-        flat = (cell[self.layout.pair] * n + self.layout.row) * n + self.layout.column
-        return self.with_values(by_cell.flatten(1)[:, flat])
+        return self.of(dense, BlochSum.at(self.layout, k), weights)
+
+    def of(self, dense: Tensor, sums: BlochSum, weights: Tensor) -> BlockMatrix:
+        """`from_k` by sums that were prepared for this layout."""
+        parts = self.spin.from_dense(dense)
+        return self.with_values(sums.elements(parts, weights, real=not self.values.is_complex()))
 
     def to_csr(self, k: Tensor | None = None) -> list[scipy.sparse.csr_matrix]:
-        """M(k) as one scipy CSR matrix a component (k fractional [3]; None means Gamma)."""
+        """M(k) as scipy CSR matrices, one for each that `at_k` gives (k fractional [3]; None means Gamma)."""
         n = self.basis.size
         row, column = self.layout.row.cpu().numpy(), self.layout.column.cpu().numpy()
         values = self.values
         if k is not None and bool((k != 0).any()):
             values = values * self.layout.phases(k[None].to(values.real.dtype))[0, self.layout.pair]
-        return [scipy.sparse.csr_matrix((v.detach().cpu().numpy(), (row, column)), shape=(n, n)) for v in values]
+        parts = [scipy.sparse.csr_matrix((v.detach().cpu().numpy(), (row, column)), shape=(n, n)) for v in values]
+        if self.spin is not SPINOR:
+            return parts
+        return [scipy.sparse.bmat([parts[:2], parts[2:]], format="csr")]
 
     def to(self, *args: Any, **kwargs: Any) -> BlockMatrix:
-        values = self.values.to(*args, **kwargs)
+        """Moved to a device or a real precision; complex elements stay complex."""
+        if self.values.is_complex():
+            values = torch.view_as_complex(torch.view_as_real(self.values.resolve_conj()).to(*args, **kwargs))
+        else:
+            values = self.values.to(*args, **kwargs)
         return BlockMatrix(self.layout.to(values.device), values, self.spin)

@@ -26,7 +26,7 @@ class Spin(ABC):
     name: none, collinear or spinor.  components: of a matrix's values.  blocks: (s, t) of each component.
     electrons_per_level: that a full level holds.  channels: of the density on a mesh: n; n_up, n_down; n, m_x, m_y, m_z.
     matrices: independent matrices H(k) to diagonalise.  size_factor: rows of H(k) for each orbital.
-    dagger: where each component of M^dagger comes from.
+    dagger: where each component of M^dagger comes from.  diagonal: components between equal spins.
     """
 
     name: ClassVar[str]
@@ -37,6 +37,7 @@ class Spin(ABC):
     matrices: ClassVar[int]
     size_factor: ClassVar[int] = 1
     dagger: ClassVar[tuple[int, ...]]
+    diagonal: ClassVar[tuple[int, ...]]
 
     def __repr__(self) -> str:
         return self.name
@@ -53,12 +54,23 @@ class Spin(ABC):
         """T M T^-1 of a matrix's values [components, ...] between real orbitals, on the same pairs."""
 
     @abstractmethod
+    def turned(self, values: Tensor, unitary: Tensor) -> Tensor:
+        """U M U^dagger of values [components, ...] for U [2, 2] in SU(2), or of [components, n, ...] for U [n, 2, 2].
+
+        The axis of collinear spin is no direction in space, and does not turn.
+        """
+
     def rotated(self, values: Tensor, rotation: Tensor) -> Tensor:
         """The components [components, ...] after a rotation [3, 3] of spin space: spinors by D(1/2).
 
-        Spin is even under inversion, so an improper rotation counts without it. The axis of collinear spin is no direction
-        in space, and does not turn.
+        Spin is even under inversion, so an improper rotation counts without it.
         """
+        return self.turned(values, spin_half(rotation).to(values.device))
+
+    def at_minus_k(self, values: Tensor) -> Tensor:
+        """The share of M(-k) in the elements M(R) [components, ...] where M(k) has this one: M(R) that are real (none,
+        collinear), or have time reversal (spinors), need only one of k and -k."""
+        return values.conj()
 
     @abstractmethod
     def charge(self, values: Tensor) -> Tensor:
@@ -75,9 +87,21 @@ class Spin(ABC):
     def potentials(self, values: Tensor) -> Tensor:
         """The way back: matrices of potentials conjugate to the density's channels [channels, ...] as [components, ...]."""
 
-    @abstractmethod
     def trace(self, values: Tensor) -> Tensor:
         """Sum of the spin-diagonal components [...]."""
+        return values[list(self.diagonal)].sum(0)
+
+    def contraction(self, values: Tensor, other: Spin, transposed: Tensor) -> Tensor:
+        """Re sum_st A_st B_ts, summed over all elements too, of A [components, ...] and the transposed elements of B.
+
+        Spins that differ have in common what stands between equal spins; one without spin is the same for both.
+        """
+        if other is not self:
+            values, transposed = values[list(self.diagonal)], transposed[list(other.diagonal)]
+        elif self.components > 2:
+            transposed = transposed[list(self.dagger)]
+        product = values * transposed
+        return (product.real if product.is_complex() else product).sum()
 
     def to_dense(self, parts: Tensor) -> Tensor:
         """Components [components, k, n, n] of M(k) as the matrices that are diagonalised [matrices, k, N, N]."""
@@ -104,7 +128,7 @@ class Spin(ABC):
 
 class _None(Spin):
     name, components, blocks, electrons_per_level, channels, matrices = "none", 1, ((0, 0),), 2.0, 1, 1
-    dagger = (0,)
+    dagger, diagonal = (0,), (0,)
 
     def embed(self, overlap: Tensor) -> Tensor:
         return overlap.reshape(1, *overlap.shape[-1:]) if overlap.ndim == 1 else overlap
@@ -112,7 +136,7 @@ class _None(Spin):
     def time_reversed(self, values: Tensor) -> Tensor:
         return values.conj()
 
-    def rotated(self, values: Tensor, rotation: Tensor) -> Tensor:
+    def turned(self, values: Tensor, unitary: Tensor) -> Tensor:
         return values
 
     def charge(self, values: Tensor) -> Tensor:
@@ -124,14 +148,11 @@ class _None(Spin):
     def potentials(self, values: Tensor) -> Tensor:
         return values
 
-    def trace(self, values: Tensor) -> Tensor:
-        return values[0]
-
 
 class _Collinear(Spin):
     name, components, blocks = "collinear", 2, ((UP, UP), (DOWN, DOWN))
     electrons_per_level, channels, matrices = 1.0, 2, 2
-    dagger = (0, 1)
+    dagger, diagonal = (0, 1), (0, 1)
 
     def embed(self, overlap: Tensor) -> Tensor:
         one = overlap[None] if overlap.ndim == 1 else overlap
@@ -140,7 +161,7 @@ class _Collinear(Spin):
     def time_reversed(self, values: Tensor) -> Tensor:
         return values.flip(0).conj()
 
-    def rotated(self, values: Tensor, rotation: Tensor) -> Tensor:
+    def turned(self, values: Tensor, unitary: Tensor) -> Tensor:
         return values
 
     def charge(self, values: Tensor) -> Tensor:
@@ -152,9 +173,6 @@ class _Collinear(Spin):
 
     def potentials(self, values: Tensor) -> Tensor:
         return values
-
-    def trace(self, values: Tensor) -> Tensor:
-        return values[0] + values[1]
 
     def channel_moment(self, channels: Tensor) -> Tensor:
         zero = torch.zeros_like(channels[0])
@@ -168,7 +186,7 @@ class _Spinor(Spin):
     name, components, blocks = "spinor", 4, ((UP, UP), (UP, DOWN), (DOWN, UP), (DOWN, DOWN))
     electrons_per_level, channels, matrices = 1.0, 4, 1
     size_factor = 2
-    dagger = (0, 2, 1, 3)
+    dagger, diagonal = (0, 2, 1, 3), (0, 3)
 
     def embed(self, overlap: Tensor) -> Tensor:
         one = overlap if overlap.ndim == 1 else overlap[0]
@@ -179,11 +197,14 @@ class _Spinor(Spin):
         uu, ud, du, dd = values.conj()
         return torch.stack([dd, -du, -ud, uu])
 
-    def rotated(self, values: Tensor, rotation: Tensor) -> Tensor:
-        u = spin_half(rotation).to(values.device)
-        u = u.to(torch.complex64 if values.dtype in (torch.float32, torch.complex64) else torch.complex128)
-        v = values.to(u.dtype).reshape(2, 2, *values.shape[1:])
-        return torch.einsum("as,st...,bt->ab...", u, v, u.conj()).reshape(values.shape)
+    def at_minus_k(self, values: Tensor) -> Tensor:
+        return self.time_reversed(values)
+
+    def turned(self, values: Tensor, unitary: Tensor) -> Tensor:
+        v = values.to(values.dtype.to_complex()).reshape(2, 2, *values.shape[1:])
+        u = unitary.to(v.dtype)
+        rule = "as,st...,bt->ab..." if u.ndim == 2 else "nas,stn...,nbt->abn..."
+        return torch.einsum(rule, u, v, u.conj()).reshape(values.shape)
 
     def charge(self, values: Tensor) -> Tensor:
         total = values[0] + values[3]
@@ -197,9 +218,6 @@ class _Spinor(Spin):
     def potentials(self, values: Tensor) -> Tensor:
         v, x, y, z = values
         return torch.stack([v + z + 0j, x - 1j * y, x + 1j * y, v - z + 0j])
-
-    def trace(self, values: Tensor) -> Tensor:
-        return values[0] + values[3]
 
     def to_dense(self, parts: Tensor) -> Tensor:
         uu, ud, du, dd = parts

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nearsight.core.blocks import BlockLayout, BlockMatrix
+from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
+from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
+from nearsight.core.spin import COLLINEAR, by_components
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG
 from nearsight.dft.terms import (
@@ -150,9 +152,7 @@ class EnergyFunctional:
 
     def mesh_energy(self, density: Tensor, atomic: Tensor, neutral_atom: Tensor, core: Tensor, mesh: Mesh) -> Tensor:
         """The energy of the terms on the mesh [Ha] as a function of the fields and of the cell of `mesh`: for derivatives."""
-        zero = BlockMatrix(
-            self.layout, density.new_zeros(len(density), self.layout.size), "none" if len(density) == 1 else "collinear"
-        )
+        zero = BlockMatrix(self.layout, density.new_zeros(len(density), self.layout.size), by_components(len(density)))
         state = State(zero, density, density.sum(0) - atomic)
         own = self.exchange_correlation
         finer = Mesh(own.mesh.shape, mesh.cell)
@@ -179,7 +179,7 @@ class EnergyFunctional:
             zero = BlockMatrix(
                 self.layout,
                 density.new_zeros(len(density), self.layout.size),
-                "none" if len(density) == 1 else "collinear",
+                by_components(len(density)),
             )
             return self._evaluate(State(zero, density, _total(density) - self.atomic_density)).hamiltonian
 
@@ -204,7 +204,7 @@ class EnergyFunctional:
             start = int(self.layout.boundaries[self.layout.pairs.on_site[a]])
             for spin, sign in enumerate((1, -1)):
                 values[spin, start : start + len(block)] = 0.5 * (1 + sign * m / s.valence) * block
-        return self.grid.density(BlockMatrix(self.layout, values, "collinear"))
+        return self.grid.density(BlockMatrix(self.layout, values, COLLINEAR))
 
     def initial_hamiltonian(self, moments: Sequence[float] | None = None) -> BlockMatrix:
         """H0 = F[sum of atomic densities]: a start that is within a few meV of the end in most elements of H."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
+from nearsight.core.spin import COLLINEAR, NONE
 from nearsight.dft.functional import EnergyFunctional, Evaluation
 from nearsight.dft.minimisation import DirectMinimisation
 from nearsight.dft.problem import Problem, Step, Trial
@@ -42,15 +43,17 @@ class GroundState:
 
     @property
     def magnetic_moment(self) -> float:
-        """Total moment N_up - N_down [mu_B]; 0 without spin."""
-        populations = self.populations
-        return float((populations[0] - populations[1]).sum()) if len(populations) == 2 else 0.0
+        """Total moment along z, N_up - N_down [mu_B]; 0 without spin."""
+        return float(self.density_matrix.spin.channel_moment(self.populations)[2].sum())
 
     @property
     def populations(self) -> Tensor:
-        """Mulliken population of each atom [components, atoms]: sum over its orbitals i of sum_j D_ij S_ij."""
-        layout = self.functional.layout
-        each = self.density_matrix.values * self.functional.overlap.values
+        """Mulliken populations of each atom [channels, atoms]: sum over its orbitals i of sum_j D_ij S_ij.
+
+        channels: those of the density, n; n_up, n_down; n, m_x, m_y, m_z.
+        """
+        layout, d = self.functional.layout, self.density_matrix
+        each = d.spin.densities(d.values) * self.functional.overlap.values
         atoms = each.new_zeros(len(each), len(self.functional.structure))
         return atoms.index_add(1, layout.pairs.i[layout.pair], each)
 
@@ -99,8 +102,8 @@ def ground_state(
             start = functional.initial_hamiltonian(moments)
         else:
             start = start.on(functional.layout)
-            if moments is not None and start.spin == "none":
-                start = BlockMatrix(start.layout, start.values.repeat(2, 1), "collinear")
+            if moments is not None and start.spin is NONE:
+                start = start.embed(COLLINEAR)
         trial, steps, converged = (method or SCF()).solve(problem, kpoints.symmetric(start), on_step)
         return _result(problem, trial, steps, converged)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.dft.functional import EnergyFunctional, Evaluation
-from nearsight.electrons.eigen import InverseSquareRootFactor, factorise
+from nearsight.electrons.eigen import InverseCholeskyFactor, factorise
 from nearsight.electrons.kpoints import KPoints
 from nearsight.electrons.occupations import Occupied, density_from, occupy, response
 from nearsight.electrons.smearing import FERMI_DIRAC, Smearing
@@ -72,7 +72,7 @@ class Problem:
     functional: EnergyFunctional
     kpoints: KPoints
     kT: float
-    factor: InverseSquareRootFactor
+    factor: InverseCholeskyFactor
     moment: float | None = None
     smearing: Smearing = FERMI_DIRAC
     observe: Callable[[Trial], None] | None = None

@@ -212,7 +212,7 @@ def _start_from(folder: Path, functional: EnergyFunctional, spin: str) -> BlockM
         raise NearsightError(f"cannot start from {folder}: it has neither a Hamiltonian nor a density matrix")
     if not found.basis.same_as(functional.layout.basis):
         raise NearsightError(f"cannot start from {folder}: its atoms or orbitals are not those of this calculation")
-    if found.spin != spin:
+    if found.spin.name != spin:
         raise NearsightError(f"cannot start from {folder}: it has spin {found.spin}, this calculation spin {spin}")
     found = found.to(functional.structure.cell.device)
     if previous.hamiltonian is None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.spin import NONE
 from nearsight.integrals.band_limited import Refinement
 from nearsight.integrals.mesh import Mesh
 from nearsight.integrals.window import Window
@@ -62,7 +63,7 @@ class PotentialTerm(Term):
 
 def sum_over_spin(matrix: BlockMatrix) -> BlockMatrix:
     """D_up + D_down; the matrix itself without spin."""
-    return matrix if matrix.spin == "none" else BlockMatrix(matrix.layout, matrix.values.sum(0, keepdim=True))
+    return matrix if matrix.spin is NONE else BlockMatrix(matrix.layout, matrix.spin.charge(matrix.values)[None])
 
 
 @dataclass(frozen=True, eq=False)

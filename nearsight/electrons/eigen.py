@@ -12,24 +12,36 @@ from nearsight.core.errors import NearsightError
 
 
 @dataclass(frozen=True, eq=False)
-class InverseSquareRootFactor:
-    """L^-1 [k, n, n] of S(k) = L L^dagger at fixed k-points: computed once per geometry, used at every step."""
+class InverseCholeskyFactor:
+    """L^-1 [k, n, n] of S(k) = L L^dagger at fixed k-points: computed once per geometry, used at every step.
+
+    Of spinors, whose S is the same for up and down, each of the two components is transformed by it.
+    """
 
     k: Tensor
     inverse: Tensor
 
     def solve(self, hamiltonian: Tensor) -> tuple[Tensor, Tensor]:
-        """Eigenvalues [s, k, n] and coefficients C [s, k, n, n] (columns; C^dagger S C = 1) of dense H(k) [s, k, n, n]."""
+        """Eigenvalues [s, k, N] and coefficients C [s, k, N, N] (columns; C^dagger S C = 1) of dense H(k) [s, k, N, N]."""
         e, u = torch.linalg.eigh(self.transform(hamiltonian))
-        return e, self.inverse.mH @ u
+        return e, self._by_spin(u)
 
     def transform(self, hamiltonian: Tensor) -> Tensor:
         """L^-1 H L^-dagger, hermitian."""
-        h = self.inverse @ hamiltonian @ self.inverse.mH
+        h = self._by_spin(self._by_spin(hamiltonian, adjoint=False).mH, adjoint=False)
         return 0.5 * (h + h.mH)
 
+    def _by_spin(self, vectors: Tensor, adjoint: bool = True) -> Tensor:
+        """L^-dagger (or L^-1) times each spin component of vectors [s, k, N, n], N one or two times the rows of S."""
+        left = self.inverse.to(vectors.dtype) if vectors.is_complex() else self.inverse
+        left = left.mH if adjoint else left
+        n = left.shape[-1]
+        if vectors.shape[-2] == n:
+            return left @ vectors
+        return (left[:, None] @ vectors.unflatten(-2, (-1, n))).flatten(-3, -2)
 
-def factorise(overlap: BlockMatrix, k: Tensor) -> InverseSquareRootFactor:
+
+def factorise(overlap: BlockMatrix, k: Tensor) -> InverseCholeskyFactor:
     """Cholesky factors of S(k).
 
     Raises NearsightError where S is not positive definite: two atoms (almost) on top of each other, or a basis that is
@@ -44,7 +56,7 @@ def factorise(overlap: BlockMatrix, k: Tensor) -> InverseSquareRootFactor:
             "or a basis that is too rich; check the structure or choose a smaller basis or a larger energy shift"
         )
     identity = torch.eye(s.shape[-1], dtype=s.dtype, device=s.device).expand_as(s)
-    return InverseSquareRootFactor(k, torch.linalg.solve_triangular(factor, identity, upper=False))
+    return InverseCholeskyFactor(k, torch.linalg.solve_triangular(factor, identity, upper=False))
 
 
 def eigenvalues(hamiltonian: BlockMatrix, overlap: BlockMatrix, k: Tensor, chunk_elements: int = 20_000_000) -> Tensor:

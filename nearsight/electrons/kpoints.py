@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,8 +13,32 @@ from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
 from nearsight.core.structure import Structure
 
-if TYPE_CHECKING:
-    from nearsight.electrons.symmetry import Symmetrisation
+
+class Operations(Protocol):
+    """Operations that leave a crystal unchanged (a `SpaceGroup`)."""
+
+    @property
+    def symbol(self) -> str:
+        """International symbol of the space group."""
+
+    def __len__(self) -> int: ...
+
+    def symmetric_vectors(self, vectors: Tensor) -> Tensor:
+        """Vectors of the atoms [atoms, 3], averaged over the operations."""
+
+    def symmetric_tensor(self, tensor: Tensor) -> Tensor:
+        """A Cartesian tensor [3, 3], averaged over the operations."""
+
+
+class Projection(Protocol):
+    """P M, the part of a matrix that some operations leave unchanged (a `Symmetrisation`)."""
+
+    @property
+    def group(self) -> Operations: ...
+
+    def __call__(self, matrix: BlockMatrix) -> BlockMatrix: ...
+
+    def to(self, device: torch.device | str) -> Projection: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,22 +46,30 @@ class KPoints:
     """k [n, 3] in units of the reciprocal lattice vectors, weights [n] that sum to 1.
 
     symmetry: the operations by which the points were reduced beyond time reversal (`symmetry.reduced_mesh`); None: no others.
+    time_reversal: one of k and -k stands for both, as M(R) that are real allow, or those of spinors with time reversal.
     """
 
     k: Tensor
     weights: Tensor
-    symmetry: Symmetrisation | None = None
+    symmetry: Projection | None = None
+    time_reversal: bool = True
 
     def __len__(self) -> int:
         return len(self.weights)
 
     def to(self, device: torch.device | str) -> KPoints:
         symmetry = None if self.symmetry is None else self.symmetry.to(device)
-        return KPoints(self.k.to(device), self.weights.to(device), symmetry)
+        return KPoints(self.k.to(device), self.weights.to(device), symmetry, self.time_reversal)
 
     def integrate(self, dense: Tensor, like: BlockMatrix) -> BlockMatrix:
-        """M(R) = sum_k w_k Re[exp(-2 pi i k.R) M(k)] over the whole zone, for M(k) [components, k, n, n] at these points."""
-        return self.symmetric(like.from_k(dense, self.k, self.weights))
+        """M(R) = sum_k w_k exp(-2 pi i k.R) M(k) over the whole zone, for M(k) [spin.matrices, k, N, N] at these points."""
+        return self.closed(like.from_k(dense, self.k, self.weights))
+
+    def closed(self, matrix: BlockMatrix) -> BlockMatrix:
+        """The sum over the whole zone, of the sum over these points alone: their images under time reversal and symmetry."""
+        if self.time_reversal and matrix.values.is_complex():
+            matrix = matrix.with_values(0.5 * (matrix.values + matrix.spin.at_minus_k(matrix.values)))
+        return self.symmetric(matrix)
 
     def symmetric(self, matrix: BlockMatrix) -> BlockMatrix:
         """The part of a matrix that has the symmetry by which the points were reduced; the matrix itself without any."""
@@ -56,12 +88,18 @@ def mesh_points(size: tuple[int, int, int], shift: tuple[float, float, float]) -
     return torch.as_tensor(points - np.floor(points + 0.5 - 1e-9))
 
 
-def mesh(size: tuple[int, int, int], shift: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> KPoints:
+def mesh(
+    size: tuple[int, int, int], shift: tuple[float, float, float] = (0.0, 0.0, 0.0), time_reversal: bool = True
+) -> KPoints:
     """Uniform Gamma-centred mesh k_i = (n_i + shift_i) / N_i, reduced by time reversal (k and -k count once, weight 2).
 
     shift: in units of the mesh step, as SIESTA's displacements (0.5 gives Monkhorst and Pack's even meshes).
+    time_reversal: False keeps all points, as spinors with moments need.
     Raises NearsightError for a size below 1.
     """
+    if not time_reversal:
+        k = mesh_points(size, shift)
+        return KPoints(k, torch.full((len(k),), 1 / len(k), dtype=torch.float64), time_reversal=False)
     points = mesh_points(size, shift).numpy()
     kept: dict[tuple[int, ...], int] = {}
     index: list[int] = []

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
-from nearsight.electrons.eigen import InverseSquareRootFactor
+from nearsight.electrons.eigen import InverseCholeskyFactor
 from nearsight.electrons.kpoints import KPoints
 from nearsight.electrons.smearing import FERMI_DIRAC, Smearing
 
@@ -77,7 +77,7 @@ class Occupied:
 
 
 def occupy(
-    factor: InverseSquareRootFactor,
+    factor: InverseCholeskyFactor,
     h_k: Tensor,
     weights: Tensor,
     electrons: float,
@@ -170,7 +170,7 @@ class _DensityMatrix(torch.autograd.Function):
         ctx: Any,
         values: Tensor,
         hamiltonian: BlockMatrix,
-        factor: InverseSquareRootFactor,
+        factor: InverseCholeskyFactor,
         kpoints: KPoints,
         electrons: float,
         kT: float,
@@ -215,7 +215,7 @@ class DensityMatrix:
 
 def density_matrix(
     hamiltonian: BlockMatrix,
-    factor: InverseSquareRootFactor,
+    factor: InverseCholeskyFactor,
     kpoints: KPoints,
     electrons: float,
     kT: float,

@@ -10,9 +10,13 @@ import spglib
 import torch
 from torch import Tensor
 
-from nearsight.core.blocks import BlockLayout, BlockMatrix
+from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
-from nearsight.core.structure import Pairs, Structure
+from nearsight.core.layout import BlockLayout
+from nearsight.core.pairs import Pairs
+from nearsight.core.so3 import spin_half
+from nearsight.core.spin import Spin
+from nearsight.core.structure import Structure
 from nearsight.electrons.kpoints import KPoints, mesh_points
 
 TOLERANCE = 1e-5  # Bohr: far below a displacement of a finite difference, far above the rounding of a structure file
@@ -39,17 +43,24 @@ class SpaceGroup:
         return len(self.rotations)
 
     @staticmethod
-    def of(structure: Structure, moments: Sequence[float] | None = None, tolerance: float = TOLERANCE) -> SpaceGroup:
+    def of(
+        structure: Structure,
+        moments: Sequence[float] | Sequence[Sequence[float]] | None = None,
+        tolerance: float = TOLERANCE,
+    ) -> SpaceGroup:
         """The space group by spglib; with initial moments [mu_B] of the atoms, the part of it that keeps every moment.
 
+        moments: one number an atom, along an axis that is no direction in space (collinear spin); or a vector an atom, which
+        turns as an axial one (spinors).
         tolerance: how far an atom may be from the image of another [Bohr].
         Raises NearsightError where spglib finds no group (two atoms on top of each other).
         """
         cell = structure.cell.detach().cpu().double().numpy()
         positions = structure.positions.detach().cpu().double().numpy() @ np.linalg.inv(cell)
         kinds = [(z, 0.0) for z in structure.numbers.tolist()]
-        if moments is not None:
-            kinds = [(z, round(m, 6)) for (z, _), m in zip(kinds, moments, strict=True)]
+        given = None if moments is None else np.array(moments, dtype=float)
+        if given is not None:
+            kinds = [(z, round(m, 6)) for (z, _), m in zip(kinds, _lengths(given).tolist(), strict=True)]
         labels = np.unique(np.array(kinds), axis=0, return_inverse=True)[1].reshape(-1) + 1
         try:
             found = spglib.get_symmetry_dataset((cell.tolist(), positions.tolist(), labels.tolist()), symprec=tolerance)
@@ -71,7 +82,7 @@ class SpaceGroup:
             t[g] -= (nearest - cells[g]).mean(0)  # the best translation, free of spglib's rounding
         turned = cell.T @ w @ np.linalg.inv(cell.T)
         u, _, v = np.linalg.svd(turned)  # the nearest element of O(3): a cell is symmetric to the tolerance only
-        return SpaceGroup(
+        group = SpaceGroup(
             rotations=torch.as_tensor(w),
             translations=torch.as_tensor(t),
             cartesian=torch.as_tensor(u @ v),
@@ -79,6 +90,12 @@ class SpaceGroup:
             cells=torch.as_tensor(cells),
             symbol=str(found.international),
         )
+        return group if given is None or given.ndim == 1 else group._keeping(torch.as_tensor(given))
+
+    def _keeping(self, moments: Tensor) -> SpaceGroup:
+        """The operations that map each moment [atoms, 3], an axial vector, onto that of the atom's image."""
+        turned = torch.einsum("gab,ib->gia", self.cartesian * self.cartesian.det()[:, None, None], moments)
+        return self.only(((turned - moments[self.atoms]).abs() < 1e-6).all(-1).all(-1))
 
     def only(self, which: Tensor) -> SpaceGroup:
         """The operations chosen by a boolean [g] or by indices; the caller sees to it that they are a group."""
@@ -93,25 +110,33 @@ class SpaceGroup:
         ok = ((linear - linear.round()).abs() < 1e-6).all(-1).all(-1) & ((shift - shift.round()).abs() < 1e-4).all(-1)
         return self.only(ok)
 
-    def on_kpoints(self, size: tuple[int, int, int], shift: tuple[float, float, float]) -> SpaceGroup:
+    def on_kpoints(
+        self, size: tuple[int, int, int], shift: tuple[float, float, float], time_reversal: bool = True
+    ) -> SpaceGroup:
         """The operations that map a k-mesh onto itself or onto its time-reversed."""
-        return self.only((self._images(size, shift)[0] >= 0).all(1))
+        return self.only((self._images(size, shift, time_reversal)[0] >= 0).all(1))
 
-    def irreducible(self, size: tuple[int, int, int], shift: tuple[float, float, float]) -> tuple[Tensor, Tensor]:
+    def irreducible(
+        self, size: tuple[int, int, int], shift: tuple[float, float, float], time_reversal: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """k [n, 3] and weights [n] of a mesh with one point of each star of the group and time reversal.
 
         The star of k: all W^T k and -W^T k.  The group's operations must map the mesh onto itself: see `on_kpoints`.
         """
-        images, reverse = self._images(size, shift)
+        images, reverse = self._images(size, shift, time_reversal)
         first = images.amin(0) if reverse is None else torch.minimum(images, reverse[images]).amin(0)
         index, weights = torch.unique(first, return_counts=True)
         return mesh_points(size, shift)[index], weights.double() / len(first)
 
-    def _images(self, size: tuple[int, int, int], shift: tuple[float, float, float]) -> tuple[Tensor, Tensor | None]:
+    def _images(
+        self, size: tuple[int, int, int], shift: tuple[float, float, float], time_reversal: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """Index of W^T k, or where the mesh lacks it of -W^T k, else -1: [g, n]; and of -k [n] where the mesh has them all."""
         points = mesh_points(size, shift)
         turned = points @ self.rotations.double()  # rows: (W^T k)^T = k^T W
         index = _mesh_index(turned, size, shift)
+        if not time_reversal:
+            return index, None
         index = torch.where(index < 0, _mesh_index(-turned, size, shift), index)
         reverse = _mesh_index(-points, size, shift)
         return index, None if bool((reverse < 0).any()) else reverse
@@ -130,6 +155,11 @@ class SpaceGroup:
     def image(self, g: int, i: Tensor, j: Tensor, R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The pairs that pairs (i, j, R) are mapped onto: (g(i), g(j), W R + s_j - s_i)."""
         return self.atoms[g][i], self.atoms[g][j], R @ self.rotations[g].T + self.cells[g][j] - self.cells[g][i]
+
+
+def _lengths(moments: np.ndarray) -> np.ndarray:
+    """What tells the atoms of an element apart: the moment itself, or a vector's length [atoms]."""
+    return moments if moments.ndim == 1 else np.linalg.norm(moments, axis=1)
 
 
 def _mesh_index(k: Tensor, size: tuple[int, int, int], shift: tuple[float, float, float]) -> Tensor:
@@ -156,20 +186,23 @@ class _Blocks:
     pair_by: Tensor  # an operation that maps the representative onto it [p]
     orbits: int
 
-    def average(self, values: Tensor) -> Tensor:
-        """[components, size] -> the averages of these pairs [components, p a b]."""
+    def average(self, values: Tensor, spin: Spin, unitary: Tensor) -> Tensor:
+        """[components, size] -> the averages of these pairs [components, p a b].  unitary: D(1/2) of each g [g, 2, 2]."""
         a, b = self.rows.to(values), self.columns.to(values)
         blocks = values[:, self.source].reshape(len(values), -1, a.shape[-1], b.shape[-1])
         back = a[self.by].mT @ blocks @ b[self.by] * self.share.to(values)[:, None, None]
+        back = spin.turned(back, unitary.mH[self.by])
         mean = back.new_zeros(len(values), self.orbits, *back.shape[2:]).index_add(1, self.orbit, back)
-        return (a[self.pair_by] @ mean[:, self.pair_orbit] @ b[self.pair_by].mT).flatten(1)
+        moved = a[self.pair_by].to(mean) @ mean[:, self.pair_orbit] @ b[self.pair_by].mT.to(mean)
+        return spin.turned(moved, unitary[self.pair_by]).flatten(1)
 
 
 @dataclass(frozen=True, eq=False)
 class Symmetrisation:
     """The projection P M = 1/|G| sum_g U_g M U_g^T of matrices on one layout onto those that the group leaves unchanged.
 
-    (U_g M U_g^T) of pair g(p) is D_g M_p D_g^T: blocks move from pair to pair, turned by the orbitals' Wigner matrices.
+    (U_g M U_g^T) of pair g(p) is D_g M_p D_g^T: blocks move from pair to pair, turned by the orbitals' Wigner matrices, and
+    those of spinors by D(1/2) in spin space too.
     The average is taken once for each orbit of pairs and handed out to its members, so that the work grows with the number
     of pairs and not with the size of the group.  P is linear, idempotent, self-adjoint, and differentiable by autograd.
     """
@@ -178,6 +211,7 @@ class Symmetrisation:
     layout: BlockLayout
     blocks: tuple[_Blocks, ...]
     places: Tensor  # of each element of the layout in the averages of all `blocks`, one after another [size]
+    unitary: Tensor  # D(1/2) of each operation [g, 2, 2]
 
     @staticmethod
     def of(group: SpaceGroup, layout: BlockLayout) -> Symmetrisation:
@@ -215,22 +249,19 @@ class Symmetrisation:
         order = torch.cat(elements)
         places = torch.empty_like(order)
         places[order] = torch.arange(len(order))
-        return Symmetrisation(group, layout, tuple(blocks), places.to(device))
+        unitary = torch.stack([spin_half(r) for r in group.cartesian])
+        return Symmetrisation(group, layout, tuple(blocks), places.to(device), unitary.to(device))
 
     def to(self, device: torch.device | str) -> Symmetrisation:
         layout = self.layout.to(device)
         return self if layout is self.layout else Symmetrisation.of(self.group, layout)
 
     def __call__(self, matrix: BlockMatrix) -> BlockMatrix:
-        """P M for a matrix on this layout, without spin or with collinear spin.
-
-        Raises NearsightError for a spinor, or a matrix on another layout.
-        """
-        if matrix.spin == "spinor":
-            raise NearsightError("spinor matrices cannot be symmetrised: take symmetry: time-reversal")
+        """P M for a matrix on this layout. Raises NearsightError for one on another layout."""
         if matrix.layout is not self.layout and len(matrix.pairs) != len(self.layout.pairs):
             raise NearsightError("this symmetrisation is of other pairs: bring the matrix onto its layout with .on()")
-        return matrix.with_values(torch.cat([b.average(matrix.values) for b in self.blocks], 1)[:, self.places])
+        averages = [b.average(matrix.values, matrix.spin, self.unitary) for b in self.blocks]
+        return matrix.with_values(torch.cat(averages, 1)[:, self.places])
 
 
 def _orbital_rotations(group: SpaceGroup, layout: BlockLayout, number: int) -> Tensor:
@@ -268,14 +299,19 @@ def _orbits(group: SpaceGroup, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor, Te
 
 
 def reduced_mesh(
-    size: tuple[int, int, int], shift: tuple[float, float, float], group: SpaceGroup, layout: BlockLayout
+    size: tuple[int, int, int],
+    shift: tuple[float, float, float],
+    group: SpaceGroup,
+    layout: BlockLayout,
+    time_reversal: bool = True,
 ) -> KPoints:
     """A mesh as `kpoints.mesh` has it, reduced by those operations of the group that map it onto itself and by time reversal.
 
+    time_reversal: whether what is summed has it too; spinors with moments have not.
     What is summed over these k-points is symmetrised on `layout`, and then equals the sum over all points of the mesh.
     Raises NearsightError for a size below 1.
     """
-    kept = group.on_kpoints(size, shift)
-    k, weights = kept.irreducible(size, shift)
+    kept = group.on_kpoints(size, shift, time_reversal)
+    k, weights = kept.irreducible(size, shift, time_reversal)
     device = layout.device
-    return KPoints(k.to(device), weights.to(device), Symmetrisation.of(kept, layout))
+    return KPoints(k.to(device), weights.to(device), Symmetrisation.of(kept, layout), time_reversal)

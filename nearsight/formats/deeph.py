@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nearsight.core.basis import Basis
-from nearsight.core.blocks import BlockLayout, BlockMatrix, Spin
+from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
-from nearsight.core.structure import SYMBOLS, Pairs, Structure
+from nearsight.core.layout import BlockLayout
+from nearsight.core.pairs import Pairs
+from nearsight.core.spin import COLLINEAR, NONE, SPINOR, Spin
+from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.formats.files import read_json, whole_file, whole_folder
 
@@ -211,7 +214,7 @@ def write_folder(
     """
     order = grouped_order(structure.numbers)
     rank = torch.argsort(order)
-    spinful = any(m is not None and m.spin != "none" for m in (hamiltonian, density_matrix))
+    spinful = any(m is not None and m.spin is not NONE for m in (hamiltonian, density_matrix))
     info: dict[str, Any] = {
         "atoms_quantity": len(structure),
         "orbits_quantity": overlap.basis.size,
@@ -260,20 +263,13 @@ def to_matrix_file(matrix: BlockMatrix, rank: Tensor, unit: float, spinful: bool
     atom_pairs = torch.cat([pairs.R, rank[pairs.i][:, None], rank[pairs.j][:, None]], 1).numpy()
     if not spinful:
         return MatrixFile.of(atom_pairs, layout.shapes.numpy(), values[0].numpy())
-    components = dict(zip(_SPIN_BLOCKS[matrix.spin], values, strict=True))
-    if matrix.spin == "none":  # both spins alike
+    components = dict(zip(matrix.spin.blocks, values, strict=True))
+    if matrix.spin is NONE:  # both spins alike
         components[1, 1] = components[0, 0]
     entries = torch.zeros(4 * layout.size, dtype=torch.complex128)
     for (s, t), component in components.items():
         entries[_spinor_index(layout, s, t)] = component.to(torch.complex128)
     return MatrixFile.of(atom_pairs, 2 * layout.shapes.numpy(), entries.numpy())
-
-
-_SPIN_BLOCKS: dict[Spin, tuple[tuple[int, int], ...]] = {
-    "none": ((0, 0),),
-    "collinear": ((0, 0), (1, 1)),
-    "spinor": ((0, 0), (0, 1), (1, 0), (1, 1)),
-}
 
 
 def _spinor_index(layout: BlockLayout, s: int, t: int) -> Tensor:
@@ -334,13 +330,12 @@ def _from_file(
     present = (chunk >= 0)[layout.pair]
     entries = torch.from_numpy(file.entries)
     offset = starts[layout.pair] - (4 if spinful else 1) * layout.boundaries[layout.pair]
-    blocks = _SPIN_BLOCKS["spinor" if spinful else "none"]
+    spin: Spin = SPINOR if spinful else NONE
     own = torch.arange(layout.size)
-    index = [offset + (_spinor_index(layout, s, t) if spinful else own) for s, t in blocks]
+    index = [offset + (_spinor_index(layout, s, t) if spinful else own) for s, t in spin.blocks]
     values = torch.stack([entries[torch.where(present, x, 0)] for x in index]) * present
-    spin: Spin = "spinor" if spinful else "none"
     if spinful and not (values[1:3] != 0).any() and not (values.is_complex() and (values.imag != 0).any()):
-        spin, values = "collinear", values[[0, 3]].real
+        spin, values = COLLINEAR, values[[0, 3]].real
     values = values.to(dtype.to_complex() if values.is_complex() else dtype) * unit
     matrix = BlockMatrix(layout, values, spin)
     if bool((chunk >= 0).all()):

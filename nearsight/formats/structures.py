@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from nearsight.core.errors import NearsightError
-from nearsight.core.structure import SYMBOLS, Structure, neighbours
+from nearsight.core.pairs import neighbours
+from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG
 from nearsight.formats.deeph import read_poscar
 

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from nearsight.core import so3
-from nearsight.core.blocks import BlockLayout, BlockMatrix
+from nearsight.core.blocks import BlockMatrix
+from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
+from nearsight.core.spin import by_components
 from nearsight.core.structure import Structure
 from nearsight.integrals.mesh import Mesh
 from nearsight.integrals.splines import UniformSplines
@@ -83,7 +85,7 @@ class GridOrbitals:
     def matrix(self, potential: Tensor) -> BlockMatrix:
         """V_ij(R) = int phi_i(r) v(r) phi_j(r - R) dr for v [components, x, y, z]; differentiable in the potential."""
         values: Tensor = _Matrix.apply(potential.flatten(1) * self.mesh.volume_element, self)
-        return BlockMatrix(self.layout, values, "none" if len(values) == 1 else "collinear")
+        return BlockMatrix(self.layout, values, by_components(len(values)))
 
     def orbital_adjoint(self, matrix: BlockMatrix, adjoint: Tensor) -> list[Tensor]:
         """d(sum_r a(r) n(r)) / d phi_i(r) = 2 a(r) sum_j D_ij phi_j(r) for each atom [points of its sphere, orbitals].

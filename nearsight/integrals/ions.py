@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline, make_interp_spline
 from torch import Tensor
 
+from nearsight.core.pairs import neighbours
 from nearsight.core.species import RadialFunction, Species
-from nearsight.core.structure import Structure, neighbours
+from nearsight.core.structure import Structure
 from nearsight.integrals.splines import UniformSplines, radial_values
 from nearsight.integrals.two_center import EXACT, Quadrature, TwoCenterTable, kinetic
 

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from nearsight.core import so3
 from nearsight.core.basis import Basis
-from nearsight.core.blocks import BlockLayout, BlockMatrix
+from nearsight.core.blocks import BlockMatrix
+from nearsight.core.layout import BlockLayout
+from nearsight.core.pairs import Pairs, neighbours
 from nearsight.core.species import RadialFunction, Species
-from nearsight.core.structure import Pairs, Structure, neighbours
+from nearsight.core.structure import Structure
 from nearsight.integrals.splines import UniformSplines, radial_values
 
 K_POINTS = 1024

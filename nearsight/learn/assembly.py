@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from nearsight.core.errors import NearsightError
-from nearsight.core.structure import Pairs, Structure
+from nearsight.core.pairs import Pairs
+from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG
 from nearsight.dft.run import load_species
 from nearsight.dft.scf import SCF

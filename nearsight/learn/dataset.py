@@ -11,8 +11,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nearsight.core.blocks import BlockLayout, BlockMatrix
+from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
+from nearsight.core.layout import BlockLayout
+from nearsight.core.spin import NONE
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.formats.deeph import Calculation, list_folders, read_folder
 from nearsight.formats.structures import frames
@@ -134,7 +136,7 @@ class HamiltonianData:
         found = read_folder(path)
         if found.hamiltonian is None:
             raise NearsightError(f"{path} has no hamiltonian.h5: there is nothing to learn from it")
-        if found.hamiltonian.spin != "none":
+        if found.hamiltonian.spin is not NONE:
             raise NearsightError(f"{path} is spinful: networks for spin are not available yet")
         return found
 

@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearsight.core.blocks import BlockLayout, BlockMatrix
+from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
+from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
 from nearsight.core.structure import Structure
 from nearsight.core.units import HARTREE_EV

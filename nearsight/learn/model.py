@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 import nearsight
 from nearsight.core.basis import Basis
-from nearsight.core.blocks import BlockLayout, BlockMatrix
+from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
+from nearsight.core.layout import BlockLayout
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.dft.run import load_species
 from nearsight.dft.settings import ScfSettings

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from nearsight.core.blocks import BlockLayout, BlockMatrix
+from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
+from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.dft.run import initial_hamiltonian, load_species, quadrature_for

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearsight.core.blocks import BlockLayout, BlockMatrix
+from nearsight.core.blocks import BlockMatrix
 from nearsight.core.configuration import validated
 from nearsight.core.errors import NearsightError
+from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
+from nearsight.core.spin import NONE
 from nearsight.core.structure import Structure
 from nearsight.dft.dielectric import Screening
 from nearsight.dft.problem import Problem
@@ -160,7 +162,7 @@ class StructureData:
             )
         found = read_folder(path).require_hamiltonian()
         layout = self.layout(index)
-        if found.spin != "none":
+        if found.spin is not NONE:
             raise NearsightError(f"{path} is spinful: networks for spin are not available yet")
         if not found.basis.same_as(layout.basis):
             raise NearsightError(f"{path} was computed with another basis: give its orbitals as data.species")

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from nearsight.core.basis import Basis
-from nearsight.core.blocks import BlockLayout, BlockMatrix
-from nearsight.core.structure import Pairs, Structure
+from nearsight.core.blocks import BlockMatrix
+from nearsight.core.layout import BlockLayout
+from nearsight.core.pairs import Pairs
+from nearsight.core.structure import Structure
 from nearsight.models.graph import Graph, build_graph
 from nearsight.models.layers import MLP, Gate, Irreps, Linear, RadialBasis, envelope
 from nearsight.models.readout import BlockReadout, flatten_frame

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearsight.core.blocks import BlockLayout
-from nearsight.core.structure import Pairs, Structure
+from nearsight.core.layout import BlockLayout
+from nearsight.core.pairs import Pairs
+from nearsight.core.structure import Structure
 from nearsight.models.readout import OrbitalSlots
 from nearsight.models.so2 import edge_rotations, wigner_matrices
 
@@ -88,7 +89,7 @@ def build_graph(structure: Structure, layout: BlockLayout, slots: OrbitalSlots, 
     numbers = structure.numbers
     slot = slots.table.to(device)
     species = slots.index_of(numbers)
-    pair = layout.pair
+    pair = layout.pair.long()
     local = slot[species[matrix.i[pair]], row] * slots.size + slot[species[matrix.j[pair]], column]
     return Graph(
         species=species,
@@ -100,7 +101,7 @@ def build_graph(structure: Structure, layout: BlockLayout, slots: OrbitalSlots, 
         orbital_frames=slots.rotation(wigner, len(order), structure.cell),
         block=block[pair],
         local=local,
-        transposed=layout.transposed,
+        transposed=layout.transposed.long(),
         values=(layout.size,),
         baseline=torch.zeros(layout.size, dtype=torch.float64, device=device),
         scale=torch.zeros(0, dtype=torch.float64, device=device),

@@ -88,8 +88,7 @@ def _electrons(c: Calculation) -> Finding | None:
     if c.density_matrix is None:
         return None
     density = c.density_matrix.on(c.overlap.layout)
-    spin_diagonal = density.values[[0, 3]] if density.spin == "spinor" else density.values
-    count = float((spin_diagonal.real.sum(0) * c.overlap.values[0]).sum())
+    count = float(density.trace(c.overlap))
     told = c.electrons if c.electrons is not None else float(round(count))
     return Finding("Tr[D S] is the number of electrons", f"{count:.6f}, expected {told:g}", abs(count - told) <= 1e-3)
 

@@ -9,10 +9,12 @@ from itertools import combinations_with_replacement
 import torch
 from torch import Tensor
 
-from nearsight.core.blocks import BlockLayout, BlockMatrix
+from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
 from nearsight.core.gauge import gauge_shift
-from nearsight.core.structure import SYMBOLS, Pairs, Structure
+from nearsight.core.layout import BlockLayout
+from nearsight.core.pairs import Pairs
+from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.electrons.kpoints import band_path
 from nearsight.formats.deeph import Calculation
@@ -79,11 +81,11 @@ def compare(
         )
     h_ref, h_other = reference.require_hamiltonian(), _moved(other.require_hamiltonian(), cells)
     s_ref, s_other = reference.overlap, _moved(other.overlap, cells)
-    if h_ref.spin != h_other.spin:
+    if h_ref.spin is not h_other.spin:
         raise NearsightError(f"spin {h_ref.spin} cannot be compared with spin {h_other.spin}")
     layout = BlockLayout(h_ref.basis, _union(h_ref.pairs, h_other.pairs, s_ref.pairs, s_other.pairs))
     difference = (h_other.on(layout) - h_ref.on(layout)).values
-    overlap = _spin_diagonal(s_ref.on(layout).values[0], len(difference))
+    overlap = h_ref.spin.embed(s_ref.on(layout).values)
     shift = gauge_shift(difference, overlap)
     on_site = (layout.pairs.i == layout.pairs.j) & (layout.pairs.R == 0).all(1)
     error = difference.abs() * MEV
@@ -118,12 +120,6 @@ def compare(
         energy_per_atom_meV=_energy_difference(reference, other),
         mae_by_elements_meV=_by_elements(layout, error),
     )
-
-
-def _spin_diagonal(overlap: Tensor, components: int) -> Tensor:
-    """S for each spin component [components, size]: none between up and down."""
-    zero = torch.zeros_like(overlap)
-    return torch.stack([overlap, zero, zero, overlap] if components == 4 else [overlap] * components)
 
 
 def _same_structure(a: Structure, b: Structure) -> tuple[float, Tensor]:

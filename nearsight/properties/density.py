@@ -11,6 +11,7 @@ from torch import Tensor
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.configuration import near_miss, validated
 from nearsight.core.errors import NearsightError
+from nearsight.core.spin import NONE, SPINOR
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.run import functional_for, load_species
@@ -89,7 +90,7 @@ def write_density(folder: Path | str, out: Path | str, what: What = "density") -
         raise NearsightError(
             f"{folder} has no density_matrix.h5: a density needs a ground state of `nearsight scf`, not a prediction"
         )
-    if what == "spin" and calculation.density_matrix.spin == "none":
+    if what == "spin" and calculation.density_matrix.spin is NONE:
         raise NearsightError(
             f"{folder} was computed without spin, so that its spin density is zero; take another field"
         )
@@ -112,7 +113,7 @@ def write_orbital(
     """
     calculation = read_folder(folder)
     hamiltonian = calculation.require_hamiltonian()
-    if hamiltonian.spin == "spinor":
+    if hamiltonian.spin is SPINOR:
         raise NearsightError(f"{folder} has spinor orbitals: only orbitals without spin-orbit coupling can be drawn")
     functional = functional_of(calculation, str(folder))
     size, spins = calculation.basis.size, len(hamiltonian.values)

@@ -22,7 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from nearsight.core.errors import NearsightError
-from nearsight.core.structure import Structure, neighbours, supercell
+from nearsight.core.pairs import neighbours
+from nearsight.core.structure import Structure, supercell
 from nearsight.core.units import AMU_ME, BOHR_ANG, BOLTZMANN_HA, HARTREE_EV
 from nearsight.dft.settings import ScfSettings
 from nearsight.formats.files import read_json, write_json

@@ -12,9 +12,12 @@ import pytest
 import torch
 
 from nearsight.core.basis import Basis
-from nearsight.core.blocks import SPIN_COMPONENTS, BlockLayout, BlockMatrix
+from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
-from nearsight.core.structure import Pairs, Structure
+from nearsight.core.layout import BlockLayout
+from nearsight.core.pairs import Pairs
+from nearsight.core.spin import NONE, SPINOR, SPINS
+from nearsight.core.structure import Structure
 from nearsight.core.units import HARTREE_EV
 from nearsight.electrons.eigen import eigenvalues
 from nearsight.formats import deeph
@@ -29,17 +32,17 @@ def water(numbers=(8, 1, 1)) -> Structure:
     return Structure(cell, positions, torch.tensor(numbers))
 
 
-def hermitian(structure: Structure, spin="none", seed=0) -> BlockMatrix:
+def hermitian(structure: Structure, spin=NONE, seed=0) -> BlockMatrix:
     generator = torch.Generator().manual_seed(seed)
     basis = Basis.of(structure.numbers, {1: (0, 0, 1), 8: (0, 1, 2)})
     layout = BlockLayout(basis, Pairs.within(structure, 11.0))
-    dtype = torch.complex128 if spin == "spinor" else torch.float64
-    values = torch.randn(SPIN_COMPONENTS[spin], layout.size, dtype=dtype, generator=generator)
+    dtype = torch.complex128 if spin is SPINOR else torch.float64
+    values = torch.randn(spin.components, layout.size, dtype=dtype, generator=generator)
     return BlockMatrix(layout, values, spin).hermitian()
 
 
 def same(a: BlockMatrix, b: BlockMatrix, tolerance: float = 1e-14) -> bool:
-    return a.spin == b.spin and float((a - b).values.abs().max()) <= tolerance
+    return a.spin is b.spin and float((a - b).values.abs().max()) <= tolerance
 
 
 def test_siesta_eigenvalues_from_the_files_alone():
@@ -53,7 +56,7 @@ def test_siesta_eigenvalues_from_the_files_alone():
     assert c.fermi_level * HARTREE_EV == pytest.approx(-6.287633608657064)
 
 
-@pytest.mark.parametrize("spin", SPIN_COMPONENTS)
+@pytest.mark.parametrize("spin", SPINS.values(), ids=repr)
 def test_round_trip(tmp_path, spin):
     structure, s = water(), hermitian(water())
     h, d = hermitian(structure, spin, 1), hermitian(structure, spin, 2)
@@ -71,7 +74,7 @@ def test_round_trip(tmp_path, spin):
 
 def test_spin_blocks_stand_outermost(tmp_path):
     """[[uu, ud], [du, dd]] within each pair of atoms."""
-    structure, h = water(), hermitian(water(), "spinor")
+    structure, h = water(), hermitian(water(), SPINOR)
     write_folder(tmp_path / "x", structure, hermitian(structure), h)
     file = MatrixFile.read(tmp_path / "x" / "hamiltonian.h5")
     assert file.entries.dtype == np.complex128

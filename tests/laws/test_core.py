@@ -7,9 +7,12 @@ import torch
 
 from nearsight.core import so3
 from nearsight.core.basis import Basis
-from nearsight.core.blocks import BlockLayout, BlockMatrix
+from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
-from nearsight.core.structure import Pairs, supercell
+from nearsight.core.layout import BlockLayout
+from nearsight.core.pairs import Pairs
+from nearsight.core.spin import SPINOR
+from nearsight.core.structure import supercell
 from tests import cases
 
 close = torch.testing.assert_close
@@ -115,7 +118,7 @@ def test_traces_halves_and_rotations():
 def test_spinor_layout_puts_spin_outermost():
     m = random_matrix()
     z = torch.zeros_like(m.values[0])
-    spinor = BlockMatrix(m.layout, torch.stack([m.values[0], z, z, 2 * m.values[0]]).to(torch.complex128), "spinor")
+    spinor = BlockMatrix(m.layout, torch.stack([m.values[0], z, z, 2 * m.values[0]]).to(torch.complex128), SPINOR)
     k = torch.tensor([[0.2, 0.1, 0.4]], dtype=torch.float64)
     n = m.basis.size
     h = spinor.at_k(k)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.spin import COLLINEAR
 from nearsight.core.structure import Structure
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.dielectric import Dielectric, Screening, generalised_minimal_residual
@@ -55,7 +56,7 @@ def test_the_response_is_the_derivative_of_the_density_matrix(skew, moment):
     functional, k = skew
     h = functional.initial_hamiltonian()
     if moment is not None:
-        h = BlockMatrix(h.layout, torch.cat([h.values, 1.01 * h.values]), "collinear")
+        h = BlockMatrix(h.layout, torch.cat([h.values, 1.01 * h.values]), COLLINEAR)
     problem = Problem.of(functional, k, 0.02, moment)
     change = noise(h, 1.0)
     step = 1e-5

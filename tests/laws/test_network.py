@@ -9,9 +9,11 @@ import torch
 
 from nearsight.core import so3
 from nearsight.core.basis import Basis
-from nearsight.core.blocks import BlockLayout, BlockMatrix
+from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
-from nearsight.core.structure import Pairs, Structure
+from nearsight.core.layout import BlockLayout
+from nearsight.core.pairs import Pairs
+from nearsight.core.structure import Structure
 from nearsight.learn.statistics import fit_statistics
 from nearsight.models.deeph2 import DeepH2
 from nearsight.models.graph import batch

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from nearsight.core.basis import Basis
-from nearsight.core.blocks import BlockLayout, BlockMatrix
+from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
-from nearsight.core.structure import Pairs
+from nearsight.core.layout import BlockLayout
+from nearsight.core.pairs import Pairs
 from nearsight.electrons import kpoints
 from nearsight.electrons.eigen import eigenvalues, factorise
 from nearsight.electrons.occupations import density_matrix, fermi_level

@@ -10,6 +10,7 @@ import torch
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
+from nearsight.core.spin import COLLINEAR, SPINOR, SPINS, Spin
 from nearsight.core.structure import Structure, supercell
 from nearsight.dft.forces import forces_and_stress
 from nearsight.dft.functional import EnergyFunctional
@@ -89,10 +90,11 @@ def solved(name: str, k: KPoints, xc: str = "lda", method: SCF | DirectMinimisat
     return gs
 
 
-def random_matrix(f: EnergyFunctional, seed: int = 0) -> BlockMatrix:
+def random_matrix(f: EnergyFunctional, seed: int = 0, spin: Spin = COLLINEAR) -> BlockMatrix:
     g = torch.Generator().manual_seed(seed)
+    dtype = torch.complex128 if spin is SPINOR else torch.float64
     return BlockMatrix(
-        f.layout, torch.randn(2, f.layout.size, generator=g, dtype=torch.float64), "collinear"
+        f.layout, torch.randn(spin.components, f.layout.size, generator=g, dtype=dtype), spin
     ).hermitian()
 
 
@@ -114,33 +116,39 @@ def test_stars_fill_the_mesh(name):
 
 @pytest.mark.parametrize("shift", [GAMMA, (0.5, 0.5, 0.0), (0.25, 0.25, 0.25)], ids=str)
 @pytest.mark.parametrize("size", [(1, 1, 1), (3, 3, 3), (4, 4, 2)], ids=str)
-def test_the_integral_over_the_zone_is_that_of_the_full_mesh(size, shift):
+@pytest.mark.parametrize(("spin", "time_reversal"), [(COLLINEAR, True), (SPINOR, True), (SPINOR, False)], ids=str)
+def test_the_integral_over_the_zone_is_that_of_the_full_mesh(size, shift, spin, time_reversal):
+    """Spinors without time reversal: moments along a diagonal of the cube, which some of the operations keep."""
     f = functional("diamond")
-    reduced = reduced_mesh(size, shift, SpaceGroup.of(f.structure), f.layout)
-    full = kpoints.mesh(size, shift)
-    m = reduced.symmetric(random_matrix(f))
+    moments = None if time_reversal else [[0.3, 0.3, 0.3], [0.3, 0.3, 0.3]]
+    reduced = reduced_mesh(size, shift, SpaceGroup.of(f.structure, moments), f.layout, time_reversal)
+    full = kpoints.mesh(size, shift, time_reversal=time_reversal)
+    m = reduced.closed(random_matrix(f, spin=spin))
     one, two = (k.integrate(torch.linalg.matrix_power(m.at_k(k.k), 2), m) for k in (reduced, full))
     close(one.values, two.values, atol=1e-11, rtol=0)
 
 
+@pytest.mark.parametrize("spin", SPINS.values(), ids=repr)
 @pytest.mark.parametrize("name", CRYSTALS)
-def test_symmetrisation_is_a_projection_that_leaves_the_crystal_unchanged(name):
+def test_symmetrisation_is_a_projection_that_leaves_the_crystal_unchanged(name, spin):
     f = functional(name)
     group = SpaceGroup.of(f.structure, CRYSTALS[name][4])
     p = Symmetrisation.of(group, f.layout)
-    a, b = random_matrix(f), random_matrix(f, 1)
+    a, b = random_matrix(f, spin=spin), random_matrix(f, 1, spin)
     once = p(a)
     close(p(once).values, once.values, atol=1e-13, rtol=0)
-    close((p(a).values * b.values).sum(), (a.values * p(b).values).sum(), atol=1e-10, rtol=0)
+    close(p(a).trace(b), a.trace(p(b)), atol=1e-10, rtol=0)
     close(once.dagger().values, once.values, atol=1e-13, rtol=0)
     for term in (f.overlap, f.terms[0].matrix, f.terms[1].matrix):
-        close(p(term).values, term.values, atol=1e-13, rtol=0)
+        same = term.embed(spin)
+        close(p(same).values, same.values + 0 * p(same).values, atol=1e-13, rtol=0)
 
 
-def test_every_operation_maps_a_symmetrised_matrix_onto_itself():
+@pytest.mark.parametrize("spin", SPINS.values(), ids=repr)
+def test_every_operation_maps_a_symmetrised_matrix_onto_itself(spin):
     f = functional("diamond")
     group = SpaceGroup.of(f.structure)
-    m = Symmetrisation.of(group, f.layout)(random_matrix(f))
+    m = Symmetrisation.of(group, f.layout)(random_matrix(f, spin=spin))
     pairs = f.layout.pairs
     for g in range(len(group)):
         turned = m.rotate(group.cartesian[g])
@@ -233,6 +241,15 @@ def test_what_an_operation_must_keep():
     assert len(SpaceGroup.of(cases.graphene(), [1.0, 1.0])) == 24
     assert len(SpaceGroup.of(cases.skew())) == 1
     close(diamond.cartesian.det().abs(), torch.ones(48, dtype=torch.float64))
+
+
+def test_moments_are_axial_vectors():
+    """Along z graphene keeps what turns about z, with or without a mirror plane; along x what leaves that axis alone."""
+    s = cases.graphene()
+    assert len(SpaceGroup.of(s, [[0, 0, 1.0]] * 2)) == 12
+    assert len(SpaceGroup.of(s, [[0, 0, 1.0], [0, 0, -1.0]])) == 12
+    assert len(SpaceGroup.of(s, [[1.0, 0, 0]] * 2)) == 4
+    assert len(SpaceGroup.of(s, [[0.0, 0, 0]] * 2)) == 24
 
 
 def test_a_vector_field_and_a_tensor_are_averaged():

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from nearsight.core.basis import Basis
-from nearsight.core.blocks import BlockLayout, BlockMatrix
+from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
-from nearsight.core.structure import Pairs, Structure
+from nearsight.core.layout import BlockLayout
+from nearsight.core.pairs import Pairs
+from nearsight.core.structure import Structure
 from nearsight.formats.deeph import read_folder, write_folder
 from nearsight.learn.config import TrainingConfig
 from nearsight.learn.dataset import HamiltonianData, split

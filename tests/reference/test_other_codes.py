@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from nearsight.core.basis import Basis
-from nearsight.core.blocks import BlockLayout, BlockMatrix
+from nearsight.core.blocks import BlockMatrix
+from nearsight.core.layout import BlockLayout
+from nearsight.core.pairs import Pairs
 from nearsight.core.species import Orbital, Projector, RadialFunction, Species
-from nearsight.core.structure import Pairs, Structure
+from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_BOHR3_GPA, HARTREE_EV, RYDBERG_EV
 from nearsight.dft.forces import forces_and_stress
 from nearsight.dft.functional import EnergyFunctional
