@@ -10,7 +10,8 @@ import torch
 
 from nearsight.core.configuration import validated
 from nearsight.core.errors import NearsightError
-from nearsight.core.structure import Structure, neighbours, supercell
+from nearsight.core.pairs import neighbours
+from nearsight.core.structure import Structure, supercell
 from nearsight.core.units import BOHR_ANG, BOLTZMANN_HA, HARTREE_EV
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
