@@ -20,7 +20,7 @@ from nearsight.core.units import BOHR_ANG, HARTREE_BOHR3_GPA, HARTREE_EV
 from nearsight.dft.forces import forces_and_stress
 from nearsight.dft.run import load_species, run_scf
 from nearsight.dft.settings import ScfSettings
-from nearsight.formats.deeph import read_folder
+from nearsight.formats.registry import read_structure
 
 HERE = Path(__file__).parent
 FORCE = HARTREE_EV / BOHR_ANG
@@ -90,7 +90,7 @@ def against_siesta(reference: Path) -> list[dict]:
     for name in ("h2o/0000", "h2o/0007", "graphene3x3/0003"):
         folder = reference / "datasets" / name
         told = json.loads((folder / "reference.json").read_text())
-        s = read_folder(folder).structure
+        s = read_structure(folder)
         settings = ScfSettings(
             xc=told["xc"],
             kmesh=told["kmesh"],

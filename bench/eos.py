@@ -21,7 +21,7 @@ from nearsight.core.units import BOHR_ANG, HARTREE_BOHR3_GPA, HARTREE_EV, RYDBER
 from nearsight.dft.run import chosen_kmesh, load_species, run_scf
 from nearsight.dft.settings import ScfSettings
 from nearsight.formats.files import write_json
-from nearsight.formats.structures import read_structure
+from nearsight.formats.registry import read_structure
 from nearsight.integrals.mesh import mesh_shape
 
 SCALES = (0.94, 0.96, 0.98, 1.00, 1.02, 1.04, 1.06)

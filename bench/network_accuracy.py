@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from nearsight.formats.deeph import list_folders, read_folder
+from nearsight.formats.registry import list_folders, read
 from nearsight.learn.model import TrainedModel, predict
 from nearsight.learn.train import train
 from nearsight.properties.compare import compare
@@ -74,9 +74,9 @@ def measure(task: Task, target: str, preset: str, reference: Path, scale: float)
         differences, expansion = [], []
         for k, folder in enumerate(unseen):
             out = Path(scratch) / f"{k:04d}"
-            expected = read_folder(folder)
+            expected = read(folder)
             predict(model, expected.structure, out)
-            differences.append(compare(expected, read_folder(out)))
+            differences.append(compare(expected, read(out)))
             expansion.append(expansion_error(model, folder))
     mean = lambda name: sum(getattr(d, name) or 0.0 for d in differences) / len(differences)  # noqa: E731
     return Figure(
@@ -102,7 +102,7 @@ def measure(task: Task, target: str, preset: str, reference: Path, scale: float)
 
 def expansion_error(model: TrainedModel, folder: str) -> float:
     """MAE [meV] of the cluster expansion alone, without the network."""
-    found = read_folder(folder)
+    found = read(folder)
     hamiltonian = found.require_hamiltonian()
     graph = model.network.prepare(found.structure, hamiltonian.layout)
     values = graph.baseline.double()

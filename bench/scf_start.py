@@ -21,8 +21,8 @@ from nearsight.core.units import HARTREE_EV
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
 from nearsight.dft.trace import iterations_to
-from nearsight.formats.deeph import is_folder, list_folders, read_folder
 from nearsight.formats.files import read_json, write_json
+from nearsight.formats.registry import list_folders, read
 from nearsight.learn.model import TrainedModel
 
 HERE = Path(__file__).parent
@@ -46,7 +46,7 @@ def settings_of(folder: Path, model: Path, words: list[str]) -> ScfSettings:
 
 def measure(folder: Path, path: Path, model: TrainedModel, words: list[str]) -> dict[str, Any]:
     """Both runs of one structure: iterations to each end, first residuals [eV], seconds, difference of the energies [eV]."""
-    reference = read_folder(folder)
+    reference = read(folder)
     settings, structure = settings_of(folder, path, words), reference.structure
     start = time.perf_counter()
     plain = run_scf(structure, settings)
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--name", help="of the file of results; by default the model's")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of both runs")
     asked = parser.parse_args()
-    found = [f for given in asked.folders for f in ([given] if is_folder(given) else list_folders(given))]
+    found = [f for given in asked.folders for f in list_folders(given)]
     found = found[asked.first :][: asked.limit]
     model = TrainedModel.load(asked.model)
     rows: list[dict[str, Any]] = []

@@ -19,7 +19,7 @@ from nearsight.core.units import HARTREE_EV
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
 from nearsight.electrons.eigen import eigenvalues
-from nearsight.formats.deeph import read_folder
+from nearsight.formats.registry import read
 
 TERMS = ("Ena", "Ekin", "Enl", "DEna", "DUscf", "Exc", "Eions")
 SIESTA_RYDBERG_EV = 13.60580  # SIESTA before 5.0, in whose eV siesta.EIG is
@@ -51,7 +51,7 @@ def main() -> None:
         if arguments.cases and folder.name not in arguments.cases:
             continue
         reference = json.loads((folder / "reference.json").read_text())
-        saved = read_folder(folder)
+        saved = read(folder)
         settings = {
             "xc": reference["xc"],
             "kmesh": reference["kmesh"],

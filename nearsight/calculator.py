@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, Parameters, all_changes
@@ -122,7 +121,7 @@ class Nearsight(Calculator):
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
 
     def _ground_state(self, atoms: Atoms) -> GroundState:
-        structure = _structure(atoms)
+        structure = check_structure(Structure.from_ase(atoms), atoms.get_chemical_formula())
         settings = self._settings_for(structure, atoms)
         functional = functional_for(structure, settings, self._species_for(structure))
         moments = initial_moments(functional, settings)
@@ -169,16 +168,3 @@ class Nearsight(Calculator):
         if settings.spin == "collinear" and settings.moments is None and initial.any():
             settings = settings.model_copy(update={"moments": tuple(initial.tolist())})
         return settings
-
-
-def _structure(atoms: Atoms) -> Structure:
-    if atoms.cell.rank < 3:
-        raise NearsightError(
-            f"{atoms.get_chemical_formula()} has no cell in every direction: put it in a box, as atoms.center(vacuum=5) does"
-        )
-    structure = Structure(
-        torch.tensor(np.asarray(atoms.cell) / BOHR_ANG, dtype=torch.float64),
-        torch.tensor(atoms.positions / BOHR_ANG, dtype=torch.float64),
-        torch.tensor(atoms.numbers, dtype=torch.int64),
-    )
-    return check_structure(structure, atoms.get_chemical_formula())

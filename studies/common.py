@@ -23,7 +23,7 @@ from nearsight.core.configuration import override, read_table, validated
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
 from nearsight.formats.files import read_json, write_json
-from nearsight.formats.structures import read_structure
+from nearsight.formats.registry import read_structure
 from nearsight.learn.validation import evaluate
 from nearsight.report.plot import COLOURS, STYLE, save
 

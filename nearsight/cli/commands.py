@@ -158,7 +158,7 @@ def scf(
     from nearsight.dft.run import chosen_kmesh, run_scf
     from nearsight.dft.settings import ScfSettings
     from nearsight.dft.trace import Trace, iterations_of, saved_iterations
-    from nearsight.formats.structures import read_structure
+    from nearsight.formats.registry import read_structure
 
     if trace is not None and trace.suffix == ".png":
         raise NearsightError(f"--trace {trace}: it is a text file, a JSON object a line; its picture goes beside it")
@@ -311,7 +311,7 @@ def predict(
     ] = None,
 ) -> None:
     """Predict the Hamiltonian of a structure with a trained network."""
-    from nearsight.formats.structures import read_structure
+    from nearsight.formats.registry import read_structure
     from nearsight.learn.model import predict as predict_folder
 
     predict_folder(model, structure if vacuum is None else read_structure(structure, vacuum), out, device=device)
@@ -343,7 +343,10 @@ def bands(
             else:
                 k = results[0][1].path
                 results.append(
-                    (folder.name or str(folder), compute(c.require_hamiltonian(), c.overlap, k, c.fermi_level))
+                    (
+                        folder.name or str(folder),
+                        compute(c.require_hamiltonian(), c.require_overlap(), k, c.fermi_level),
+                    )
                 )
     picture = out or folders[0] / "bands.png"
     plot_bands(results, picture, window_ev=window)

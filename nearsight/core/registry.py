@@ -22,7 +22,7 @@ from nearsight.core.errors import BadInput, Unavailable
 BUILT_IN: dict[str, dict[str, str]] = {
     "models": {},
     "terms": {},
-    "formats": {},
+    "formats": {"deeph": "nearsight.formats.deeph:DeepH"},
     "functionals": {},
     "solvers": {},
     "properties": {},

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from nearsight.core.errors import BadInput
+from nearsight.core.units import BOHR_ANG
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 SYMBOLS = (
     "X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo "
@@ -16,16 +24,71 @@ SYMBOLS = (
 ).split()
 
 
-@dataclass(frozen=True, eq=False)
+APART_ANG = 2.5  # atoms nearer than this to an image across a direction that is not periodic are bonded to it
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Structure:
     """A crystal (or a molecule or sheet in a box), periodic in all three directions.
 
     cell: lattice vectors as rows [3, 3], Bohr.  positions: [atoms, 3], Bohr, Cartesian.  numbers: atomic numbers [atoms].
+    moments: initial magnetic moments that the input states, [atoms] along one axis or vectors [atoms, 3] [mu_B]; what a
+    calculation with spin begins with if it is told no others.  charges: initial charges that the input states [atoms], e.
     """
 
     cell: Tensor
     positions: Tensor
     numbers: Tensor
+    moments: Tensor | None = None
+    charges: Tensor | None = None
+
+    @staticmethod
+    def from_ase(atoms: Atoms) -> Structure:
+        """The structure of ASE's Atoms (angstrom), float64 on the CPU; initial moments and charges come along.
+
+        Raises BadInput for what would be lost in silence: sites that are occupied in part or by several elements; a direction
+        without a cell vector; one that is said not to be periodic but has atoms within 2.5 angstrom of their images.
+        """
+        name = atoms.get_chemical_formula()
+        if len(atoms) == 0:
+            raise BadInput("the Atoms are empty: give at least one atom")
+        _check_occupancy(atoms, name)
+        lengths = np.linalg.norm(atoms.cell.array, axis=1)
+        if atoms.cell.volume <= 1e-6 * lengths.max() ** 3:
+            raise BadInput(
+                f"{name} has no cell in every direction: put it in a box, as atoms.center(vacuum=5) does, or give the cell "
+                "three independent vectors (a cell of zero volume has none)"
+            )
+        gaps = _gaps(atoms)
+        for axis in range(3):
+            if not atoms.pbc[axis] and gaps[axis] < APART_ANG:
+                raise BadInput(
+                    f"{name} is not periodic along its cell vector {'abc'[axis]}, but its atoms are {gaps[axis]:.2f} angstrom "
+                    f"from their images there: set atoms.pbc = True for a crystal, or atoms.center(vacuum=5, axis={axis})"
+                )
+        moments, charges = atoms.get_initial_magnetic_moments(), atoms.get_initial_charges()
+        return Structure(
+            torch.tensor(atoms.cell.array / BOHR_ANG, dtype=torch.float64),
+            torch.tensor(atoms.positions / BOHR_ANG, dtype=torch.float64),
+            torch.tensor(atoms.numbers, dtype=torch.int64),
+            torch.tensor(moments, dtype=torch.float64) if moments.any() else None,
+            torch.tensor(charges, dtype=torch.float64) if charges.any() else None,
+        )
+
+    def to_ase(self) -> Atoms:
+        """The structure as ASE's Atoms (angstrom), periodic in all directions."""
+        from ase import Atoms
+
+        cell, positions = (x.detach().cpu().double().numpy() * BOHR_ANG for x in (self.cell, self.positions))
+        moments, charges = (None if x is None else x.detach().cpu().numpy() for x in (self.moments, self.charges))
+        return Atoms(
+            numbers=self.numbers.cpu().numpy(),
+            positions=positions,
+            cell=cell,
+            pbc=True,
+            magmoms=moments,
+            charges=charges,
+        )
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -33,6 +96,13 @@ class Structure:
     @property
     def symbols(self) -> list[str]:
         return [SYMBOLS[z] for z in self.numbers.tolist()]
+
+    @property
+    def formula(self) -> str:
+        """Elements in the order of their first atoms, with their numbers: H2O of H, O, H."""
+        symbols = self.symbols
+        counts = {s: symbols.count(s) for s in dict.fromkeys(symbols)}
+        return "".join(f"{s}{n if n > 1 else ''}" for s, n in counts.items())
 
     @property
     def volume(self) -> Tensor:
@@ -45,14 +115,31 @@ class Structure:
         return 2 * torch.pi * torch.linalg.inv(self.cell).T
 
     def rotate(self, rotation: Tensor) -> Structure:
-        """The structure with every vector turned by an element [3, 3] of O(3)."""
+        """The structure with every vector turned by an element [3, 3] of O(3); moments are axial vectors."""
         r = rotation.to(self.cell)
-        return replace(self, cell=self.cell @ r.T, positions=self.positions @ r.T)
+        moments = self.moments
+        if moments is not None and moments.ndim == 2:
+            moments = moments @ (torch.linalg.det(r) * r).T.to(moments)
+        return replace(self, cell=self.cell @ r.T, positions=self.positions @ r.T, moments=moments)
 
     def to(self, *args: Any, **kwargs: Any) -> Structure:
         """Cell and positions moved to a dtype and device; atomic numbers follow the device."""
         cell = self.cell.to(*args, **kwargs)
-        return Structure(cell, self.positions.to(*args, **kwargs), self.numbers.to(cell.device))
+        moments, charges = (None if x is None else x.to(*args, **kwargs) for x in (self.moments, self.charges))
+        return Structure(cell, self.positions.to(*args, **kwargs), self.numbers.to(cell.device), moments, charges)
+
+    def reordered(self, order: Sequence[int]) -> Structure:
+        """The structure whose atom n is atom order[n] of this one."""
+        index = torch.tensor(list(order), dtype=torch.int64, device=self.numbers.device)
+        moments, charges = (None if x is None else x[index] for x in (self.moments, self.charges))
+        return Structure(self.cell, self.positions[index], self.numbers[index], moments, charges)
+
+    def __repr__(self) -> str:
+        try:
+            a, b, c = (self.cell.detach().norm(dim=1) * BOHR_ANG).tolist()
+            return f"Structure({self.formula}, {len(self)} atoms, {a:.2f} x {b:.2f} x {c:.2f} angstrom)"
+        except (RuntimeError, IndexError, ValueError):  # of no sound structure
+            return f"Structure({len(self)} atoms)"
 
 
 def supercell(structure: Structure, repeats: tuple[int, int, int]) -> Structure:
@@ -60,4 +147,26 @@ def supercell(structure: Structure, repeats: tuple[int, int, int]) -> Structure:
     cells = structure.cell.new_tensor(list(product(*(range(n) for n in repeats))))
     positions = (structure.positions[None] + (cells @ structure.cell)[:, None]).reshape(-1, 3)
     scale = structure.cell.new_tensor(repeats)[:, None]
-    return Structure(structure.cell * scale, positions, structure.numbers.repeat(len(cells)))
+    moments, charges = (
+        None if x is None else x.repeat(len(cells), *(1 for _ in x.shape[1:]))
+        for x in (structure.moments, structure.charges)
+    )
+    return Structure(structure.cell * scale, positions, structure.numbers.repeat(len(cells)), moments, charges)
+
+
+def _check_occupancy(atoms: Atoms, name: str) -> None:
+    """Raises BadInput for sites that ASE's readers say are occupied in part."""
+    for site, occupants in (atoms.info.get("occupancy") or {}).items():
+        if len(occupants) != 1 or any(abs(float(x) - 1) > 1e-3 for x in occupants.values()):
+            mixed = ", ".join(f"{x:g} {symbol}" for symbol, x in occupants.items())
+            raise BadInput(
+                f"{name}: site {site} is occupied in part ({mixed}): make an ordered cell, such as a supercell of whole atoms"
+            )
+
+
+def _gaps(atoms: Atoms) -> list[float]:
+    """Along each cell vector, the empty height between the atoms and their images [angstrom]."""
+    normals = np.linalg.inv(atoms.cell.array).T
+    heights = 1 / np.linalg.norm(normals, axis=1)
+    along = atoms.positions @ normals.T  # fractional
+    return [float((1 - (x.max() - x.min())) * h) for x, h in zip(along.T, heights, strict=True)]

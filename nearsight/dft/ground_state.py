@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.calculation import Calculation
 from nearsight.core.errors import NearsightError
 from nearsight.core.spin import COLLINEAR, NONE
+from nearsight.core.structure import Structure
 from nearsight.dft.functional import EnergyFunctional, Evaluation
 from nearsight.dft.minimisation import DirectMinimisation
 from nearsight.dft.problem import Problem, Step, Trial
@@ -40,6 +42,28 @@ class GroundState:
     levels: Occupied
     converged: bool
     steps: tuple[Step, ...] = field(repr=False)
+
+    @property
+    def structure(self) -> Structure:
+        """Of the functional."""
+        return self.functional.structure
+
+    def as_calculation(self) -> Calculation:
+        """Structure, matrices, levels and energies as a Calculation, on the CPU."""
+        spin = self.hamiltonian.spin
+        moments = spin.channel_moment(self.populations).T.cpu()
+        energies = self.energies | {"total": self.total, "free": self.free, "harris": self.harris}
+        return Calculation(
+            self.structure.to("cpu"),
+            self.functional.overlap.to("cpu"),
+            self.hamiltonian.to("cpu"),
+            self.density_matrix.to("cpu"),
+            fermi_level=self.fermi_level,
+            electrons=self.functional.electrons,
+            moments=None if spin is NONE else moments[:, 2] if spin is COLLINEAR else moments,
+            energies=energies | {"zero_smearing": self.extrapolated},
+            converged=self.converged,
+        )
 
     @property
     def magnetic_moment(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 
 from nearsight.atoms.orbitals import BasisSettings, generate_species
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.calculation import PER_ATOM, Calculation, Provenance
 from nearsight.core.errors import NearsightError
 from nearsight.core.species import Species
 from nearsight.core.structure import SYMBOLS, Structure
@@ -30,8 +32,8 @@ from nearsight.electrons import kpoints
 from nearsight.electrons.kpoints import KPoints
 from nearsight.electrons.smearing import SMEARINGS
 from nearsight.electrons.symmetry import SpaceGroup, reduced_mesh
-from nearsight.formats.deeph import read_folder, write_folder
 from nearsight.formats.ion_xml import read_ion_xml
+from nearsight.formats.registry import read, write
 from nearsight.formats.structures import check_structure
 from nearsight.integrals.mesh import mesh_shape
 from nearsight.integrals.two_center import EXACT, SIESTA, Quadrature
@@ -206,7 +208,11 @@ def initial_moments(functional: EnergyFunctional, settings: ScfSettings) -> list
 
 def _start_from(folder: Path, functional: EnergyFunctional, spin: str) -> BlockMatrix:
     """H of a folder; of one that has a density matrix only, F[D]."""
-    previous = read_folder(folder)
+    previous = read(folder)
+    if not previous.matrices:
+        raise NearsightError(f"cannot start from {folder}: it has neither a Hamiltonian nor a density matrix")
+    if not previous.basis.same_as(functional.layout.basis):
+        previous = previous.in_original_order()
     found = previous.hamiltonian or previous.density_matrix
     if found is None:
         raise NearsightError(f"cannot start from {folder}: it has neither a Hamiltonian nor a density matrix")
@@ -281,6 +287,7 @@ def report(result: GroundState, settings: ScfSettings, wall_seconds: float) -> d
         ],
         "wall_seconds": wall_seconds,
         "config": settings.model_dump(mode="json"),
+        "per_atom": list(PER_ATOM),
         "species": {s.symbol: {**s.provenance, "valence": s.valence} for s in functional.species.values()},
         "versions": {
             "nearsight": __version__,
@@ -293,6 +300,21 @@ def report(result: GroundState, settings: ScfSettings, wall_seconds: float) -> d
     }
 
 
+def calculation_of(
+    result: GroundState, settings: ScfSettings, wall_seconds: float, about: Mapping[str, Any] | None = None
+) -> Calculation:
+    """A ground state as a calculation, with the record of how it was come by. about: further entries of the record."""
+    from nearsight import __version__
+
+    record = report(result, settings, wall_seconds) | dict(about or {})
+    return replace(
+        result.as_calculation(),
+        settings=record["config"],
+        provenance=Provenance("nearsight", __version__),
+        result=record,
+    )
+
+
 def write_result(
     out: Path,
     result: GroundState,
@@ -300,15 +322,5 @@ def write_result(
     wall_seconds: float,
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """The calculation folder of a ground state, with its species beside the matrices, whole or not at all."""
-    functional = result.functional
-    write_folder(
-        out,
-        functional.structure.to("cpu"),
-        functional.overlap.to("cpu"),
-        result.hamiltonian.to("cpu"),
-        result.density_matrix.to("cpu"),
-        fermi_level=result.fermi_level,
-        electrons=functional.electrons,
-        result=report(result, settings, wall_seconds) | dict(about or {}),
-    )
+    """The calculation folder of a ground state, whole or not at all."""
+    write(out, calculation_of(result, settings, wall_seconds, about))

@@ -31,6 +31,11 @@ def _reason(error: Exception) -> str:
     return hidden.group(1) if hidden else said
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception of another library says, in one line."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def flush(path: Path) -> None:
     """Wait until a file (or the entries of a directory) is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,92 +1,134 @@
-"""One registry of file formats: `read(path)` finds the one that fits, `write(path, calculation)` takes one by name.
+"""Everything that reads a calculation goes through here: whatever its format is, it trains, restarts and is drawn alike.
 
-A third party adds a format with an entry point in the group `nearsight.formats` that names an object with the three
-functions of `Format`.
+Formats are parts of the group `formats` (core/registry.py): our own, and those that other distributions register as entry
+points of the group `nearsight.formats`, each a class that keeps the contract `Format`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from difflib import get_close_matches
-from functools import cache
-from importlib.metadata import entry_points
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from nearsight.core.errors import NearsightError
-from nearsight.formats import deeph
-from nearsight.formats.deeph import Calculation
+from nearsight.core import registry
+from nearsight.core.calculation import Calculation
+from nearsight.core.errors import BadInput, NearsightError, Unavailable
+from nearsight.core.structure import Structure
+from nearsight.formats import structures
+from nearsight.formats.format import Format
 
-GROUP = "nearsight.formats"
+GROUP = "formats"
 
 
-@dataclass(frozen=True)
-class Format:
-    """One program's form of a calculation.
+def load(name: str) -> Format:
+    """The format of a name. Raises BadInput for one that is not known, Unavailable for one that cannot be loaded."""
+    part = registry.load(GROUP, name)
+    found = part() if isinstance(part, type) else part
+    if not isinstance(found, Format):
+        raise Unavailable(
+            f"formats {name!r} of another package is no nearsight.formats.format.Format: tell its authors"
+        )
+    return found
 
-    recognises(path): whether a path looks like it, cheaply.  read(path): the calculation, in the project's units and
-    conventions.  write(path, calculation): None for a format that is only read.
+
+def find(path: Path | str) -> Format | None:
+    """The format of a path, our own first; None for one that no format recognises.
+
+    A third party's format that cannot be loaded is passed over: it is told where nothing else recognises the path.
     """
-
-    recognises: Callable[[Path], bool]
-    read: Callable[[Path], Calculation]
-    write: Callable[[Path, Calculation], None] | None = None
-
-
-def _write_deeph(path: Path, calculation: Calculation) -> None:
-    c = calculation
-    deeph.write_folder(
-        path,
-        c.structure,
-        c.overlap,
-        c.hamiltonian,
-        c.density_matrix,
-        fermi_level=c.fermi_level,
-        electrons=c.electrons,
-        result=c.result or None,
-    )
+    for found in _formats():
+        if isinstance(found, Format) and found.recognises(Path(path)):
+            return found
+    return None
 
 
-@cache
-def formats() -> dict[str, Format]:
-    """All known formats by name: our own, then those of installed packages."""
-    known = {"deeph": Format(deeph.is_folder, deeph.read_folder, _write_deeph)}
-    for entry in entry_points(group=GROUP):
-        known.setdefault(entry.name, entry.load())
-    return known
+def _formats() -> Iterator[Format | NearsightError]:
+    for name in registry.kinds(GROUP):
+        try:
+            yield load(name)
+        except NearsightError as error:
+            yield error
 
 
 def read(path: Path | str, format: str | None = None) -> Calculation:
     """A structure with its matrices from a path, in Hartree and Bohr.
 
-    Raises NearsightError for a path that does not exist, is of no known format or is broken.
+    format: its name; None finds it.  Raises BadInput for a path that does not exist, is of no known format or is broken.
     """
     path = Path(path)
     if not path.exists():
-        raise NearsightError(f"no such file or folder: {path}")
-    if format is not None:
-        return _named(format).read(path)
-    for candidate in formats().values():
-        if candidate.recognises(path):
-            return candidate.read(path)
-    raise NearsightError(
-        f"{path} is of no known format ({', '.join(formats())}): a calculation folder has POSCAR, info.json and *.h5"
-    )
+        raise BadInput(f"no such file or folder: {path}")
+    found = load(format) if format is not None else find(path)
+    if found is None:
+        broken = "".join(f"; {e}" for e in _formats() if isinstance(e, NearsightError))
+        known = ", ".join(registry.kinds(GROUP))
+        raise BadInput(
+            f"{path} is of no known format ({known}): a calculation folder has POSCAR, info.json and *.h5{broken}"
+        )
+    return found.read(path)
 
 
 def write(path: Path | str, calculation: Calculation, format: str = "deeph") -> None:
-    """Write a calculation, whole or not at all. Raises NearsightError for a format that is unknown or only read."""
-    writer = _named(format).write
-    if writer is None:
-        raise NearsightError(
-            f"the format {format} is only read; write {', '.join(n for n, f in formats().items() if f.write)}"
-        )
-    writer(Path(path), calculation)
+    """Write a calculation, whole or not at all. Raises BadInput for a format that is unknown or only read."""
+    load(format).write(Path(path), calculation.as_calculation())
 
 
-def _named(name: str) -> Format:
-    if name not in formats():
-        near = get_close_matches(name, formats(), 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise NearsightError(f"no format {name!r}{hint} (known: {', '.join(formats())})")
-    return formats()[name]
+def read_structure(path: Path | str, vacuum: float | None = None) -> Structure:
+    """A structure from any file that ASE reads, or from a calculation of any format; FILE/N is frame N, else the last.
+
+    vacuum: [angstrom] the distance from the outermost atoms to the faces of a box, along every direction in which the
+        file gives no cell vector: a molecule has none, a sheet two.
+    Raises BadInput: no such file; a format that is not recognised or a broken file; no cell; a cell of zero volume; two
+    atoms closer than 0.3 angstrom; no atoms; sites that are occupied in part.
+    """
+    path = Path(path)
+    found = find(path) if path.exists() else None
+    if found is not None:
+        return structures.check_structure(found.read_structure(path), str(path))
+    return structures.read_structure(path, vacuum)
+
+
+def read_settings(path: Path | str) -> Mapping[str, Any] | None:
+    """The configuration that a calculation records; None where it records none, or is of no known format."""
+    path = Path(path)
+    found = find(path) if path.exists() else None
+    return None if found is None else found.read_settings(path) or None
+
+
+def list_folders(path: Path | str) -> list[Path]:
+    """The calculations in a folder, sorted by name, whatever their format; the path itself if it is one.
+
+    Raises BadInput if there is no such folder, or no calculation in it.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise BadInput(f"no such folder: {path}")
+    if find(path) is not None:
+        return [path]
+    inside = sorted(p for p in path.iterdir() if p.name[0] != ".") if path.is_dir() else []
+    found = [p for p in inside if find(p) is not None]
+    if not found:
+        raise BadInput(f"{path} holds no calculation folders (each with POSCAR, info.json and *.h5)")
+    return found
+
+
+def list_structures(path: Path | str) -> list[Path]:
+    """Names for `read_structure` of all structures at a path: calculations, folders with a POSCAR, frames of a file.
+
+    Raises BadInput if there is no such path, or no structure in it.
+    """
+    path = Path(path)
+    if path.is_file() and find(path) is None:
+        return structures.frames(path)
+    if not path.exists():
+        raise BadInput(f"no such file or folder: {path}")
+    if _is_structure(path):
+        return [path]
+    found = sorted(p for p in path.iterdir() if p.name[0] != "." and _is_structure(p))
+    if not found:
+        raise BadInput(f"{path} holds no structures (folders with a POSCAR)")
+    return found
+
+
+def _is_structure(path: Path) -> bool:
+    return (path / "POSCAR").is_file() or find(path) is not None

@@ -2,97 +2,139 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput
 from nearsight.core.pairs import neighbours
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG
-from nearsight.formats.deeph import read_poscar
+from nearsight.formats.poscar import read_poscar
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 CLOSEST_ANG = 0.3  # atoms nearer than this are a mistake in the input: H2 has 0.74
 
 
 def read_structure(path: Path | str, vacuum: float | None = None) -> Structure:
-    """A structure from any file that ASE reads, or from a calculation folder (its POSCAR); FILE/N is frame N, else the last.
-
-    vacuum: [angstrom] the distance from the outermost atoms to the faces of a box, along every direction in which the
-        file gives no cell vector: a molecule has none, a sheet two.
-    Raises NearsightError: no such file; a format that is not recognised or a broken file; no cell; a cell of zero
-    volume; two atoms closer than 0.3 angstrom; no atoms.
-    """
+    """A structure from any file that ASE reads, or a folder with a POSCAR: see `nearsight.formats.registry.read_structure`."""
     path = Path(path)
     frame = None
     if not path.exists() and path.parent.is_file() and path.name.isdigit():
         path, frame = path.parent, int(path.name)
     if not path.exists():
-        raise NearsightError(f"no such file: {path}")
+        raise BadInput(f"no such file: {path}")
     if path.is_dir():
         if not (path / "POSCAR").is_file():
-            raise NearsightError(f"{path} is a folder without a POSCAR: give a structure file or a calculation folder")
+            raise BadInput(f"{path} is a folder without a POSCAR: give a structure file or a calculation folder")
         return check_structure(read_poscar(path / "POSCAR"), str(path))
-    return check_structure(_read_by_ase(path, vacuum, frame), str(path if frame is None else path / str(frame)))
+    name = str(path if frame is None else path / str(frame))
+    return check_structure(_structure_of(_frame(path, frame), name, vacuum), name)
+
+
+def read_frames(path: Path | str, vacuum: float | None = None) -> Iterator[Structure]:
+    """All structures of a file, one after the other as they are read. Raises BadInput as `read_structure` does."""
+    for n, atoms in enumerate(_stream(Path(path))):
+        name = f"{path}/{n}"
+        yield check_structure(_structure_of(atoms, name, vacuum), name)
 
 
 def frames(path: Path | str) -> list[Path]:
     """Names for `read_structure` of all structures of a file: FILE/0, FILE/1, ... of one with several, else FILE."""
-    import ase.io
-
     path = Path(path)
     if not path.is_file():
-        raise NearsightError(f"no such file: {path}")
+        raise BadInput(f"no such file: {path}")
     try:
-        count = len(ase.io.read(path, index=":"))
-    except Exception:  # read_structure says what is wrong
+        count = len(_all_frames(path))
+    except BadInput:  # read_structure says what is wrong
         return [path]
     return [path] if count == 1 else [path / str(n) for n in range(count)]
 
 
-def _read_by_ase(path: Path, vacuum: float | None, frame: int | None = None) -> Structure:
+def _stream(path: Path) -> Iterator[Atoms]:
     import ase.io
-    from ase import Atoms
 
     try:
-        atoms = ase.io.read(path, index=-1 if frame is None else frame)
+        yield from ase.io.iread(path, index=":")
     except Exception as error:  # ASE's readers raise whatever a broken file makes them stumble over
-        reason = str(error).splitlines()[0] if str(error) else "it does not have the form its name promises"
-        raise NearsightError(
-            f"{path} cannot be read as a structure ({reason}); cif, xyz, POSCAR, xsf, ... are known"
-        ) from error
-    if not isinstance(atoms, Atoms) or len(atoms) == 0:
-        raise NearsightError(f"{path} holds no atoms")
+        raise _unreadable(path, error) from error
+
+
+def _frame(path: Path, frame: int | None) -> Atoms:
+    """One frame; None takes the last."""
+    import ase.io
+
+    if frame is not None:
+        found = _all_frames(path)
+        if frame >= len(found):
+            raise BadInput(f"{path} has {len(found)} structures, from 0 on: there is no {path / str(frame)}")
+        return found[frame].copy()
+    try:
+        atoms = ase.io.read(path, index=-1)
+    except Exception as error:  # as in `_stream`
+        raise _unreadable(path, error) from error
+    assert not isinstance(atoms, list)
+    return atoms
+
+
+def _all_frames(path: Path) -> tuple[Atoms, ...]:
+    """Every frame of a file, which is read once while it does not change."""
+    status = path.stat()
+    return _read_once(path.resolve(), status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=4)
+def _read_once(path: Path, changed: int, size: int) -> tuple[Atoms, ...]:
+    found = []
+    for atoms in _stream(path):
+        atoms.calc = None  # energies and forces of other programs are not kept
+        found.append(atoms)
+    return tuple(found)
+
+
+def _unreadable(path: Path, error: Exception) -> BadInput:
+    reason = str(error).splitlines()[0] if str(error) else "it does not have the form its name promises"
+    return BadInput(f"{path} cannot be read as a structure ({reason}); cif, xyz, POSCAR, xsf, ... are known")
+
+
+def _structure_of(atoms: Atoms, name: str, vacuum: float | None) -> Structure:
+    if len(atoms) == 0:
+        raise BadInput(f"{name} holds no atoms")
     if vacuum is not None:
         if vacuum <= 0:
-            raise NearsightError(f"a vacuum of {vacuum} angstrom makes no box: give a positive length")
+            raise BadInput(f"a vacuum of {vacuum} angstrom makes no box: give a positive length")
         empty = [axis for axis in range(3) if not atoms.cell.array[axis].any()]
         if not empty:
-            raise NearsightError(f"{path} has a cell: --vacuum is for molecules, sheets and wires without one")
+            raise BadInput(f"{name} has a cell: --vacuum is for molecules, sheets and wires without one")
         atoms.center(vacuum=vacuum, axis=tuple(empty))
+        atoms.pbc[empty] = True
     elif not atoms.cell.array.any():
-        raise NearsightError(
-            f"{path} has no cell: put the molecule in a box with --vacuum ANGSTROM (5 or more), or give the file a cell"
+        raise BadInput(
+            f"{name} has no cell: put the molecule in a box with --vacuum ANGSTROM (5 or more), or give the file a cell"
         )
-    return Structure(
-        torch.tensor(atoms.cell.array / BOHR_ANG, dtype=torch.float64),
-        torch.tensor(atoms.positions / BOHR_ANG, dtype=torch.float64),
-        torch.tensor(atoms.numbers, dtype=torch.int64),
-    )
+    try:
+        return Structure.from_ase(atoms)
+    except BadInput as error:
+        raise BadInput(f"{name}: {error}") from error
 
 
 def check_structure(structure: Structure, name: str = "the structure") -> Structure:
-    """The structure itself if it can be computed, else NearsightError: see `read_structure`."""
+    """The structure itself if it can be computed, else BadInput: see `read_structure`."""
     if not (torch.isfinite(structure.cell).all() and torch.isfinite(structure.positions).all()):
-        raise NearsightError(f"{name} has coordinates that are not finite")
+        raise BadInput(f"{name} has coordinates that are not finite")
     if len(structure) == 0:
-        raise NearsightError(f"{name} holds no atoms")
+        raise BadInput(f"{name} holds no atoms")
     unknown = [n for n, z in enumerate(structure.numbers.tolist()) if not 0 < z < len(SYMBOLS)]
     if unknown:
-        raise NearsightError(f"{name}: atom {unknown[0]} is of no known element")
+        raise BadInput(f"{name}: atom {unknown[0]} is of no known element")
     lengths = structure.cell.norm(dim=1)
     if float(structure.volume) <= 1e-6 * float(lengths.max()) ** 3:
-        raise NearsightError(
+        raise BadInput(
             f"{name} has a cell of zero volume: give three independent lattice vectors "
             "(a sheet or a wire needs a vector through the empty space too)"
         )
@@ -103,16 +145,8 @@ def check_structure(structure: Structure, name: str = "the structure") -> Struct
         vector = structure.positions[b] + cell.to(structure.cell) @ structure.cell - structure.positions[a]
         symbols = structure.symbols
         image = f" in cell {tuple(cell.tolist())}" if bool(cell.any()) else ""
-        raise NearsightError(
+        raise BadInput(
             f"{name}: atoms {a} ({symbols[a]}) and {b} ({symbols[b]}){image} are {float(vector.norm()) * BOHR_ANG:.3f} "
             f"angstrom apart: move them, or remove the repeated one (atoms count from 0)"
         )
     return structure
-
-
-def to_ase(structure: Structure):  # type: ignore[no-untyped-def]  # ASE's types are optional
-    """The structure as ASE's Atoms (angstrom), periodic in all directions."""
-    from ase import Atoms
-
-    cell, positions = (x.detach().cpu().double().numpy() * BOHR_ANG for x in (structure.cell, structure.positions))
-    return Atoms(numbers=structure.numbers.cpu().numpy(), positions=positions, cell=cell, pbc=True)

@@ -105,7 +105,7 @@ def _on_energy(
 ) -> Assembled:
     labelled = settings.blocks is not None
     paths = split(settings.data, labelled)
-    recorded = recorded_settings(paths.train[0]) if paths.train[0].is_dir() else None
+    recorded = recorded_settings(paths.train[0])
     known = None if start is None or start.reference is None else start.reference
     functional = shared_settings(energy.scf, recorded, None if known is None else known.settings)
     functional = functional.model_copy(

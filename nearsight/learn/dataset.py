@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.calculation import Calculation
 from nearsight.core.errors import NearsightError
 from nearsight.core.layout import BlockLayout
 from nearsight.core.spin import NONE
 from nearsight.core.structure import SYMBOLS, Structure
-from nearsight.formats.deeph import Calculation, list_folders, read_folder
-from nearsight.formats.structures import frames
+from nearsight.formats.registry import list_folders, list_structures, read
 from nearsight.learn.config import DataConfig
 from nearsight.models.deeph2 import DeepH2
 from nearsight.models.graph import Graph, batch
@@ -74,18 +74,8 @@ def _folders(paths: str | list[str]) -> list[Path]:
 
 
 def _structures(paths: str | list[str]) -> list[Path]:
-    """Folders of structures (whether they have matrices or not) and frames of structure files."""
-    found: list[Path] = []
-    for path in map(Path, [paths] if isinstance(paths, str) else paths):
-        if not path.is_dir():
-            found += frames(path)
-        elif (path / "POSCAR").is_file():
-            found.append(path)
-        else:
-            inner = sorted(p for p in path.iterdir() if p.name[0] != "." and (p / "POSCAR").is_file())
-            if not inner:
-                raise NearsightError(f"{path} holds no structures (folders with a POSCAR)")
-            found += inner
+    """Structures, whether they have matrices or not, and frames of structure files."""
+    found = [p for path in ([paths] if isinstance(paths, str) else paths) for p in list_structures(path)]
     return list(dict.fromkeys(found))
 
 
@@ -124,7 +114,7 @@ class HamiltonianData:
 
     def overlap(self, index: int) -> Tensor:
         found = self.calculation(index)
-        return found.overlap.on(found.require_hamiltonian().layout).values[0]
+        return found.require_overlap().on(found.require_hamiltonian().layout).values[0]
 
     def calculation(self, index: int) -> Calculation:
         """Raises NearsightError, naming the folder, for one without a (spinless) Hamiltonian."""
@@ -133,7 +123,7 @@ class HamiltonianData:
         return self._last[1]
 
     def _read(self, path: Path) -> Calculation:
-        found = read_folder(path)
+        found = read(path)
         if found.hamiltonian is None:
             raise NearsightError(f"{path} has no hamiltonian.h5: there is nothing to learn from it")
         if found.hamiltonian.spin is not NONE:

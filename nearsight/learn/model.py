@@ -15,14 +15,15 @@ from safetensors.torch import load_file, save_file
 import nearsight
 from nearsight.core.basis import Basis
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.calculation import Calculation
 from nearsight.core.errors import NearsightError
 from nearsight.core.layout import BlockLayout
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.dft.run import load_species
 from nearsight.dft.settings import ScfSettings
-from nearsight.formats.deeph import is_folder, read_folder, write_folder
 from nearsight.formats.files import read_json, whole_file, write_json
-from nearsight.formats.structures import check_structure, read_structure
+from nearsight.formats.registry import find, read, read_structure, write
+from nearsight.formats.structures import check_structure
 from nearsight.learn.reference import OrbitalReference, differences, read_species
 from nearsight.models.deeph2 import DeepH2
 
@@ -157,9 +158,9 @@ def predict(
     name = None if isinstance(model, TrainedModel) else str(model)
     trained = model if isinstance(model, TrainedModel) else TrainedModel.load(model, device)
     trained.check(found)
-    if trained.reference is None and source is not None and is_folder(source):
-        given = read_folder(source)
-        overlap, electrons = given.overlap, given.electrons
+    if trained.reference is None and source is not None and find(source) is not None:
+        given = read(source)
+        overlap, electrons = given.require_overlap(), given.electrons
         _same_basis(given.basis, trained)
     else:
         layout = trained.layout(found)
@@ -167,20 +168,14 @@ def predict(
         overlap = trained.reference.overlap(found, layout)
         electrons = trained.reference.electrons(found)
     hamiltonian = trained(found, overlap.layout)
-    write_folder(
-        out,
-        found,
-        overlap,
-        hamiltonian,
-        electrons=electrons,
-        result={
-            "prediction": True,
-            "model": name,
-            "target": trained.target,
-            "wall_seconds": time.perf_counter() - started,
-            "versions": {"nearsight": nearsight.__version__, "torch": torch.__version__},
-        },
-    )
+    record = {
+        "prediction": True,
+        "model": name,
+        "target": trained.target,
+        "wall_seconds": time.perf_counter() - started,
+        "versions": {"nearsight": nearsight.__version__, "torch": torch.__version__},
+    }
+    write(out, Calculation(found, overlap, hamiltonian, electrons=electrons, result=record))
 
 
 predict_folder = predict

@@ -18,8 +18,9 @@ from nearsight.core.species import Species
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.dft.run import initial_hamiltonian, load_species, quadrature_for
 from nearsight.dft.settings import ScfSettings
-from nearsight.formats.files import read_json, whole_file
+from nearsight.formats.files import whole_file
 from nearsight.formats.ion_xml import read_ion_xml, write_ion_xml
+from nearsight.formats.registry import read_settings
 from nearsight.integrals.two_center import matrix_layout, overlap
 from nearsight.learn.config import DataConfig, ReferenceConfig
 
@@ -111,10 +112,9 @@ def read_species(folder: Path, numbers: Sequence[int]) -> dict[int, Species]:
 
 
 def recorded_settings(folder: Path) -> dict[str, Any] | None:
-    """The `scf` configuration that a folder records: in result.json, or settings.json of a bare structure. None without."""
-    made, bare = folder / "result.json", folder / "settings.json"
-    config = read_json(made).get("config") if made.exists() else read_json(bare) if bare.exists() else None
-    return dict(config) if isinstance(config, Mapping) else None
+    """The `scf` configuration that a calculation, or a structure without labels, records. None without."""
+    found = read_settings(folder)
+    return None if found is None else dict(found)
 
 
 def find_species(

@@ -21,8 +21,8 @@ from nearsight.core.structure import Structure
 from nearsight.dft.dielectric import Screening
 from nearsight.dft.problem import Problem
 from nearsight.dft.settings import ScfSettings
-from nearsight.formats.deeph import is_folder, read_folder
-from nearsight.formats.structures import check_structure, read_structure
+from nearsight.formats.registry import find, read, read_structure
+from nearsight.formats.structures import check_structure
 from nearsight.integrals.two_center import matrix_layout, overlap
 from nearsight.learn.energy import ProblemCache
 from nearsight.learn.reference import OF_THE_OPERATOR, recorded_settings
@@ -147,7 +147,8 @@ class StructureData:
         Raises NearsightError for one of another functional, with the difference spelled out.
         """
         path, copy = self.sources[index]
-        if copy or not is_folder(path) or not (path / "hamiltonian.h5").exists():
+        found = None if copy or not path.exists() or find(path) is None else read(path).hamiltonian
+        if found is None:
             return None
         recorded = self._recorded(index)
         wrong = [
@@ -160,7 +161,6 @@ class StructureData:
                 f"{path} was computed with another functional: {'; '.join(wrong)}. Leave these out of loss.scf, or give "
                 "structures without Hamiltonians"
             )
-        found = read_folder(path).require_hamiltonian()
         layout = self.layout(index)
         if found.spin is not NONE:
             raise NearsightError(f"{path} is spinful: networks for spin are not available yet")
@@ -193,7 +193,7 @@ class StructureData:
 
     def _recorded(self, index: int) -> dict[str, Any]:
         path, _ = self.sources[index]
-        return (recorded_settings(path) if path.is_dir() else None) or {}
+        return recorded_settings(path) or {}
 
 
 def shared_settings(

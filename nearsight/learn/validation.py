@@ -222,7 +222,7 @@ def evaluate(
     if trained.reference is None:
         raise NearsightError("the model does not know its orbitals, so there is no energy to evaluate")
     paths = split(DataConfig(train=data, validation_fraction=0.0), labelled=False).train
-    recorded = recorded_settings(paths[0]) if paths[0].is_dir() else None
+    recorded = recorded_settings(paths[0])
     settings = shared_settings(scf or {}, recorded, trained.reference.settings)
     wrong = differences(trained.reference, settings, {})
     if wrong:

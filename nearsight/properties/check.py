@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 import torch
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.calculation import Calculation
 from nearsight.core.errors import NearsightError
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.electrons.kpoints import mesh
-from nearsight.formats.deeph import Calculation
 from nearsight.formats.structures import check_structure
 
 
@@ -38,13 +38,13 @@ def check(calculation: Calculation) -> list[Finding]:
             error = float((matrix - matrix.dagger()).values.abs().max()) * unit
             text = f"{error:.1e}" + (" eV" if name == "H" else "")
             findings.append(Finding(f"{name} is hermitian", f"largest deviation {text}", error <= limit))
-    findings.append(_norms(calculation.overlap))
+    findings.append(_norms(calculation.require_overlap()))
     findings.append(_positive(calculation))
     for test in (_electrons, _fermi):
         finding = test(calculation)
         if finding is not None:
             findings.append(finding)
-    converged = calculation.result.get("converged")
+    converged = calculation.converged
     if converged is not None:
         findings.append(
             Finding("self-consistency was reached", f"converged: {str(converged).lower()}", bool(converged))
@@ -57,7 +57,7 @@ def _structure(c: Calculation) -> Finding:
         check_structure(c.structure)
     except NearsightError as error:
         return Finding("the structure can be computed", str(error), False)
-    p = c.overlap.pairs
+    p = c.require_overlap().pairs
     far = float(p.vectors(c.structure).norm(dim=1).max()) * BOHR_ANG
     return Finding(
         "the structure can be computed", f"{len(c.structure)} atoms, {len(p)} pairs to {far:.2f} angstrom", True
@@ -80,15 +80,17 @@ def _sampling(c: Calculation) -> torch.Tensor:
 
 
 def _positive(c: Calculation) -> Finding:
-    lowest = min(float(torch.linalg.eigvalsh(c.overlap.at_k(k[None])[0]).min()) for k in _sampling(c))
+    overlap = c.require_overlap()
+    lowest = min(float(torch.linalg.eigvalsh(overlap.at_k(k[None])[0]).min()) for k in _sampling(c))
     return Finding("S is positive definite", f"lowest eigenvalue {lowest:.2e}", lowest > 0)
 
 
 def _electrons(c: Calculation) -> Finding | None:
     if c.density_matrix is None:
         return None
-    density = c.density_matrix.on(c.overlap.layout)
-    count = float(density.trace(c.overlap))
+    overlap = c.require_overlap()
+    density = c.density_matrix.on(overlap.layout)
+    count = float(density.trace(overlap))
     told = c.electrons if c.electrons is not None else float(round(count))
     return Finding("Tr[D S] is the number of electrons", f"{count:.6f}, expected {told:g}", abs(count - told) <= 1e-3)
 
@@ -99,7 +101,7 @@ def _fermi(c: Calculation) -> Finding | None:
     if c.hamiltonian is None or c.fermi_level is None:
         return None
     try:
-        levels = eigenvalues(c.hamiltonian, c.overlap, _sampling(c))
+        levels = eigenvalues(c.hamiltonian, c.require_overlap(), _sampling(c))
     except NearsightError:
         return None  # S is not positive definite: reported already
     low, high = float(levels.min()) * HARTREE_EV, float(levels.max()) * HARTREE_EV

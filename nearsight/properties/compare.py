@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.calculation import Calculation
 from nearsight.core.errors import NearsightError
 from nearsight.core.gauge import gauge_shift
 from nearsight.core.layout import BlockLayout
@@ -17,7 +18,6 @@ from nearsight.core.pairs import Pairs
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.electrons.kpoints import band_path
-from nearsight.formats.deeph import Calculation
 from nearsight.properties.spectra import Bands, affordable_points, bands, fermi_level_of
 
 MEV = 1000 * HARTREE_EV  # 1 Ha in meV
@@ -80,7 +80,7 @@ def compare(
             f"two bases cannot be compared element by element: {_orbitals(reference)} and {_orbitals(other)}"
         )
     h_ref, h_other = reference.require_hamiltonian(), _moved(other.require_hamiltonian(), cells)
-    s_ref, s_other = reference.overlap, _moved(other.overlap, cells)
+    s_ref, s_other = reference.require_overlap(), _moved(other.require_overlap(), cells)
     if h_ref.spin is not h_other.spin:
         raise NearsightError(f"spin {h_ref.spin} cannot be compared with spin {h_other.spin}")
     layout = BlockLayout(h_ref.basis, _union(h_ref.pairs, h_other.pairs, s_ref.pairs, s_other.pairs))
@@ -176,8 +176,8 @@ def _band_differences(wanted: Bands, found: Bands, fermi: float | None, window_e
 
 
 def _energy_difference(reference: Calculation, other: Calculation) -> float | None:
-    totals = [c.result.get("energy_eV", {}).get("total") for c in (reference, other)]
-    return None if None in totals else 1000 * (totals[1] - totals[0]) / len(reference.structure)
+    a, b = (c.energies.get("total") for c in (reference, other))
+    return None if a is None or b is None else (b - a) * MEV / len(reference.structure)
 
 
 def _by_elements(layout: BlockLayout, error: Tensor) -> dict[str, float]:

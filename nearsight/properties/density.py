@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.calculation import Calculation
 from nearsight.core.configuration import near_miss, validated
 from nearsight.core.errors import NearsightError
 from nearsight.core.spin import NONE, SPINOR
@@ -19,7 +20,7 @@ from nearsight.dft.settings import ScfSettings
 from nearsight.dft.terms import ExchangeCorrelation, PotentialTerm
 from nearsight.dft.wavefunction import orbital_on_mesh
 from nearsight.electrons.eigen import factorise
-from nearsight.formats.deeph import Calculation, read_folder
+from nearsight.formats.registry import read
 from nearsight.formats.volumetric import Quantity, Volume, write_volume
 
 What = Literal["density", "spin", "potential", "electrostatic"]
@@ -85,17 +86,14 @@ def write_density(folder: Path | str, out: Path | str, what: What = "density") -
     what: see `field_on_mesh`. Cube files are in atomic units, XSF files in angstrom and eV.  Returns the field written,
     in atomic units.  Raises NearsightError: a folder without a density matrix, another program's folder, another word.
     """
-    calculation = read_folder(folder)
-    if calculation.density_matrix is None:
-        raise NearsightError(
-            f"{folder} has no density_matrix.h5: a density needs a ground state of `nearsight scf`, not a prediction"
-        )
-    if what == "spin" and calculation.density_matrix.spin is NONE:
+    calculation = read(folder)
+    density_matrix = calculation.require_density_matrix()
+    if what == "spin" and density_matrix.spin is NONE:
         raise NearsightError(
             f"{folder} was computed without spin, so that its spin density is zero; take another field"
         )
     functional = functional_of(calculation, str(folder))
-    field = field_on_mesh(functional, calculation.density_matrix, what)
+    field = field_on_mesh(functional, density_matrix, what)
     words, quantity = _WORDS[what]
     volume = Volume(calculation.structure, field, words)
     write_volume(out, volume, quantity)
@@ -111,7 +109,7 @@ def write_orbital(
     its phase makes the largest value real and positive, so that at Gamma the imaginary part is zero.
     Raises NearsightError: a band or spin that is not there, and as `write_density`.
     """
-    calculation = read_folder(folder)
+    calculation = read(folder)
     hamiltonian = calculation.require_hamiltonian()
     if hamiltonian.spin is SPINOR:
         raise NearsightError(f"{folder} has spinor orbitals: only orbitals without spin-orbit coupling can be drawn")
@@ -122,7 +120,7 @@ def write_orbital(
             f"{folder} has bands 0 to {size - 1} and spins 0 to {spins - 1}, not band {band} of spin {spin}"
         )
     at = torch.tensor([k], dtype=torch.float64)
-    energies, coefficients = factorise(calculation.overlap, at).solve(hamiltonian.at_k(at))
+    energies, coefficients = factorise(calculation.require_overlap(), at).solve(hamiltonian.at_k(at))
     psi = orbital_on_mesh(functional, coefficients[spin, 0, :, band], at[0])
     energy = float(energies[spin, 0, band]) * HARTREE_EV
     words = f"Re psi of band {band} at k = {k[0]:g} {k[1]:g} {k[2]:g}, {energy:.4f} eV"

@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.calculation import Calculation
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.electrons.eigen import eigenvalues
 from nearsight.electrons.kpoints import BandPath, band_path, mesh
 from nearsight.electrons.occupations import fermi_level
-from nearsight.formats.deeph import Calculation
 
 K_SPACING = 0.25  # 1/angstrom
 SMEARING_EV = 0.025
@@ -69,7 +69,7 @@ def bands_of(calculation: Calculation, points: int | None = None, labels: str | 
     points: how many k in all; by default as many as take about a minute.  labels: corners to visit, e.g. "GAMMA-M-K".
     """
     path = band_path(calculation.structure, points or affordable_points(calculation.basis.size), labels)
-    return bands(calculation.require_hamiltonian(), calculation.overlap, path, fermi_level_of(calculation))
+    return bands(calculation.require_hamiltonian(), calculation.require_overlap(), path, fermi_level_of(calculation))
 
 
 def fermi_level_of(calculation: Calculation) -> float | None:
@@ -80,7 +80,7 @@ def fermi_level_of(calculation: Calculation) -> float | None:
         return c.fermi_level
     a, b, d = (ceil(float(length) / BOHR_ANG / K_SPACING - 1e-6) for length in c.structure.reciprocal.norm(dim=1))
     k = mesh((a, b, d))
-    levels = eigenvalues(c.hamiltonian, c.overlap, k.k)
+    levels = eigenvalues(c.hamiltonian, c.require_overlap(), k.k)
     return float(fermi_level(levels, k.weights, c.electrons, SMEARING_EV / HARTREE_EV))
 
 

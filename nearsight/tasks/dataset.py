@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.structure import Structure, supercell
 from nearsight.core.units import BOHR_ANG
 from nearsight.dft.settings import ScfSettings
-from nearsight.formats.structures import check_structure, read_structure
+from nearsight.formats.registry import read_structure
+from nearsight.formats.structures import check_structure
 from nearsight.tasks.ground_states import BuildReport, Report, Workers, ground_states
 from nearsight.tasks.modes import Harmonic, Modes, harmonic_of, taken_harmonic, thermal
 from nearsight.tasks.rotations import check_room, random_rotation, turned
@@ -69,7 +71,7 @@ def distorted(structure: Structure, recipe: Distort, index: int) -> Structure:
     if recipe.rotate:
         s = turned(s, random_rotation(random))
     steps = np.clip(random.normal(0, recipe.sigma_ang, (len(s), 3)), -recipe.clip_ang, recipe.clip_ang)
-    return Structure(s.cell, s.positions + torch.from_numpy(steps / BOHR_ANG), s.numbers)
+    return replace(s, positions=s.positions + torch.from_numpy(steps / BOHR_ANG))
 
 
 def read_settings(path: Path | str, words: tuple[str, ...] = ()) -> SetSettings:

@@ -15,8 +15,9 @@ from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG
 from nearsight.dft.settings import ScfSettings
 from nearsight.electrons.kpoints import BandPath, band_path
-from nearsight.formats.deeph import list_folders, read_folder, write_poscar
 from nearsight.formats.files import read_json, write_json
+from nearsight.formats.poscar import write_poscar
+from nearsight.formats.registry import list_folders, read
 from nearsight.learn.model import predict
 from nearsight.learn.train import train
 from nearsight.properties.compare import compare
@@ -107,18 +108,18 @@ def run(out: Path | str, watcher: Watcher, draw: Draw, tour: Tour | None = None)
     _ground_states(out, "large", tour.distort(1, tour.large, tour.seed + 1), tour.scf(tour.large_kmesh), watcher)
 
     watcher.stage("predicting the unseen cell")
-    reference = read_folder(out / "large" / "0000")
+    reference = read(out / "large" / "0000")
     if not (out / "predicted" / "result.json").exists():
         predict(out / "model", reference.structure, out / "predicted")
     watcher.advance(1, 1)
 
     watcher.stage("bands of both")
-    predicted = read_folder(out / "predicted")
+    predicted = read(out / "predicted")
     path = _path(reference.structure)
     watcher.advance(0, 2)
-    by_dft = bands(reference.require_hamiltonian(), reference.overlap, path, reference.fermi_level)
+    by_dft = bands(reference.require_hamiltonian(), reference.require_overlap(), path, reference.fermi_level)
     watcher.advance(1, 2)
-    by_network = bands(predicted.require_hamiltonian(), predicted.overlap, path)
+    by_network = bands(predicted.require_hamiltonian(), predicted.require_overlap(), path)
     difference = compare(reference, predicted, spectra=(by_dft, by_network)).to_json()
     watcher.advance(2, 2)
     _picture(out, atoms, draw, by_dft, by_network, difference)
@@ -184,7 +185,7 @@ def _picture(out: Path, atoms: int, draw: Draw, dft: Bands, network: Bands, diff
 
 
 def _timings(folder: Path) -> dict[str, Any]:
-    results = [read_json(f / "result.json") for f in list_folders(folder)]
+    results = [read(f).result for f in list_folders(folder)]
     seconds = [r["wall_seconds"] for r in results]
     return {
         "folders": len(results),

@@ -19,9 +19,9 @@ from nearsight.core.species import Species
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.dft.run import load_species, run_scf
 from nearsight.dft.settings import ScfSettings
-from nearsight.formats.deeph import write_poscar
 from nearsight.formats.files import flush, locked, read_json, whole_file, write_json
 from nearsight.formats.ion_xml import write_ion_xml
+from nearsight.formats.poscar import write_poscar
 from nearsight.tasks.ledger import Job, Ledger, Outcome, run_jobs
 
 Report = Callable[[Outcome, int, int], None]

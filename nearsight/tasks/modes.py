@@ -10,7 +10,7 @@ of light atoms is wider.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -21,13 +21,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import MissingData, NearsightError
 from nearsight.core.pairs import neighbours
 from nearsight.core.structure import Structure, supercell
 from nearsight.core.units import AMU_ME, BOHR_ANG, BOLTZMANN_HA, HARTREE_EV
 from nearsight.dft.settings import ScfSettings
 from nearsight.formats.files import read_json, write_json
-from nearsight.formats.structures import to_ase
+from nearsight.formats.registry import read
 from nearsight.tasks.ground_states import Report, Workers, digest, ground_states
 from nearsight.tasks.rotations import APART_ANG, check_room, random_rotation, turned
 
@@ -177,7 +177,7 @@ def harmonic_of(
     for coordinate, sign in product(range(3 * len(structure)), (1, -1)):
         step = torch.zeros_like(minimum.positions)
         step.view(-1)[coordinate] = sign * h
-        displaced.append(Structure(minimum.cell, minimum.positions + step, minimum.numbers))
+        displaced.append(replace(minimum, positions=minimum.positions + step))
     settings = scf.model_copy(update={"forces": True})
     made = ground_states(displaced, settings, folder, workers, {"scf": settings.model_dump(mode="json")}, report)
     if made.failed:
@@ -186,13 +186,21 @@ def harmonic_of(
             f"{len(made.failed)} of {made.jobs} displaced structures failed, first {folder / name}: {error}"
         )
     names = [f"{n:0{max(4, len(str(len(displaced) - 1)))}d}" for n in range(len(displaced))]
-    forces = np.array([read_json(folder / name / "result.json")["forces_eV_per_Ang"] for name in names])
+    forces = np.array([_forces(folder / name) for name in names])
     rows = -(forces[::2] - forces[1::2]) / (2 * recipe.step_ang)  # [3 atoms of the cell, all atoms, 3]
     kept = _table(minimum) | {"supercell": list(recipe.supercell), "hessian_eV_per_Ang2": rows.tolist()}
     harmonic = _read(kept, folder, recipe)
     energies = (1000 * HARTREE_EV * harmonic.energies).tolist()
     write_json(folder / "modes.json", {"digest": made_from, "energies_meV": energies, **kept})
     return harmonic
+
+
+def _forces(folder: Path) -> list[list[float]]:
+    """Of a displaced structure [atoms, 3], in its own order of atoms [eV/angstrom]."""
+    forces = read(folder).in_original_order().forces
+    if forces is None:
+        raise MissingData(f"{folder} has no forces: remove it, so that it is computed again")
+    return (forces * HARTREE_EV / BOHR_ANG).tolist()
 
 
 def taken_harmonic(structure: Structure, recipe: Modes, folder: Path) -> Harmonic:
@@ -240,7 +248,7 @@ def _relaxed(structure: Structure, repeats: tuple[int, int, int], scf: ScfSettin
     from nearsight.calculator import Nearsight
 
     settings = scf.model_dump(exclude_defaults=True, exclude={"start", "forces", "stress"})
-    atoms = to_ase(structure)
+    atoms = structure.to_ase()
     atoms.calc = Nearsight(**settings)
     atoms.set_constraint(_ImagesTogether(repeats))
     if not BFGS(atoms, logfile=None).run(fmax=largest, steps=_STEPS):

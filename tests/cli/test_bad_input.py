@@ -11,7 +11,7 @@ import torch
 
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG
-from nearsight.formats.deeph import write_poscar
+from nearsight.formats.poscar import write_poscar
 
 DATA = Path(__file__).parents[1] / "formats" / "data"
 GRAPHENE = DATA / "graphene_lda_sz"

@@ -10,7 +10,7 @@ import torch
 
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG
-from nearsight.formats.deeph import write_poscar
+from nearsight.formats.poscar import write_poscar
 from tests.cli.test_bad_input import GRAPHENE, hydrogen, refused
 
 QUICK = ("--basis", "sz", "--mesh-cutoff", 40, "--kmesh", 1, 1, 1)
@@ -38,7 +38,7 @@ def h2(tmp_path) -> Path:
         (("--spin", "collinear", "--moments", "1,up"), ("--moments 1,up", "commas")),
         (("--spin", "collinear", "--moments", "1,-1.5"), ("atom 1 (H)", "moment of -1.5", "its 1 electrons")),
         (("--spin", "collinear", "--total-moment", 3), ("total moment of 3", "the 2 electrons")),
-        (("--restart", "/nowhere"), ("no such folder", "/nowhere")),
+        (("--restart", "/nowhere"), ("no such file or folder", "/nowhere")),
         (("--trace", "trace.png"), ("trace.png", "text file")),
     ],
 )

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ import torch
 
 from nearsight import __version__
 from nearsight.core.units import HARTREE_EV
-from nearsight.formats.deeph import MatrixFile, read_folder, write_folder
+from nearsight.formats.matrix_file import MatrixFile
+from nearsight.formats.registry import read, write
 from nearsight.learn.model import TrainedModel
 
 GRAPHENE = Path(__file__).parents[1] / "formats" / "data" / "graphene_lda_sz"
@@ -31,13 +33,13 @@ def test_version_and_help_are_quick(nearsight):
 
 def shifted(folder: Path, noise_ev: float, mu_ev: float) -> tuple[Path, torch.Tensor]:
     """Graphene with H + noise + mu S; the noise [Ha]."""
-    c = read_folder(GRAPHENE)
+    c = read(GRAPHENE)
     h = c.require_hamiltonian()
     generator = torch.Generator().manual_seed(0)
     noise = h.with_values(torch.randn(h.values.shape, dtype=torch.float64, generator=generator)).hermitian()
     noise = noise * (noise_ev / HARTREE_EV)
     changed = h + noise + c.overlap * (mu_ev / HARTREE_EV)
-    write_folder(folder, c.structure, c.overlap, changed, fermi_level=c.fermi_level)
+    write(folder, replace(c, hamiltonian=changed, density_matrix=None, electrons=None))
     return folder, noise.values
 
 
@@ -142,7 +144,7 @@ def test_thermal_copies_and_a_second_set_of_them(nearsight, small_set):
     taken = ("--set", "modes.seed=2", "--set", "modes.hessian=train")
     assert nearsight("dataset", "build", small_set / "set.yaml", "-o", small_set / "test", *taken).status == 0
     assert not (small_set / "test" / "modes").exists()
-    one, other = (read_folder(small_set / name / "0000").structure.positions for name in ("train", "test"))
+    one, other = (read(small_set / name / "0000").structure.positions for name in ("train", "test"))
     assert 1e-3 < float((one - other).abs().max()) < 1
     (small_set / "h2.xyz").write_text('2\nLattice="5 0 0 0 4 0 0 0 4" pbc="T T T"\nH 0 0 0\nH 0 0 0.74\n')
     refused = nearsight("dataset", "build", small_set / "set.yaml", "-o", small_set / "more", *taken)

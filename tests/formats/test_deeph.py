@@ -13,6 +13,7 @@ import torch
 
 from nearsight.core.basis import Basis
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.calculation import Calculation
 from nearsight.core.errors import NearsightError
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
@@ -20,8 +21,11 @@ from nearsight.core.spin import NONE, SPINOR, SPINS
 from nearsight.core.structure import Structure
 from nearsight.core.units import HARTREE_EV
 from nearsight.electrons.eigen import eigenvalues
-from nearsight.formats import deeph
-from nearsight.formats.deeph import MatrixFile, list_folders, read_folder, read_poscar, write_folder, write_poscar
+from nearsight.formats import matrix_file
+from nearsight.formats.deeph import read_folder, write_folder
+from nearsight.formats.matrix_file import MatrixFile
+from nearsight.formats.poscar import read_poscar, write_poscar
+from nearsight.formats.registry import list_folders
 
 GRAPHENE = Path(__file__).parent / "data" / "graphene_lda_sz"
 
@@ -60,7 +64,8 @@ def test_siesta_eigenvalues_from_the_files_alone():
 def test_round_trip(tmp_path, spin):
     structure, s = water(), hermitian(water())
     h, d = hermitian(structure, spin, 1), hermitian(structure, spin, 2)
-    write_folder(tmp_path / "x", structure, s, h, d, fermi_level=-0.1, electrons=8, result={"converged": True})
+    c = Calculation(structure, s, h, d, fermi_level=-0.1, electrons=8, result={"converged": True})
+    write_folder(tmp_path / "x", c)
     c = read_folder(tmp_path / "x")
     assert same(c.overlap, s)
     assert same(c.hamiltonian, h)
@@ -75,7 +80,7 @@ def test_round_trip(tmp_path, spin):
 def test_spin_blocks_stand_outermost(tmp_path):
     """[[uu, ud], [du, dd]] within each pair of atoms."""
     structure, h = water(), hermitian(water(), SPINOR)
-    write_folder(tmp_path / "x", structure, hermitian(structure), h)
+    write_folder(tmp_path / "x", Calculation(structure, hermitian(structure), h))
     file = MatrixFile.read(tmp_path / "x" / "hamiltonian.h5")
     assert file.entries.dtype == np.complex128
     assert json.loads((tmp_path / "x" / "info.json").read_text())["orbits_quantity"] == h.basis.size
@@ -88,9 +93,9 @@ def test_atoms_are_grouped_by_element_and_the_order_is_told(tmp_path):
     structure = water((1, 8, 1))
     h = hermitian(structure)
     forces = [[0.0, 0, 1], [0, 0, 2], [0, 0, 3]]
-    write_folder(tmp_path / "x", structure, h, h, result={"forces_eV_per_Ang": forces})
+    write_folder(tmp_path / "x", Calculation(structure, h, h, result={"forces_eV_per_Ang": forces}))
     c = read_folder(tmp_path / "x")
-    order = c.info["atom_order"]
+    order = list(c.atom_order)
     assert order == [0, 2, 1]
     assert c.structure.symbols == ["H", "H", "O"]
     assert torch.allclose(c.structure.positions, structure.positions[order], atol=1e-15)
@@ -102,7 +107,7 @@ def test_atoms_are_grouped_by_element_and_the_order_is_told(tmp_path):
 
 def test_a_file_with_one_of_each_pair_is_completed(tmp_path):
     structure, h = water(), hermitian(water())
-    write_folder(tmp_path / "x", structure, h, h)
+    write_folder(tmp_path / "x", Calculation(structure, h, h))
     path = tmp_path / "x" / "hamiltonian.h5"
     file = MatrixFile.read(path)
     half = h.pairs.half.numpy()
@@ -113,7 +118,7 @@ def test_a_file_with_one_of_each_pair_is_completed(tmp_path):
 
 def test_files_in_another_order_and_single_precision(tmp_path):
     structure, h = water(), hermitian(water())
-    write_folder(tmp_path / "x", structure, h, h)
+    write_folder(tmp_path / "x", Calculation(structure, h, h))
     path = tmp_path / "x" / "hamiltonian.h5"
     file = MatrixFile.read(path)
     order = np.random.default_rng(0).permutation(len(file.atom_pairs))
@@ -187,14 +192,14 @@ def test_a_broken_folder_is_refused_in_one_line(tmp_path, fault):
 def test_a_write_that_fails_half_way_leaves_nothing_that_looks_finished(tmp_path, monkeypatch, there_before):
     structure, h = water(), hermitian(water())
     if there_before:
-        write_folder(tmp_path / "x", structure, h, h, result={})
+        write_folder(tmp_path / "x", Calculation(structure, h, h, result={}))
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(deeph.MatrixFile, "write", full)
+    monkeypatch.setattr(matrix_file.MatrixFile, "write", full)
     with pytest.raises(NearsightError, match="No space left on device"):
-        write_folder(tmp_path / "x", structure, h, h * 2.0, result={})
+        write_folder(tmp_path / "x", Calculation(structure, h, h * 2.0, result={}))
     assert [p.name for p in tmp_path.iterdir()] == (["x"] if there_before else [])
     if there_before:
         assert same(read_folder(tmp_path / "x").hamiltonian, h)
@@ -202,9 +207,9 @@ def test_a_write_that_fails_half_way_leaves_nothing_that_looks_finished(tmp_path
 
 def test_writing_over_a_folder_keeps_what_else_is_in_it(tmp_path):
     structure, h = water(), hermitian(water())
-    write_folder(tmp_path / "x", structure, h, h, result={"a": 1}, extra={"species/O.txt": "o"})
+    write_folder(tmp_path / "x", Calculation(structure, h, h, result={"a": 1}), extra={"species/O.txt": "o"})
     (tmp_path / "x" / "bands.png").write_text("picture")
-    write_folder(tmp_path / "x", structure, h, h * 2.0, result={"a": 2})
+    write_folder(tmp_path / "x", Calculation(structure, h, h * 2.0, result={"a": 2}))
     c = read_folder(tmp_path / "x")
     assert same(c.hamiltonian, h * 2.0)
     assert c.result == {"a": 2}

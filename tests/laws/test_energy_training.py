@@ -17,7 +17,6 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.structure import Structure
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
-from nearsight.formats.structures import to_ase
 from nearsight.learn.judges import Judges
 from nearsight.learn.losses import Judgement
 from nearsight.learn.model import TrainedModel
@@ -37,7 +36,7 @@ def water(seed: int) -> Structure:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six structures without labels, two ground states to validate on."""
     folder = tmp_path_factory.mktemp("waters")
-    ase.io.write(folder / "train.xyz", [to_ase(water(k)) for k in range(6)])
+    ase.io.write(folder / "train.xyz", [water(k).to_ase() for k in range(6)])
     for k in (20, 21):
         run_scf(water(k), ScfSettings.model_validate({**SCF, "tolerance_ev": 1e-8}), folder / "test" / f"{k}")
     return folder
@@ -139,7 +138,7 @@ def test_between_evaluations_the_quadratic_model_leads_to_the_same_place(data: P
 
 
 def test_one_structure_that_cannot_be_computed_is_set_aside_and_listed(data: Path, tmp_path: Path) -> None:
-    atoms = [to_ase(water(k)) for k in range(3)]
+    atoms = [water(k).to_ase() for k in range(3)]
     atoms[1].positions[1] = atoms[1].positions[0] + [0.05, 0, 0]
     ase.io.write(tmp_path / "train.xyz", atoms)
     table = config(data, max_epochs=2)

@@ -15,7 +15,6 @@ from nearsight.core.structure import Structure, supercell
 from nearsight.core.units import BOHR_ANG, BOLTZMANN_HA, HARTREE_EV
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
-from nearsight.formats.structures import to_ase
 from nearsight.tasks.modes import (
     Harmonic,
     Modes,
@@ -105,7 +104,7 @@ def test_rows_of_the_first_cell_give_all() -> None:
 
 
 def test_images_relax_together() -> None:
-    atoms = to_ase(supercell(skew(), (2, 1, 1)))
+    atoms = supercell(skew(), (2, 1, 1)).to_ase()
     forces = np.random.default_rng(0).normal(size=(6, 3))
     _ImagesTogether((2, 1, 1)).adjust_forces(atoms, forces)
     assert np.allclose(forces[:3], forces[3:])

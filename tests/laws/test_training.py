@@ -10,11 +10,12 @@ import torch
 
 from nearsight.core.basis import Basis
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.calculation import Calculation
 from nearsight.core.errors import NearsightError
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
 from nearsight.core.structure import Structure
-from nearsight.formats.deeph import read_folder, write_folder
+from nearsight.formats.registry import read, write
 from nearsight.learn.config import TrainingConfig
 from nearsight.learn.dataset import HamiltonianData, split
 from nearsight.learn.losses import BlockLoss
@@ -62,7 +63,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("set")
     for k in range(6):
         structure, hamiltonian, overlap = sample(k)
-        write_folder(folder / f"{k:04d}", structure, overlap, hamiltonian)
+        write(folder / f"{k:04d}", Calculation(structure, overlap, hamiltonian))
     (folder / "species").mkdir()
     (folder / "species").rmdir()
     return folder
@@ -125,13 +126,13 @@ def test_what_is_saved_predicts_what_was_validated(data: Path, tmp_path: Path) -
     held_out = split(TrainingConfig.model_validate(config(data)).data).validation
     errors, count = 0.0, 0
     for folder in held_out:
-        found = read_folder(folder)
+        found = read(folder)
         predicted = model(found.structure, found.require_hamiltonian().layout)
         errors += float((predicted.values - found.require_hamiltonian().values).abs().sum())
         count += predicted.values.numel()
     assert 27211.386 * errors / count == pytest.approx(report["validation_mae_meV"], rel=1e-4)
     predict(tmp_path / "model", held_out[0], tmp_path / "out")
-    written, expected = read_folder(tmp_path / "out"), read_folder(held_out[0])
+    written, expected = read(tmp_path / "out"), read(held_out[0])
     assert torch.equal(written.overlap.values, expected.overlap.values)
     again = model(expected.structure, expected.overlap.layout)
     assert torch.allclose(written.require_hamiltonian().values, again.values, atol=1e-12)

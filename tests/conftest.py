@@ -1,0 +1,5 @@
+"""Fixtures of every test."""
+
+from tests.third_party import third_party
+
+__all__ = ["third_party"]
