@@ -1,5 +1,28 @@
 """Fixtures of every test."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nearsight.formats import registry
 from tests.third_party import third_party
 
 __all__ = ["third_party"]
+
+WATERS = Path(__file__).parent / "formats" / "data" / "version1" / "set"
+
+
+@pytest.fixture
+def toy(third_party):
+    """The format of tests/toy_format.py, installed as a third party's distribution."""
+    third_party("nearsight.formats", toy="tests.toy_format:ToyFormat")
+
+
+@pytest.fixture
+def toy_set(toy, tmp_path) -> Path:
+    """A data set of three waters as that third party's program would leave it."""
+    for n, folder in enumerate(registry.list_folders(WATERS)):
+        registry.write(tmp_path / "set" / f"{n}.toy", registry.read(folder), "toy")
+    return tmp_path / "set"

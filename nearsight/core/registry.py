@@ -23,6 +23,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "models": {},
     "terms": {},
     "formats": {"deeph": "nearsight.formats.deeph:DeepH"},
+    "pseudopotentials": {
+        "upf": "nearsight.formats.upf:UPF",
+        "psml": "nearsight.formats.psml:PSML",
+        "gth": "nearsight.formats.gth:GTH",
+        "psp8": "nearsight.formats.psp8:PSP8",
+    },
     "functionals": {},
     "solvers": {},
     "properties": {},
@@ -37,7 +43,7 @@ def kinds(group: str) -> tuple[str, ...]:
 def load(group: str, kind: str) -> Any:
     """The part that is registered under a name.
 
-    group: models, terms, formats, functionals (exchange and correlation), solvers or properties.
+    group: models, terms, formats, pseudopotentials, functionals (exchange and correlation), solvers or properties.
     Raises BadInput for a name that is not known, with the near miss; Unavailable for an entry point that cannot be loaded.
     """
     if kind in BUILT_IN[group]:

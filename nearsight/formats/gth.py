@@ -22,13 +22,30 @@ from numpy.typing import NDArray
 from scipy.special import erf, gamma
 
 from nearsight.core.errors import NearsightError
-from nearsight.formats.pseudopotential import Beta, Pseudopotential
+from nearsight.formats.pseudopotential import Beta, Pseudopotential, PseudopotentialFormat
 from nearsight.formats.valence import reference_shells, shells_of, starting_density, uniform_grid
 
 _SPACING = 0.005  # Bohr: the hardest Gaussians are 0.1 Bohr wide
 
+_NAME = re.compile(r"(.*_)?GTH_POTENTIALS.*|(GTH|NLCC)(_POTENTIALS)?\..*|.*\.gth", re.IGNORECASE)
+
 #: Words in the names of potentials. PADE is the parametrisation of PW92 that the LDA set was fitted with.
 _FUNCTIONALS = {"PADE": "lda", "LDA": "lda", "PBE": "pbe", "PBESOL": "pbesol"}
+
+
+class GTH(PseudopotentialFormat):
+    """See the module; one file often holds many elements."""
+
+    name, endings = "GTH", ("gth",)
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        return re.search(rb"^\s*[A-Z][a-z]?[ \t]+\S*GTH", head, re.MULTILINE) is not None or self.holds_many(path)
+
+    def read(self, path: Path, symbol: str | None = None, xc: str | None = None) -> Pseudopotential:
+        return read_gth(path, symbol, xc)
+
+    def holds_many(self, path: Path) -> bool:
+        return _NAME.fullmatch(path.name) is not None
 
 
 @dataclass(frozen=True)

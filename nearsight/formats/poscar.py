@@ -29,6 +29,8 @@ def read_poscar(path: Path | str) -> Structure:
         scale = float(lines[1].split()[0])
         cell = np.array([[float(x) for x in line.split()[:3]] for line in lines[2:5]])
         symbols, counts = lines[5].split(), [int(x) for x in lines[6].split()]
+        if min(counts, default=0) < 1 or sum(counts) > len(lines):
+            raise ValueError(f"{sum(counts)} atoms are announced, the file has {len(lines)} lines")
         numbers = [SYMBOLS.index(s) for s, n in zip(symbols, counts, strict=True) for _ in range(n)]
         mode = 8 if lines[7].strip()[:1] in "sS" else 7
         rows = lines[mode + 1 : mode + 1 + len(numbers)]

@@ -1,33 +1,14 @@
-"""A norm-conserving pseudopotential, read from a UPF file (version 2) into Hartree atomic units."""
+"""A norm-conserving pseudopotential in Hartree atomic units, whatever file it was read from, and what its formats promise."""
 
 from __future__ import annotations
 
-import hashlib
-import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
-from xml.etree import ElementTree
+from typing import ClassVar
 
 import numpy as np
-from ase.data import atomic_numbers
 from numpy.typing import NDArray
-
-from nearsight.core.errors import NearsightError
-
-RYDBERG = 0.5  # 1 Ry in Ha, exact
-
-#: The exchange-correlation names that UPF files use for the functionals that we have, in lower case, one blank apart.
-_FUNCTIONALS = {
-    "pbe": "pbe",
-    "sla pw pbx pbc": "pbe",
-    "sla pw pbe pbe": "pbe",
-    "pbesol": "pbesol",
-    "sla pw psx psc": "pbesol",
-    "sla pw nogx nogc": "lda",
-    "pw": "lda",
-    "lda": "lda",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +113,31 @@ class Pseudopotential:
         return SeparableChannel(l, j, waves[strong][order], energies[strong][order])
 
 
+class PseudopotentialFormat(ABC):
+    """One form of pseudopotential file. A third party's is an entry point of the group `nearsight.pseudopotentials`.
+
+    name: for messages.  endings: of file names of one element, in lower case.
+    """
+
+    name: ClassVar[str]
+    endings: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """Whether a file is of this form, by its name and its first 4096 bytes."""
+
+    @abstractmethod
+    def read(self, path: Path, symbol: str | None = None, xc: str | None = None) -> Pseudopotential:
+        """The pseudopotential; of a file with many, that of an element and a functional ("lda", "pbe", "pbesol").
+
+        Raises BadInput for a file that is damaged, or lacks what is asked for.
+        """
+
+    def holds_many(self, path: Path) -> bool:
+        """Whether a file of this name may hold the pseudopotentials of many elements."""
+        return False
+
+
 def oncvpsp_shells(text: str) -> tuple[tuple[int, int, float], ...]:
     """(n, l, occupation) of the valence shells in an input of ONCVPSP; none where it is not one.
 
@@ -169,147 +175,3 @@ def j_resolved(
 def diagonal(energies: list[float]) -> NDArray[np.float64]:
     """The coupling of projectors that each have an energy of their own (n, n); (0, 0) without projectors."""
     return np.diag(np.array(energies, dtype=np.float64)) if energies else np.zeros((0, 0))
-
-
-def read_upf(path: str | os.PathLike[str]) -> Pseudopotential:
-    """Read a norm-conserving UPF version 2 file; Ry -> Ha.
-
-    Raises NearsightError: unreadable, truncated or not UPF 2; ultrasoft or PAW; D_ij all zero although there are
-    projectors; a value that is not finite.
-    """
-    path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise NearsightError(f"{path}: cannot be read ({error.strerror}); give the path of a UPF file") from None
-    try:
-        root = ElementTree.fromstring(raw)
-    except ElementTree.ParseError as error:
-        if b"</UPF>" not in raw and b"<UPF" in raw:
-            raise NearsightError(f"{path}: ends before </UPF>; the file is truncated, copy it again") from None
-        raise NearsightError(
-            f"{path}: not a UPF version 2 file ({error}); convert it with upfconv or take a version 2 file"
-        ) from None
-    if root.tag != "UPF" or not root.get("version", "").startswith("2"):
-        raise NearsightError(f"{path}: not a UPF version 2 file; convert it with upfconv or take a version 2 file")
-    return _Upf(path, root).pseudopotential(hashlib.sha256(raw).hexdigest())
-
-
-class _Upf:
-    """The sections of one UPF file, with its path for every complaint."""
-
-    def __init__(self, path: Path, root: ElementTree.Element) -> None:
-        self.path, self.root = path, root
-        self.header = dict(self._section("PP_HEADER").attrib)
-
-    def fail(self, what: str) -> NoReturn:
-        raise NearsightError(f"{self.path}: {what}")
-
-    def _section(self, tag: str) -> ElementTree.Element:
-        node = self.root.find(tag)
-        if node is None:
-            self.fail(f"section {tag} is missing; the file is incomplete, copy it again")
-        return node
-
-    def _flag(self, name: str) -> bool:
-        return self.header.get(name, "F").strip().lower() in {"t", "true", ".true.", "1"}
-
-    def _array(self, node: ElementTree.Element, count: int | None = None) -> NDArray[np.float64]:
-        try:
-            data = np.array((node.text or "").replace("D", "E").split(), dtype=np.float64)
-        except ValueError:
-            self.fail(f"{node.tag} holds something that is not a number; copy the file again")
-        if count is not None and data.size != count:
-            self.fail(f"{node.tag} holds {data.size} numbers where {count} are needed; copy the file again")
-        if not np.isfinite(data).all():
-            self.fail(f"{node.tag} holds a value that is not finite; take another pseudopotential")
-        return data
-
-    def _field(self, node: ElementTree.Element, name: str) -> float:
-        text = node.get(name)
-        try:
-            return float(text)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            self.fail(f"{node.tag} has no number {name} (it says {text!r}); take another file")
-
-    def pseudopotential(self, sha256: str) -> Pseudopotential:
-        kind = self.header.get("pseudo_type", "NC").strip().upper()
-        if kind not in {"NC", "SL"} or self._flag("is_ultrasoft") or self._flag("is_paw"):
-            self.fail(f"pseudopotential of type {kind}; a norm-conserving one (NC) is needed, for example from ONCVPSP")
-        symbol = self.header.get("element", "").strip().capitalize()
-        if symbol not in atomic_numbers or symbol == "X":
-            self.fail(f"element {symbol!r} is unknown; check PP_HEADER")
-        r = self._array(self._section("PP_MESH/PP_R"))
-        relativistic = self.header.get("relativistic", "no").strip().lower() == "full" or self._flag("has_so")
-        betas, coupling = self._betas(r, relativistic)
-        functional = " ".join(self.header.get("functional", "").lower().split())
-        core = self.root.find("PP_NLCC")
-        if core is None and self._flag("core_correction"):
-            self.fail("core_correction is set but PP_NLCC is missing; the file is incomplete, copy it again")
-        return Pseudopotential(
-            symbol=symbol,
-            number=atomic_numbers[symbol],
-            valence=self._field(self._section("PP_HEADER"), "z_valence"),
-            r=r,
-            local=RYDBERG * self._array(self._section("PP_LOCAL"), r.size),
-            betas=betas,
-            coupling=coupling,
-            core_density=self._array(core, r.size) if core is not None and self._flag("core_correction") else None,
-            radial_density=self._array(self._section("PP_RHOATOM"), r.size),
-            shells=self._shells(r, relativistic),
-            xc=_FUNCTIONALS.get(functional, functional),
-            fully_relativistic=relativistic,
-            sha256=sha256,
-            path=self.path,
-        )
-
-    def _betas(self, r: NDArray[np.float64], relativistic: bool) -> tuple[tuple[Beta, ...], NDArray[np.float64]]:
-        section = self._section("PP_NONLOCAL")
-        nodes = [node for node in section if node.tag.startswith("PP_BETA")]
-        announced = int(self._field(self._section("PP_HEADER"), "number_of_proj"))
-        if len(nodes) != announced:
-            self.fail(f"{len(nodes)} projectors where the header announces {announced}; copy the file again")
-        betas = []
-        for i, node in enumerate(nodes, start=1):
-            j = None
-            if relativistic:
-                j = self._field(self._section(f"PP_SPIN_ORB/PP_RELBETA.{i}"), "jjj")
-            data = self._array(node)
-            values = np.zeros_like(r)
-            values[: min(data.size, r.size)] = data[: r.size]
-            betas.append(Beta(int(self._field(node, "angular_momentum")), j, values))
-        if not betas:
-            return (), np.zeros((0, 0))
-        D = RYDBERG * self._array(self._section("PP_NONLOCAL/PP_DIJ"), len(betas) ** 2).reshape(len(betas), -1)
-        if not D.any():
-            self.fail("PP_DIJ is all zero although there are projectors; the file is damaged, take another one")
-        return tuple(betas), 0.5 * (D + D.T)
-
-    def _shells(self, r: NDArray[np.float64], relativistic: bool) -> tuple[ReferenceShell, ...]:
-        section = self.root.find("PP_PSWFC")
-        if section is None or len(section) == 0:
-            return self._input_shells(r)
-        shells = []
-        for i, node in enumerate(section, start=1):
-            label = node.get("label", "").strip()
-            if not label[:1].isdigit():
-                self.fail(f"{node.tag} has the label {label!r}; a label such as 3S is needed to know the shell")
-            j = None
-            if relativistic:
-                j = self._field(self._section(f"PP_SPIN_ORB/PP_RELWFC.{i}"), "jchi")
-            shells.append(
-                ReferenceShell(
-                    n=int(label[0]),
-                    l=int(self._field(node, "l")),
-                    j=j,
-                    occupation=max(0.0, self._field(node, "occupation")),
-                    energy=RYDBERG * self._field(node, "pseudo_energy") if node.get("pseudo_energy") else float("nan"),
-                    wave=self._array(node, r.size),
-                )
-            )
-        return tuple(shells)
-
-    def _input_shells(self, r: NDArray[np.float64]) -> tuple[ReferenceShell, ...]:
-        """The valence shells as ONCVPSP's input states them, for files without pseudo-wavefunctions; else none."""
-        found = oncvpsp_shells(self.root.findtext("PP_INFO/PP_INPUTFILE") or "")
-        return tuple(ReferenceShell(n, l, None, f, float("nan"), np.zeros_like(r)) for n, l, f in found)

@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
 from nearsight.core.errors import NearsightError
-from nearsight.formats.pseudopotential import Beta, Pseudopotential, ReferenceShell, diagonal, j_resolved
+from nearsight.formats.pseudopotential import (
+    Beta,
+    Pseudopotential,
+    PseudopotentialFormat,
+    ReferenceShell,
+    diagonal,
+    j_resolved,
+)
 from nearsight.formats.valence import uniform_grid
 
 _SPACING = 0.01  # Bohr
@@ -27,6 +34,18 @@ _SPACING = 0.01  # Bohr
 _FUNCTIONALS: dict[tuple[int, ...], str] = {(1, 12): "lda", (1, 9): "lda", (101, 130): "pbe", (116, 133): "pbesol"}
 
 Projectors = list[tuple[Beta, float]]
+
+
+class PSML(PseudopotentialFormat):
+    """See the module."""
+
+    name, endings = "PSML", ("psml",)
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        return b"<psml" in head or path.suffix.lower() == ".psml"
+
+    def read(self, path: Path, symbol: str | None = None, xc: str | None = None) -> Pseudopotential:
+        return read_psml(path)
 
 
 def read_psml(path: str | os.PathLike[str]) -> Pseudopotential:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,7 +18,14 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from nearsight.core.errors import NearsightError
-from nearsight.formats.pseudopotential import Beta, Pseudopotential, diagonal, j_resolved, oncvpsp_shells
+from nearsight.formats.pseudopotential import (
+    Beta,
+    Pseudopotential,
+    PseudopotentialFormat,
+    diagonal,
+    j_resolved,
+    oncvpsp_shells,
+)
 from nearsight.formats.valence import ground_configuration, reference_shells, shells_of, starting_density, uniform_grid
 
 #: ABINIT's own numbers, and libxc's (negative, exchange * 1000 + correlation), of the functionals that we have.
@@ -26,6 +34,18 @@ _FUNCTIONALS = {
     **dict.fromkeys((11, -101130), "pbe"),
     **dict.fromkeys((-116133,), "pbesol"),
 }
+
+
+class PSP8(PseudopotentialFormat):
+    """See the module."""
+
+    name, endings = "psp8", ("psp8",)
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        return re.match(rb"[^\n]*\n[^\n]*\n\s*8\s", head) is not None or path.suffix.lower() == ".psp8"
+
+    def read(self, path: Path, symbol: str | None = None, xc: str | None = None) -> Pseudopotential:
+        return read_psp8(path)
 
 
 def read_psp8(path: str | os.PathLike[str]) -> Pseudopotential:

@@ -11,11 +11,12 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import pytest
 
-from nearsight.atoms.library import pseudopotential, read_pseudopotential
+from nearsight.atoms.library import pseudopotential
 from nearsight.atoms.orbitals import BasisSettings, species_from
 from nearsight.atoms.radial import solve_atom
 from nearsight.core.errors import NearsightError
 from nearsight.formats.pseudopotential import Pseudopotential, SeparableChannel
+from nearsight.formats.pseudopotential_files import read_pseudopotential
 from nearsight.formats.valence import ground_configuration, shells_of
 
 #: CP2K's data/GTH_POTENTIALS (PADE: Phys. Rev. B 54, 1703; 58, 3641).

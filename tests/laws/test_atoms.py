@@ -22,7 +22,7 @@ from nearsight.atoms.orbitals import (
 from nearsight.atoms.radial import Sphere, bessel_zeros, hartree, solve_atom
 from nearsight.core.errors import NearsightError
 from nearsight.core.species import RadialFunction, Species
-from nearsight.formats.pseudopotential import read_upf
+from nearsight.formats.upf import read_upf
 from nearsight.xc.radial import derivatives, energy_density
 
 RYDBERG = 0.5
