@@ -18,8 +18,9 @@ import torch
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_BOHR3_GPA, HARTREE_EV
 from nearsight.dft.forces import forces_and_stress
-from nearsight.dft.run import load_species, run_scf
+from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
+from nearsight.dft.setup import load_species
 from nearsight.formats.registry import read_structure
 
 HERE = Path(__file__).parent

@@ -32,8 +32,8 @@ from nearsight.core.units import HARTREE_EV
 from nearsight.dft.dielectric import Dielectric, Screening
 from nearsight.dft.mixing import Pulay, PulayState
 from nearsight.dft.problem import Problem
-from nearsight.dft.run import load_species
 from nearsight.dft.settings import ScfSettings
+from nearsight.dft.setup import load_species
 from nearsight.formats.files import write_json
 from nearsight.learn.energy import EnergyLoss, ProblemCache
 

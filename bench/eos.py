@@ -18,8 +18,9 @@ import numpy as np
 
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_BOHR3_GPA, HARTREE_EV, RYDBERG_EV
-from nearsight.dft.run import chosen_kmesh, load_species, run_scf
+from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
+from nearsight.dft.setup import chosen_kmesh, load_species
 from nearsight.formats.files import write_json
 from nearsight.formats.registry import read_structure
 from nearsight.integrals.mesh import mesh_shape
@@ -70,7 +71,7 @@ def scaled(structure: Structure, volume: float) -> Structure:
 def equation_of_state(name: str, central: Structure, settings: ScfSettings) -> dict:
     """One row of the table."""
     start = time.perf_counter()
-    shape = mesh_shape(scaled(central, SCALES[-1]).cell, settings.mesh_cutoff_ry)
+    shape = mesh_shape(scaled(central, SCALES[-1]).cell, settings.mesh.cutoff_ry)
     kmesh = chosen_kmesh(scaled(central, SCALES[0]), settings)
     fixed = settings.model_copy(update={"mesh": shape, "kmesh": kmesh})
     species = load_species(central.numbers.tolist(), fixed)
@@ -101,9 +102,9 @@ def equation_of_state(name: str, central: Structure, settings: ScfSettings) -> d
         "fit_deviation_meV": deviation * HARTREE_EV * 1000,
         "volumes_A3": [v * BOHR_ANG**3 for v in volumes],
         "free_energies_eV": [e * HARTREE_EV for e in energies],
-        "basis": settings.basis,
-        "energy_shift_ry": settings.energy_shift_ry,
-        "split_norm": settings.split_norm,
+        "basis": settings.basis.size,
+        "energy_shift_ry": settings.basis.energy_shift_ry,
+        "split_norm": settings.basis.split_norm,
         "mesh": list(shape),
         "kmesh": list(kmesh),
         "pseudopotentials": {s.symbol: s.provenance.get("pseudopotential") for s in species.values()},

@@ -25,8 +25,8 @@ from variational import structure_of, systems
 
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.problem import Problem
-from nearsight.dft.run import functional_for, load_species
 from nearsight.dft.settings import ScfSettings
+from nearsight.dft.setup import functional_for, load_species
 from nearsight.dft.terms import PotentialTerm
 from nearsight.electrons import kpoints
 from nearsight.formats.files import write_json
@@ -56,7 +56,9 @@ def measure(n: int, repeat: int) -> dict:
     species = timed(seconds, "species", lambda: load_species(structure.numbers.tolist(), settings))
     functional = timed(seconds, "functional", lambda: functional_for(structure, settings, species))
     k = kpoints.mesh((1, 1, 1))
-    problem = timed(seconds, "factorisation", lambda: Problem.of(functional, k, settings.smearing_ev / HARTREE_EV))
+    problem = timed(
+        seconds, "factorisation", lambda: Problem.of(functional, k, settings.electrons.width_ev / HARTREE_EV)
+    )
     hamiltonian = functional.initial_hamiltonian()
     for _ in range(repeat):
         _, d = timed(seconds, "diagonalisation", lambda: problem.fill(hamiltonian))

@@ -16,10 +16,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from nearsight.core.configuration import override
+from nearsight.core.configuration import layered
 from nearsight.core.units import HARTREE_EV
+from nearsight.dft.result import Result
 from nearsight.dft.run import run_scf
-from nearsight.dft.settings import ScfSettings
+from nearsight.dft.settings import Settings
 from nearsight.dft.trace import iterations_to
 from nearsight.formats.files import read_json, write_json
 from nearsight.formats.registry import list_folders, read
@@ -29,19 +30,19 @@ HERE = Path(__file__).parent
 ENDS_EV = (1e-3, 1e-4, 1e-5)
 
 
-def settings_of(folder: Path, model: Path, words: list[str]) -> ScfSettings:
+def settings_of(folder: Path, model: Path, words: list[str]) -> Settings:
     """What made the folder, with the model's orbitals and a tolerance of 1e-5 eV."""
     if (folder / "result.json").exists():
-        table = read_json(folder / "result.json")["config"]
-        table |= {"start": None, "forces": False, "stress": False, "mixing": {}}
+        config = Result.read(folder).config
+        table = config.model_dump(include={"basis", "functional", "mesh", "kpoints", "electrons"})
         # files of orbitals hide where they came from: what `auto` chose when the folder was made
-        quadrature = "exact" if table["two_center"] == "auto" and table["species"] is None else table["two_center"]
-        table |= {"two_center": quadrature}
+        if config.mesh.two_center == "auto" and config.basis.species is None:
+            table["mesh"]["two_center"] = "exact"
     else:
         found = read_json(folder / "reference.json")
         table = {"xc": found["xc"], "kmesh": found["kmesh"], "mesh": found["mesh"], "smearing_ev": found["kT_eV"]}
-    table |= {"species": str(model / "species"), "pseudopotentials": None, "tolerance_ev": 1e-5}
-    return ScfSettings.model_validate(override(table, words))
+    orbitals = {"species": str(model / "species"), "pseudopotentials": None}
+    return layered(Settings, [table, {**orbitals, "tolerance_ev": 1e-5}], words)
 
 
 def measure(folder: Path, path: Path, model: TrainedModel, words: list[str]) -> dict[str, Any]:

@@ -60,8 +60,6 @@ def main() -> None:
             "species": folder / "species",
         }
         if reference["spin"] != "none":
-            if "spin" not in ScfSettings.model_fields:
-                continue
             settings |= {"spin": reference["spin"], "moments": [1.0] * len(saved.structure)}
         start = time.perf_counter()
         result = run_scf(saved.structure, ScfSettings.model_validate(settings))

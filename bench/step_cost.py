@@ -17,8 +17,8 @@ from variational import structure_of, systems
 
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.problem import Problem
-from nearsight.dft.run import chosen_kmesh, functional_for
 from nearsight.dft.settings import ScfSettings
+from nearsight.dft.setup import chosen_kmesh, functional_for
 from nearsight.electrons import kpoints
 from nearsight.formats.files import write_json
 
@@ -40,7 +40,7 @@ def main() -> None:
         functional = functional_for(structure, settings)
         k = kpoints.mesh(chosen_kmesh(structure, settings))
         with torch.no_grad():
-            problem = Problem.of(functional, k, settings.smearing_ev / HARTREE_EV)
+            problem = Problem.of(functional, k, settings.electrons.width_ev / HARTREE_EV)
             start = functional.initial_hamiltonian()
             energy, derivative, cpu = [], [], []
             for _ in range(arguments.repeat + 1):

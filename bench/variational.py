@@ -17,8 +17,9 @@ from ase.build import bulk, mx2
 
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
-from nearsight.dft.run import load_species, run_scf
+from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
+from nearsight.dft.setup import load_species
 from nearsight.dft.trace import Trace
 from nearsight.formats.files import write_json
 from nearsight.report.plot import plot_trace

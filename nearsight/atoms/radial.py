@@ -15,7 +15,7 @@ from scipy.interpolate import CubicSpline
 from scipy.linalg import eigh
 from scipy.special import spherical_jn
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput, MissingData, NotConverged
 from nearsight.formats.pseudopotential import Pseudopotential, SeparableChannel
 from nearsight.xc.radial import derivatives
 
@@ -165,7 +165,7 @@ def solve_atom(
     """
     pp = pseudopotential
     if relativistic and not pp.fully_relativistic:
-        raise NearsightError(f"{pp.path}: is not fully relativistic; take a pseudopotential with j-resolved projectors")
+        raise BadInput(f"{pp.path}: is not fully relativistic; take a pseudopotential with j-resolved projectors")
     occupied = _configuration(pp, relativistic)
     channels = pp.relativistic_channels() if relativistic else pp.scalar_channels()
     radius = float(np.clip(pp.r[-1] * 1.2, 16.0, 26.0))
@@ -205,7 +205,7 @@ def solve_atom(
         if change < tolerance * pp.valence:
             break
         if iterations == max_iterations:
-            raise NearsightError(
+            raise NotConverged(
                 f"{pp.symbol}: no convergence of the atom in {max_iterations} iterations ({change:.1e} electrons); "
                 "take another pseudopotential or a larger max_iterations"
             )
@@ -231,9 +231,9 @@ class _Level:
 def _configuration(pp: Pseudopotential, relativistic: bool) -> dict[tuple[int, float | None], list[_Level]]:
     """The reference shells of each (l, j) in order of n; the two j of a shell are joined unless `relativistic`."""
     if not pp.shells:
-        raise NearsightError(f"{pp.path}: has no PP_PSWFC, so its valence shells are unknown; take another file")
+        raise MissingData(f"{pp.path}: has no PP_PSWFC, so its valence shells are unknown; take another file")
     if relativistic and any(s.j is None for s in pp.shells):
-        raise NearsightError(f"{pp.path}: does not state its shells by j; solve the scalar-relativistic atom")
+        raise BadInput(f"{pp.path}: does not state its shells by j; solve the scalar-relativistic atom")
     merged: dict[tuple[int, float | None], dict[int, _Level]] = {}
     for s in pp.shells:
         levels = merged.setdefault((s.l, s.j if relativistic else None), {})
@@ -256,7 +256,7 @@ def _refuse_ghosts(pp: Pseudopotential, l: int, energies: NDArray[np.float64], e
     """
     for energy, known in zip(energies, expected, strict=True):
         if energy < known - 0.1:
-            raise NearsightError(
+            raise BadInput(
                 f"{pp.path}: its projectors bind a ghost state of {pp.symbol}, l = {l}, at {energy:.1f} Ha, where no "
                 f"level below {known:.2f} Ha belongs; take the file of another functional, or a folder with another "
                 "pseudopotential"
@@ -291,7 +291,7 @@ def _start(pp: Pseudopotential, r: NDArray[np.float64]) -> NDArray[np.float64]:
     slope = np.where(inside & (r >= x[0]), spline(y, 1), 0.0)
     charge = 4 * np.pi * radial_weight(r) @ n
     if charge <= 0:
-        raise NearsightError(f"{pp.path}: PP_RHOATOM is empty; take another pseudopotential")
+        raise MissingData(f"{pp.path}: PP_RHOATOM is empty; take another pseudopotential")
     return np.array([n, slope]) * (pp.valence / charge)
 
 

@@ -15,7 +15,8 @@ import typer
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from nearsight.cli.console import Bars, console, figure, print_json, progress_bars, spinner
-from nearsight.core.errors import NearsightError
+from nearsight.cli.settings import list_settings, option
+from nearsight.core.errors import BadInput, NearsightError, NotConverged
 
 if TYPE_CHECKING:
     from nearsight.dft.ground_state import Step
@@ -119,22 +120,22 @@ def example(
 def scf(
     structure: Annotated[Path, typer.Argument(help="Any structure file that ASE reads, or a calculation folder.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Calculation folder to write.")],
-    xc: Annotated[str | None, typer.Option(help="lda, pbe or pbesol.")] = None,
-    kmesh: Annotated[tuple[int, int, int] | None, typer.Option(help="Gamma-centred k-mesh.", metavar="N N N")] = None,
-    mesh_cutoff: Annotated[float | None, typer.Option(help="Cutoff of the real-space mesh.", metavar="RY")] = None,
-    mesh: Annotated[tuple[int, int, int] | None, typer.Option(help="The mesh itself.", metavar="N N N")] = None,
-    basis: Annotated[str | None, typer.Option(help="sz, dz, szp, dzp, tz or tzp.")] = None,
-    energy_shift: Annotated[float | None, typer.Option(help="Confinement of the orbitals.", metavar="RY")] = None,
-    species: Annotated[Path | None, typer.Option(help="Folder of <Symbol>.ion.xml, in place of a basis.")] = None,
-    smearing: Annotated[float | None, typer.Option(help="Width kT of the smearing.", metavar="EV")] = None,
-    smearing_kind: Annotated[str | None, typer.Option(help="fermi-dirac, gaussian, methfessel-paxton or cold.")] = None,
-    spin: Annotated[str | None, typer.Option(help="none or collinear.")] = None,
+    xc: Annotated[str | None, option("functional.xc")] = None,
+    kmesh: Annotated[tuple[int, int, int] | None, option("kpoints.mesh", metavar="N N N")] = None,
+    mesh_cutoff: Annotated[float | None, option("mesh.cutoff_ry", metavar="RY")] = None,
+    mesh: Annotated[tuple[int, int, int] | None, option("mesh.shape", "The mesh itself.", "N N N")] = None,
+    basis: Annotated[str | None, option("basis.size", "sz, dz, szp, dzp, tz or tzp.")] = None,
+    energy_shift: Annotated[float | None, option("basis.energy_shift_ry", metavar="RY")] = None,
+    species: Annotated[Path | None, option("basis.species", "Folder of <Symbol>.ion.xml, in place of a basis.")] = None,
+    smearing: Annotated[float | None, option("electrons.width_ev", metavar="EV")] = None,
+    smearing_kind: Annotated[str | None, option("electrons.smearing")] = None,
+    spin: Annotated[str | None, option("electrons.spin")] = None,
     moments: Annotated[
         str | None, typer.Option(help="Moment of each atom to begin with, e.g. 1,-1 (mu_B).", metavar="M1,M2,...")
     ] = None,
-    total_moment: Annotated[float | None, typer.Option(help="Total moment to hold.", metavar="MU_B")] = None,
-    charge: Annotated[float | None, typer.Option(help="Of the cell; positive: electrons missing.", metavar="E")] = None,
-    method: Annotated[str | None, typer.Option(help="scf (mixing) or variational (direct minimisation).")] = None,
+    total_moment: Annotated[float | None, option("electrons.total_moment_mu_b", metavar="MU_B")] = None,
+    charge: Annotated[float | None, option("electrons.charge_e", metavar="E")] = None,
+    method: Annotated[str | None, option("solver.method")] = None,
     forces: Annotated[bool, typer.Option("--forces", help="Forces on the atoms.")] = False,
     stress: Annotated[bool, typer.Option("--stress", help="Stress of the cell.")] = False,
     start: Annotated[Path | None, typer.Option(help="Trained model whose prediction to begin with.")] = None,
@@ -145,27 +146,26 @@ def scf(
     trace: Annotated[
         Path | None, typer.Option(help="Write each step here, and a picture of them beside it.", metavar="FILE.jsonl")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    device: Annotated[str | None, option("solver.device")] = None,
     vacuum: Annotated[
         float | None, typer.Option(help="Box around a molecule without a cell.", metavar="ANGSTROM")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; options here come on top.")] = None,
     words: Set = None,
 ) -> None:
-    """Compute the ground state of a structure by density functional theory."""
-    from nearsight.core.configuration import override, read_table, validated
+    """Compute the ground state of a structure by density functional theory; `nearsight settings` lists what --set takes."""
+    from nearsight.core.configuration import from_beside, layered, read_table
     from nearsight.core.units import HARTREE_EV
-    from nearsight.dft.run import chosen_kmesh, run_scf
-    from nearsight.dft.settings import ScfSettings
+    from nearsight.dft.run import run_scf
+    from nearsight.dft.settings import Settings
+    from nearsight.dft.setup import chosen_kmesh
     from nearsight.dft.trace import Trace, iterations_of, saved_iterations
     from nearsight.formats.registry import read_structure
 
     if trace is not None and trace.suffix == ".png":
-        raise NearsightError(f"--trace {trace}: it is a text file, a JSON object a line; its picture goes beside it")
+        raise BadInput(f"--trace {trace}: it is a text file, a JSON object a line; its picture goes beside it")
     if compare_start and start is None:
-        raise NearsightError(
-            "--compare-start compares a model's start with that of superposed atoms: add --start MODEL"
-        )
+        raise BadInput("--compare-start compares a model's start with that of superposed atoms: add --start MODEL")
     given = {
         "xc": xc,
         "kmesh": kmesh,
@@ -186,9 +186,9 @@ def scf(
         "start": None if restart is None else str(restart),
         "device": device,
     }
-    table = read_table(config) if config else {}
-    table = override(table | {k: v for k, v in given.items() if v is not None}, words or [])
-    settings = validated(ScfSettings, table)
+    options = {k: v for k, v in given.items() if v is not None}
+    table = from_beside(Settings, read_table(config), config.parent) if config else {}
+    settings = layered(Settings, [table, options], words or [])
     listener = Trace() if trace else None
     with spinner("setting up: species, two-centre integrals, mesh") as status:
 
@@ -203,23 +203,23 @@ def scf(
 
         observe = listener.observe if listener else None
         found = read_structure(structure, vacuum)
-        predicted, plain, about = None, None, {}
+        predicted, plain, begun_with = None, None, None
         if start is not None:
             from nearsight.learn.model import TrainedModel
 
             predicted = TrainedModel.load(start).start_for(found, settings)
-            about["start"] = {"model": str(start)}
+            begun_with = {"model": str(start)}
         if compare_start:
-            plain = run_scf(found, settings.model_copy(update={"start": None}), None, show)
-            about["start"] |= iterations_of(plain)
-        state = run_scf(found, settings, out, told, warn=_warn, observe=observe, start=predicted, about=about)
+            plain = run_scf(found, settings.model_copy(update={"solver": {"start": None}}), None, show)
+            begun_with = {**(begun_with or {}), **iterations_of(plain)}
+        state = run_scf(found, settings, out, told, warn=_warn, observe=observe, start=predicted, begun_with=begun_with)
     if trace and listener:
         _write_trace(trace, listener.steps(state))
     if not state.converged:
         residual = state.steps[-1].residual * HARTREE_EV
-        raise NearsightError(
+        raise NotConverged(
             f"not converged in {len(state.steps)} iterations (residual {residual:.1e} eV)"
-            f"{', so no forces or stress' if settings.forces or settings.stress else ''}; "
+            f"{', so no forces or stress' if settings.outputs.forces or settings.outputs.stress else ''}; "
             f"the last state is in {out}: go on from it with --restart {out}, or try --method variational, "
             "--set mixing.weight=0.1 or a larger --smearing"
         )
@@ -234,6 +234,9 @@ def scf(
         print(saved_iterations(state, plain))
 
 
+app.command("settings")(list_settings)
+
+
 def _joined(size: tuple[int, int, int]) -> str:
     return "x".join(str(n) for n in size)
 
@@ -242,7 +245,7 @@ def _numbers(option: str, text: str) -> list[float]:
     try:
         return [float(word) for word in text.split(",")]
     except ValueError:
-        raise NearsightError(f"{option} {text}: write numbers with commas between them, such as 1,-1") from None
+        raise BadInput(f"{option} {text}: write numbers with commas between them, such as 1,-1") from None
 
 
 def _write_trace(path: Path, steps: list[TraceStep]) -> None:
@@ -277,9 +280,10 @@ def dataset_build(
         bars.advance(made.jobs - len(made.failed), made.jobs)
     if made.failed:
         name, error = made.failed[0]
-        raise NearsightError(
+        raise NotConverged(
             f"{len(made.failed)} of {made.jobs} failed, first {name}: {error} (all in {out / 'failures.json'}; "
-            "the same command tries them again)"
+            "the same command tries them again; what did not converge may with --set scf.mixing.weight=0.1, "
+            "--set scf.method=variational or more scf.max_iterations. A wider smearing is other physics: into a new folder)"
         )
     print(f"{made.jobs} {'ground states' if settings.labels else 'structures'} in {out}")
 
@@ -400,7 +404,7 @@ def check(
             console().print(f"{sign:<20} {f.law}: {f.found}", highlight=False, soft_wrap=True)
     broken = [f for f in findings if not f.holds]
     if broken:
-        raise NearsightError(f"{folder} is not sound: {broken[0].law} is broken ({broken[0].found})")
+        raise BadInput(f"{folder} is not sound: {broken[0].law} is broken ({broken[0].found})")
 
 
 @app.command()
@@ -416,7 +420,7 @@ def density(
     from nearsight.properties.density import write_density, write_orbital
 
     if what == "orbital" and band is None:
-        raise NearsightError("--what orbital needs --band N (from 0, by energy)")
+        raise BadInput("--what orbital needs --band N (from 0, by energy)")
     with spinner("setting up: species, mesh, density"):
         if what == "orbital" and band is not None:
             volume = write_orbital(folder, out, band, k, spin)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core import so3
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import MissingData
 from nearsight.core.structure import SYMBOLS
 
 
@@ -30,7 +30,7 @@ class Basis:
         present = tuple(numbers.tolist())
         missing = sorted({SYMBOLS[z] for z in present if z not in shells})
         if missing:
-            raise NearsightError(
+            raise MissingData(
                 f"no orbitals for {', '.join(missing)}: the basis knows {', '.join(SYMBOLS[z] for z in shells)} only"
             )
         return Basis(present, {z: tuple(shells[z]) for z in sorted(set(present))})

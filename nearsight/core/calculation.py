@@ -20,7 +20,13 @@ from nearsight.core.spin import COLLINEAR, NONE, SPINOR, Spin
 from nearsight.core.structure import Structure
 
 #: Entries of a record (result.json) that have one value an atom; a record names further ones in its own list `per_atom`.
-PER_ATOM = ("forces_eV_per_Ang", "mulliken_charges", "mulliken_moments", "config.moments")
+PER_ATOM = (
+    "forces_eV_per_Ang",
+    "mulliken_charges",
+    "mulliken_moments",
+    "config.moments",
+    "config.electrons.moments_mu_b",
+)
 
 
 class AsCalculation(Protocol):

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput
+from nearsight.core.tables import (
+    PATH,
+    as_given,
+    chosen_table,
+    mentioned_tables,
+    merged,
+    pruned,
+    renames_of,
+    table_at,
+    tags_of,
+    todays,
+)
+from nearsight.core.versions import KEY, checked_version
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -33,93 +46,169 @@ def near_miss(word: str, known: Iterable[str]) -> str:
 
 
 def read_table(path: Path | str) -> dict[str, Any]:
-    """A YAML file with a table at its top. Raises NearsightError for a missing file or one that is none."""
+    """A YAML file with a table at its top. Raises BadInput for a missing file or one that is none."""
     try:
         table = yaml.load(Path(path).read_text(), _Loader)
     except FileNotFoundError as error:
-        raise NearsightError(f"no such file: {path}") from error
+        raise BadInput(f"no such file: {path}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise NearsightError(f"{path} is not a YAML file: {reason}") from error
+        raise BadInput(f"{path} is not a YAML file: {reason}") from error
     if not isinstance(table, dict):
-        raise NearsightError(f"{path} is not a configuration: it needs `key: value` lines")
+        raise BadInput(f"{path} is not a configuration: it needs `key: value` lines")
     return table
 
 
 def override(table: Mapping[str, Any], words: Iterable[str]) -> dict[str, Any]:
     """The table with `key=value` words put in; `a.b=1` reaches into table a. Values are read as YAML.
 
-    Raises NearsightError for a word without `=`.
+    Raises BadInput for a word without `=`, or a value that is not readable.
     """
-    result = {k: dict(v) if isinstance(v, Mapping) else v for k, v in table.items()}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise NearsightError(f"--set {word}: write key=value, for example --set mixing=0.2")
-        *outer, last = key.split(".")
-        place = result
-        for name in outer:
-            inner = place.get(name)
-            place[name] = dict(inner) if isinstance(inner, Mapping) else {}
-            place = place[name]
-        try:
-            place[last] = yaml.load(value, _Loader)
-        except yaml.YAMLError as error:
-            raise NearsightError(f"--set {word}: the value is not readable: {' '.join(str(error).split())}") from error
+    result = dict(table)
+    for path, put in map(_read_word, words):
+        result = merged(result, put, replaced=path)
     return result
 
 
-def validated(model: type[Model], table: Mapping[str, Any], name: str = "") -> Model:
-    """The object that a table describes.  name: what the table is called in messages, such as `scf`.
+def _read_word(word: str) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """`a.b=1` as the path (a, b) and the table {a: {b: 1}}."""
+    path, equals, text = word.partition("=")
+    if not equals or not path:
+        raise BadInput(f"--set {word}: write key=value, for example --set xc=pbe")
+    try:
+        put: Any = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise BadInput(f"--set {word}: the value is not readable: {' '.join(str(error).split())}") from error
+    keys = tuple(path.split("."))
+    for key in reversed(keys):
+        put = {key: put}
+    return keys, put
 
-    Raises NearsightError, in one line, with the near miss of an unknown key or word.
+
+def layered(
+    model: type[Model],
+    tables: Sequence[Mapping[str, Any]],
+    words: Iterable[str] = (),
+    folder: Path | None = None,
+) -> Model:
+    """The object that tables put over each other describe, with `key=value` words on top: each in keys of any schema.
+
+    folder: from which paths count, see `from_beside`; None: they stay as they are.
+    Raises BadInput, as `override` and `validated`, and for a table that gives one setting twice.
+    """
+    layers = [((), table) for table in tables] + [_read_word(word) for word in words]
+    result: dict[str, Any] = {}
+    for path, layer in layers:
+        try:
+            placed = layer if folder is None else from_beside(model, layer, folder)
+            result = merged(result, todays(model, placed), replaced=path)
+        except ValueError as error:
+            raise BadInput(str(error)) from error
+    return validated(model, result, "", [layer for _, layer in layers])
+
+
+def from_beside(model: type[BaseModel], table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The table of a file with its paths as they count from the file's folder.
+
+    One that exists where the program runs, and not in that folder, stays as it is.
+    """
+    return _with_paths(model, table, lambda p: p if Path(p).exists() and not (folder / p).exists() else str(folder / p))
+
+
+def absolute(model: type[BaseModel], table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table, ready for a file anywhere: its paths in full."""
+    return _with_paths(model, table, lambda p: str(Path(p).absolute()))
+
+
+def _with_paths(model: type[BaseModel], table: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """The table with its paths changed: fields of type Path, or marked `PATH`; keys of earlier schemas too."""
+
+    def changed(tables: list[type[BaseModel]], is_path: bool, value: Any) -> Any:
+        if isinstance(value, list):
+            return [changed(tables, is_path, x) for x in value]
+        if isinstance(value, Mapping):
+            inner = chosen_table(tables, value)
+            return value if inner is None else _with_paths(inner, value, change)
+        return change(str(value)) if is_path and isinstance(value, str | Path) else value
+
+    result = {}
+    for key, value in table.items():
+        home, name = model, key
+        if key in renames_of(model) and not (key in model.model_fields and isinstance(value, Mapping)):
+            *outer, name = renames_of(model)[key].path
+            home = table_at(model, tuple(outer)) or model
+        entry = home.model_fields.get(name)
+        if entry is None:
+            result[key] = value
+            continue
+        marked = isinstance(entry.json_schema_extra, dict) and PATH in entry.json_schema_extra
+        result[key] = changed(mentioned_tables(entry.annotation), marked or "Path" in str(entry.annotation), value)
+    return result
+
+
+def validated(
+    model: type[Model], table: Mapping[str, Any], name: str = "", said: Sequence[Mapping[str, Any]] = ()
+) -> Model:
+    """The object that a table describes.
+
+    name: what the table is called in messages, such as `scf`.  said: the tables that it was made from, as they were written.
+
+    Raises BadInput, in one line, with the near miss of an unknown key or word, in the words of the table.
     """
     try:
         return model.model_validate(dict(table))
     except ValidationError as error:
-        raise NearsightError("; ".join(dict.fromkeys(_said(model, e, name) for e in error.errors()))) from error
+        lines = (_said(model, e, name, [table, *said]) for e in error.errors())
+        raise BadInput("; ".join(dict.fromkeys(lines))) from error
 
 
-def _said(model: type[BaseModel], error: Any, name: str) -> str:
+def stored(model: type[Model], table: Mapping[str, Any], what: object) -> Model:
+    """The object that a stored table describes, of this or an earlier schema: keys that are not known are left out.
+
+    what: the file it is from, for messages.  Raises BadInput for a later schema, or for what is no such table.
+    """
+    if KEY in model.model_fields:
+        checked_version(table.get(KEY), model.model_fields[KEY].default, what)
+    try:
+        return validated(model, pruned(model, table))
+    except (BadInput, ValueError) as error:
+        raise BadInput(f"{what} does not hold what it should: {error}") from error
+
+
+def _said(model: type[BaseModel], error: Any, name: str, tables: Sequence[Mapping[str, Any]]) -> str:
     path = [str(x) for x in error["loc"]]
+    ways = [as_given(model, table, path) for table in reversed(tables)]
     if error["type"] == "union_tag_invalid":
         words = [w.strip(" '") for w in str(error["ctx"]["expected_tags"]).split(",")]
         tag, where = error["ctx"]["tag"], ".".join([*path, str(error["ctx"]["discriminator"]).strip("'")])
         return f"{where}: {tag!r} is not known{near_miss(tag, words)} (known: {', '.join(words)})"
-    where = ".".join(([name] if name else []) + path)
+    where = ".".join(([name] if name else []) + next((way for way in ways if way != path), path))
     if error["type"] == "extra_forbidden":
-        known = _fields(model, path[:-1])
-        return f"unknown key {where}{near_miss(path[-1], known)}" + (f" (known: {', '.join(known)})" if known else "")
+        known, earlier = _fields(model, path[:-1])
+        listed = f" (known: {', '.join(known)})" if known else ""
+        return f"unknown key {where}{near_miss(path[-1], [*known, *earlier])}{listed}"
     if error["type"] in ("literal_error", "enum"):
         expected = str(error["ctx"]["expected"])
         words = [w.strip(" '") for w in expected.replace(" or ", ",").split(",")]
         return f"{where}: {error['input']!r} is not known{near_miss(error['input'], words)} (known: {', '.join(words)})"
     if error["type"] == "missing":
         return f"{where} is missing"
+    if not where:
+        return str(error["msg"]).removeprefix("Value error, ")
     return f"{where}: {error['msg'].removeprefix('Value error, ')} (given: {error['input']!r})"
 
 
-def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
-    """Names of the fields of the table that a path leads to; empty where it is no single model."""
+def _fields(model: type[BaseModel], path: list[str]) -> tuple[list[str], list[str]]:
+    """The keys of the table that a path leads to, and those of earlier schemas; empty where it is no single model."""
     inner = [model]
     for name in path:
-        tagged = [m for m in inner if name in _tags(m)]
+        tagged = [m for m in inner if name in tags_of(m)]
         if tagged:  # one of several kinds of table, by its tag
             inner = tagged
         elif len(inner) == 1 and name in inner[0].model_fields:
-            inner = _tables(inner[0].model_fields[name].annotation)
+            inner = mentioned_tables(inner[0].model_fields[name].annotation)
         elif not name.isdigit():
-            return []
-    return list(inner[0].model_fields) if len(inner) == 1 else []
-
-
-def _tags(model: type[BaseModel]) -> tuple[str, ...]:
-    """The words that `kind` may be in a table that has one."""
-    return get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
-
-
-def _tables(annotation: Any) -> list[type[BaseModel]]:
-    """All models that a type annotation mentions."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [m for a in get_args(annotation) for m in _tables(a)]
+            return [], []
+    if len(inner) != 1:
+        return [], []
+    return [k for k in inner[0].model_fields if k != KEY], list(renames_of(inner[0]))

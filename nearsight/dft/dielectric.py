@@ -101,6 +101,8 @@ def generalised_minimal_residual(
             hessenberg[i, m] = (v * w).sum()
             w = w - hessenberg[i, m] * v
         hessenberg[m + 1, m] = w.norm()
+        if not bool(torch.isfinite(hessenberg[m + 1, m])):
+            break  # the run has diverged, which its residual says
         left = hessenberg[: m + 2, : m + 1]
         target = left.new_zeros(m + 2)
         target[0] = norm

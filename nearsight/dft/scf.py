@@ -12,6 +12,8 @@ from nearsight.dft.dielectric import Dielectric, Screening
 from nearsight.dft.mixing import Pulay, PulayState
 from nearsight.dft.problem import Problem, Step, Trial
 
+DIVERGED = 1e6  # residual [Ha] from which no iteration comes back; also what is no number is not below it
+
 
 @dataclass(frozen=True)
 class SCF:
@@ -40,7 +42,7 @@ class SCF:
             if on_step:
                 on_step(steps[-1])
             residual = trial.residual
-            if residual < self.tolerance or len(steps) >= self.max_iterations or residual != residual:
+            if residual < self.tolerance or len(steps) >= self.max_iterations or not residual < DIVERGED:
                 return trial, steps, residual < self.tolerance
             if kerker:
                 output = trial.evaluation.density

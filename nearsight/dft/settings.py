@@ -1,85 +1,264 @@
-"""What a user says of a ground-state calculation: validated, resolved, and written beside every result."""
+"""What a user says of a ground-state calculation: nested tables, validated, resolved, and written beside every result.
+
+Each table is what one part of the engine is made from (dft/setup.py). H0 and S depend on `basis`, `functional` and `mesh`; a
+result on `kpoints` and `electrons` too; `solver` is how one gets there, `outputs` what is computed at the end. Units stand at
+the end of a key's name. The flat keys of the first schema (xc, kmesh, mesh_cutoff_ry, basis: dzp, ...) are taken everywhere.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
+from pydantic.fields import FieldInfo
+
+from nearsight.core.configuration import stored
+from nearsight.core.tables import EarlierKeys, Renamed, Table, Versioned
+from nearsight.core.versions import KEY
 
 BasisSize = Literal["sz", "dz", "szp", "dzp", "tz", "tzp"]
+OF_ONE_CELL = "of one cell"  # marks a key that belongs to one structure, and says nothing of another
 
 
-class MixingSettings(BaseModel):
-    """weight, history: of Pulay's method; weight null: 1 with the dielectric preconditioner, 0.4 without.
-
-    dielectric: cutoff [Ry] of the mesh on which the dielectric operator is applied; null: no such preconditioner.
-    kerker: q0 [1/Angstrom] of a Kerker preconditioner on the density in its place; null: none.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    weight: float | None = Field(None, gt=0, le=1)
-    history: int = Field(8, ge=1)
-    dielectric: float | None = Field(35.0, gt=0)
-    kerker: float | None = Field(None, gt=0)
+def _of_one_cell(default: Any, description: str) -> Any:
+    return Field(default, description=description, json_schema_extra={OF_ONE_CELL: True})
 
 
-class ScfSettings(BaseModel):
-    """The `scf` table. Energies in eV unless the name says Ry (mesh cutoff, energy shift: as the field has them).
+class BasisTable(Table):
+    """Orbitals and pseudopotentials."""
 
-    kmesh: null chooses the smallest Gamma-centred mesh with steps below `kspacing` [1/Angstrom].
-    mesh: null takes it from `mesh_cutoff_ry`.  species: folder of <Symbol>.ion.xml; null generates orbitals
-    (basis, energy_shift_ry) from `pseudopotentials`, a folder of UPF, psp8, PSML or GTH files; null: the installed package.
-    smearing_ev: its width kT.  charge: of the cell [e], neutralised by a uniform background: positive, electrons missing;
-    the energy then converges with the cell's size only as charge^2 / length, and no correction is applied.
-    two_center: how two-centre integrals are done; auto is `siesta` where every species comes from SIESTA's own files.
-    sheet: electrostatics without images along the third lattice vector, for sheets and slabs, charged or polar.
-    band_limited: remove from the neutral-atom potential what the mesh cannot hold; null: unless the species are SIESTA's.
-    xc_refinement: evaluate exchange and correlation on a mesh so many times finer (2 leaves an egg box below 0.2 meV an atom
-    at 200 Ry).
-    symmetry: what reduces the k-mesh; `space-group` solves only one k-point of each star and symmetrises what is summed.
-    start: a calculation folder whose Hamiltonian begins the cycle.  forces, stress: compute them at the end.
-    moments: initial moment of each atom [mu_B], in the order of the structure; null with collinear spin: Hund's rule for
-    each atom, all parallel.  total_moment: to hold fixed [mu_B]; null: free.  method: mixing, or direct minimisation.
-    """
+    size: BasisSize = Field("dzp", description="Zetas of each valence shell, and p for polarisation; semicore: one.")
+    energy_shift_ry: float = Field(0.01, gt=0, description="Confinement of the orbitals: rise of each level.")
+    split_norm: float = Field(0.15, gt=0, lt=1, description="Norm that fixes where the second zeta matches the first.")
+    pseudopotentials: Path | None = Field(
+        None, description="Folder of UPF, psp8, PSML or GTH files; null: the installed package."
+    )
+    species: Path | None = Field(
+        None, description="Folder of <Symbol>.ion.xml, in place of size, energy_shift_ry, split_norm, pseudopotentials."
+    )
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    xc: Literal["lda", "pbe", "pbesol"] = "pbe"
-    kmesh: tuple[int, int, int] | None = None
-    kspacing: float = Field(0.25, gt=0)
-    kshift: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    symmetry: Literal["time-reversal", "space-group"] = "time-reversal"
-    mesh_cutoff_ry: float = Field(300.0, gt=0)
-    mesh: tuple[int, int, int] | None = None
-    basis: BasisSize = "dzp"
-    energy_shift_ry: float = Field(0.01, gt=0)
-    split_norm: float = Field(0.15, gt=0, lt=1)
-    species: Path | None = None
-    pseudopotentials: Path | None = None
-    smearing_ev: float = Field(0.025, gt=0)
-    smearing: Literal["fermi-dirac", "gaussian", "methfessel-paxton", "cold"] = "fermi-dirac"
-    charge: float = 0.0
-    device: Literal["cpu", "cuda"] = "cpu"
-    max_iterations: int = Field(100, ge=1)
-    tolerance_ev: float = Field(1e-5, gt=0)
-    mixing: MixingSettings = MixingSettings()
-    two_center: Literal["auto", "exact", "siesta"] = "auto"
-    sheet: bool = False
-    band_limited: bool | None = None
-    xc_refinement: int = Field(1, ge=1, le=4)
-    start: Path | None = None
-    spin: Literal["none", "collinear"] = "none"
-    moments: tuple[float, ...] | None = None
-    total_moment: float | None = None
-    method: Literal["scf", "variational"] = "scf"
-    forces: bool = False
-    stress: bool = False
+class FunctionalTable(Table):
+    """The energy functional, but for what its integrals are done on."""
 
-    @field_validator("kmesh", "mesh")
-    @classmethod
-    def _positive_mesh(cls, size: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
-        if size is not None and min(size) < 1:
-            raise ValueError(f"{' '.join(map(str, size))}: every number must be at least 1")
-        return size
+    xc: Literal["lda", "pbe", "pbesol"] = Field("pbe", description="Exchange and correlation: lda, pbe or pbesol.")
+    electrostatics: Literal["crystal", "sheet"] = Field(
+        "crystal",
+        description="sheet: no images along the third lattice vector, for sheets and slabs, charged or polar.",
+    )
+
+
+def _positive_mesh(size: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
+    if size is not None and min(size) < 1:
+        raise ValueError(f"{' '.join(map(str, size))}: every number must be at least 1")
+    return size
+
+
+class MeshTable(Table):
+    """The real-space mesh, and how integrals are done on it and between two centres."""
+
+    cutoff_ry: float = Field(300.0, gt=0, description="Cutoff of the real-space mesh.")
+    shape: tuple[int, int, int] | None = _of_one_cell(None, "The mesh itself; null takes it from cutoff_ry.")
+    band_limited: bool | None = Field(
+        None,
+        description="Remove from the neutral-atom potential what the mesh cannot hold; null: unless the species are SIESTA's.",
+    )
+    xc_refinement: int = Field(
+        1,
+        ge=1,
+        le=4,
+        description="Exchange and correlation on a mesh so many times finer (2: egg box below 0.2 meV an atom at 200 Ry).",
+    )
+    two_center: Literal["auto", "exact", "siesta"] = Field(
+        "auto",
+        description="Quadrature of two-centre integrals; auto is siesta where all species are from SIESTA's files.",
+    )
+
+    _positive = field_validator("shape")(staticmethod(_positive_mesh))
+
+
+class KPointsTable(Table):
+    """Points of the Brillouin zone."""
+
+    mesh: tuple[int, int, int] | None = _of_one_cell(
+        None, "Gamma-centred k-mesh; null: the smallest with steps below spacing_per_ang."
+    )
+    spacing_per_ang: float = Field(0.25, gt=0, description="Largest step of a k-mesh that is not given.")
+    shift: tuple[float, float, float] = _of_one_cell(
+        (0.0, 0.0, 0.0), "Of the k-mesh, in steps (0.5: Monkhorst and Pack's even meshes)."
+    )
+    symmetry: Literal["time-reversal", "space-group"] = Field(
+        "time-reversal", description="What reduces the k-mesh; space-group solves one k-point of each star."
+    )
+
+    _positive = field_validator("mesh")(staticmethod(_positive_mesh))
+
+
+class ElectronsTable(Table):
+    """How many electrons, their spin, and how levels are filled."""
+
+    charge_e: float = _of_one_cell(
+        0.0, "Of the cell, in a uniform background; positive: electrons missing. No correction for images."
+    )
+    smearing: Literal["fermi-dirac", "gaussian", "methfessel-paxton", "cold"] = Field(
+        "fermi-dirac", description="fermi-dirac, gaussian, methfessel-paxton or cold."
+    )
+    width_ev: float = Field(0.025, gt=0, description="Width kT of the smearing.")
+    spin: Literal["none", "collinear"] = Field("none", description="none or collinear.")
+    moments_mu_b: tuple[float, ...] | None = _of_one_cell(
+        None, "Moment of each atom to begin with; null with spin: Hund's rule for each atom, all parallel."
+    )
+    total_moment_mu_b: float | None = _of_one_cell(None, "Total moment to hold; null: free.")
+
+
+class MixingTable(EarlierKeys):
+    """Pulay's mixing and its preconditioner."""
+
+    renames: ClassVar[Mapping[str, Renamed]] = {
+        "dielectric": Renamed.to("dielectric_ry"),
+        "kerker": Renamed.to("kerker_per_ang"),
+    }
+
+    weight: float | None = Field(
+        None, gt=0, le=1, description="Share of the new; null: 1 with the dielectric preconditioner, 0.4 without."
+    )
+    history: int = Field(8, ge=1, description="Steps that Pulay's method remembers.")
+    dielectric_ry: float | None = Field(
+        35.0, gt=0, description="Cutoff of the mesh on which the dielectric operator is applied; null: none."
+    )
+    kerker_per_ang: float | None = Field(
+        None,
+        gt=0,
+        description="q0 of a Kerker preconditioner on the density, in place of the dielectric one; null: none.",
+    )
+
+
+class SolverTable(Table):
+    """The way to self-consistency: the result does not depend on it."""
+
+    method: Literal["scf", "variational"] = Field(
+        "scf", description="scf (mixing) or variational (direct minimisation)."
+    )
+    tolerance_ev: float = Field(1e-5, gt=0, description="Largest element of |F - H| at the end.")
+    max_iterations: int = Field(100, ge=1, description="Steps after which a run gives up.")
+    mixing: MixingTable = MixingTable()
+    start: Path | None = Field(None, description="Calculation folder whose Hamiltonian begins the cycle.")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="cpu or cuda.")
+
+
+class OutputsTable(Table):
+    """What is computed of a converged state."""
+
+    forces: bool = Field(False, description="Forces on the atoms.")
+    stress: bool = Field(False, description="Stress of the cell.")
+
+
+class Settings(EarlierKeys, Versioned):
+    """The `scf` table: everything that a ground state is computed from, beside the structure."""
+
+    renames: ClassVar[Mapping[str, Renamed]] = {
+        "basis": Renamed.to("basis.size"),
+        "energy_shift_ry": Renamed.to("basis.energy_shift_ry"),
+        "split_norm": Renamed.to("basis.split_norm"),
+        "species": Renamed.to("basis.species"),
+        "pseudopotentials": Renamed.to("basis.pseudopotentials"),
+        "xc": Renamed.to("functional.xc"),
+        "sheet": Renamed.to("functional.electrostatics", {False: "crystal", True: "sheet"}),
+        "mesh_cutoff_ry": Renamed.to("mesh.cutoff_ry"),
+        "mesh": Renamed.to("mesh.shape"),
+        "band_limited": Renamed.to("mesh.band_limited"),
+        "xc_refinement": Renamed.to("mesh.xc_refinement"),
+        "two_center": Renamed.to("mesh.two_center"),
+        "kmesh": Renamed.to("kpoints.mesh"),
+        "kspacing": Renamed.to("kpoints.spacing_per_ang"),
+        "kshift": Renamed.to("kpoints.shift"),
+        "symmetry": Renamed.to("kpoints.symmetry"),
+        "charge": Renamed.to("electrons.charge_e"),
+        "smearing": Renamed.to("electrons.smearing"),
+        "smearing_ev": Renamed.to("electrons.width_ev"),
+        "spin": Renamed.to("electrons.spin"),
+        "moments": Renamed.to("electrons.moments_mu_b"),
+        "total_moment": Renamed.to("electrons.total_moment_mu_b"),
+        "method": Renamed.to("solver.method"),
+        "tolerance_ev": Renamed.to("solver.tolerance_ev"),
+        "max_iterations": Renamed.to("solver.max_iterations"),
+        "mixing": Renamed.to("solver.mixing"),
+        "start": Renamed.to("solver.start"),
+        "device": Renamed.to("solver.device"),
+        "forces": Renamed.to("outputs.forces"),
+        "stress": Renamed.to("outputs.stress"),
+    }
+
+    schema_version: int = 2
+    basis: BasisTable = BasisTable()
+    functional: FunctionalTable = FunctionalTable()
+    mesh: MeshTable = MeshTable()
+    kpoints: KPointsTable = KPointsTable()
+    electrons: ElectronsTable = ElectronsTable()
+    solver: SolverTable = SolverTable()
+    outputs: OutputsTable = OutputsTable()
+
+    if TYPE_CHECKING:  # keys of either schema are taken
+
+        def __init__(self, **keys: Any) -> None: ...
+
+    @staticmethod
+    def stored(table: Mapping[str, Any], what: object) -> Settings:
+        """The settings that a file of this or an earlier schema holds; keys that are not known are left out.
+
+        what: the file, for messages.  Raises BadInput for a later schema, or values that are none.
+        """
+        return stored(Settings, table, what)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The keys that were given, by table: the rest are defaults."""
+        return self.model_dump(exclude_unset=True, exclude={KEY})
+
+    @property
+    def of_one_cell(self) -> dict[str, Any]:
+        """Of the keys that were given, those that belong to one structure, by table: its meshes, charge and moments."""
+        return _marked(self, True)
+
+    @property
+    def of_all_cells(self) -> dict[str, Any]:
+        """Of the keys that were given, those that structures share, by table; those of solver and outputs are left out."""
+        return {k: v for k, v in _marked(self, False).items() if k not in ("solver", "outputs")}
+
+    @property
+    def of_the_operator(self) -> dict[str, Any]:
+        """Of the keys that were given, what H0 and S of any structure depend on: no shape of one cell's mesh is among them."""
+        return {k: v for k, v in self.of_all_cells.items() if k in ("basis", "functional", "mesh")}
+
+
+def differing(a: Settings, b: Settings, tables: Iterable[str]) -> list[tuple[str, Any, Any]]:
+    """Settings in which two differ, as (key, of a, of b): of these tables, but for those that belong to one cell."""
+    found = []
+    for name in tables:
+        ours, theirs = getattr(a, name), getattr(b, name)
+        for key, entry in type(ours).model_fields.items():
+            x, y = getattr(ours, key), getattr(theirs, key)
+            if x != y and not _is_of_one_cell(entry):
+                found.append((f"{name}.{key}", x, y))
+    return found
+
+
+def _is_of_one_cell(entry: FieldInfo) -> bool:
+    return isinstance(entry.json_schema_extra, dict) and OF_ONE_CELL in entry.json_schema_extra
+
+
+def _marked(table: BaseModel, marked: bool) -> dict[str, Any]:
+    """The keys of the inner tables that are marked as of one cell, or those that are not."""
+    found: dict[str, Any] = {}
+    for name in type(table).model_fields:
+        inner = getattr(table, name)
+        if isinstance(inner, BaseModel):
+            entries = type(inner).model_fields
+            keys = inner.model_dump(exclude_unset=True)
+            found[name] = {k: v for k, v in keys.items() if _is_of_one_cell(entries[k]) == marked}
+    return found
+
+
+ScfSettings = Settings  # the name of the first release

@@ -10,7 +10,7 @@ from math import ceil, pi, sqrt
 import torch
 from torch import Tensor
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput
 from nearsight.core.species import RadialFunction
 from nearsight.core.structure import Structure
 from nearsight.integrals.splines import UniformSplines
@@ -32,7 +32,7 @@ def fft_size(n: float, multiple: int = 2) -> int:
 def mesh_shape(cell: Tensor, cutoff_ry: float) -> tuple[int, int, int]:
     """Points along each lattice vector so that planes are at most pi / sqrt(E_cut) Bohr apart (E_cut in Ry)."""
     if not cutoff_ry > 0:
-        raise NearsightError(f"mesh cutoff {cutoff_ry:g} Ry: it must be positive (200-400 Ry is usual)")
+        raise BadInput(f"mesh cutoff {cutoff_ry:g} Ry: it must be positive (200-400 Ry is usual)")
     heights = 1 / torch.linalg.inv(cell.double()).norm(dim=0)
     a, b, c = (fft_size(h * sqrt(cutoff_ry) / pi) for h in heights.tolist())
     return a, b, c

@@ -15,9 +15,9 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.pairs import Pairs
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG
-from nearsight.dft.run import load_species
 from nearsight.dft.scf import SCF
-from nearsight.dft.settings import ScfSettings
+from nearsight.dft.settings import Settings
+from nearsight.dft.setup import load_species
 from nearsight.learn.config import EnergyLossConfig, ModelConfig, TrainingConfig
 from nearsight.learn.dataset import HamiltonianData, SampleStore, split
 from nearsight.learn.energy import EnergyLoss, ProblemCache
@@ -26,8 +26,6 @@ from nearsight.learn.model import TrainedModel, build
 from nearsight.learn.newton import NewtonSteps
 from nearsight.learn.progress import TrainingProgress
 from nearsight.learn.reference import (
-    OF_THE_OPERATOR,
-    OF_THE_ORBITALS,
     OrbitalReference,
     differences,
     find_reference,
@@ -109,9 +107,9 @@ def _on_energy(
     known = None if start is None or start.reference is None else start.reference
     functional = shared_settings(energy.scf, recorded, None if known is None else known.settings)
     functional = functional.model_copy(
-        update={"device": "cuda" if settings.trainer.device.startswith("cuda") else "cpu"}
+        update={"solver": {"device": "cuda" if settings.trainer.device.startswith("cuda") else "cpu"}}
     )
-    given = frozenset(energy.scf)
+    given = energy.scf
     species = _species(settings, functional, given, paths.train, recorded, known)
     target = settings.model.target if start is None else start.target
     orbitals = OrbitalReference(species, _of_the_operator(functional, energy), out / "cache")
@@ -211,15 +209,15 @@ def first_steps(data: StructureData, index: int) -> Tensor:
 
 def _species(
     settings: TrainingConfig,
-    functional: ScfSettings,
-    given: frozenset[str],
+    functional: Settings,
+    given: Settings,
     paths: Sequence[Path],
-    recorded: Mapping[str, Any] | None,
+    recorded: Settings | None,
     known: OrbitalReference | None,
 ) -> dict[int, Any]:
     """Orbitals of all elements of the training structures (or of the model to begin with)."""
     probe = StructureData(
-        paths, functional, frozenset(), ProblemCache(functional, {}), False, False, settings.data.vacuum_ang
+        paths, functional, given, ProblemCache(functional, {}), False, False, settings.data.vacuum_ang
     )
     numbers: set[int] = set()
     for k in range(len(probe)):
@@ -230,24 +228,24 @@ def _species(
     if not numbers:
         probe.structure(0)  # says what is wrong
     chosen = sorted(numbers)
-    if functional.species is not None:
-        return read_species(functional.species, chosen)
+    if given.basis.species is not None:
+        return read_species(given.basis.species, chosen)
     found = find_species(settings.data, paths, chosen, recorded) if paths[0].is_dir() or settings.data.species else None
     if found is not None:
         return found
-    if known is not None and not given & {*OF_THE_ORBITALS}:
+    if known is not None and "basis" not in given.given:
         return {**known.species}
     return load_species(chosen, functional)
 
 
-def _of_the_operator(functional: ScfSettings, energy: EnergyLossConfig) -> ScfSettings:
+def _of_the_operator(functional: Settings, energy: EnergyLossConfig) -> Settings:
     """What predictions need to know to compute H0: not what belongs to one cell, unless one mesh was given for all."""
-    keep = {k: getattr(functional, k) for k in OF_THE_OPERATOR}
-    return ScfSettings(**keep, mesh=functional.mesh if "mesh" in energy.scf else None)
+    shape = {"mesh": {"shape": energy.scf.mesh.shape}}
+    return Settings(**functional.of_the_operator).model_copy(update={**shape, "species": None})
 
 
 def _same_functional(
-    settings: TrainingConfig, start: TrainedModel, functional: ScfSettings, orbitals: OrbitalReference
+    settings: TrainingConfig, start: TrainedModel, functional: Settings, orbitals: OrbitalReference
 ) -> None:
     assert start.reference is not None
     wrong = differences(start.reference, functional, orbitals.species)

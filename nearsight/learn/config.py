@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, field_validator, model_validator
+from pydantic import BaseModel, Discriminator, Field, field_serializer, field_validator, model_validator
+
+from nearsight.core.tables import PATH, Table, Versioned
+from nearsight.dft.settings import Settings
 
 PRESETS: dict[str, dict[str, Any]] = {
     "small": {
@@ -33,11 +36,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataConfig(_Table):
+class DataConfig(Table):
     """Folders of calculation folders (or calculation folders themselves).
 
     For the energy loss alone, structure files too: any that ASE reads, each frame of it; Hamiltonians are not needed.
@@ -50,8 +49,8 @@ class DataConfig(_Table):
     `species/` beside the samples, or the settings that the samples' result.json records.
     """
 
-    train: str | list[str]
-    validation: str | list[str] | None = None
+    train: str | list[str] = Field(json_schema_extra={PATH: True})
+    validation: str | list[str] | None = Field(None, json_schema_extra={PATH: True})
     validation_fraction: float = Field(0.1, ge=0, lt=1)
     species: Path | None = None
     copies: int = Field(0, ge=0)
@@ -60,7 +59,7 @@ class DataConfig(_Table):
     seed: int = 0
 
 
-class BlocksLossConfig(_Table):
+class BlocksLossConfig(Table):
     """Elements of the Hamiltonian against those of the data.
 
     error: of the elements in meV; `mixed` is the mean of MAE and root mean square.  gauge_invariant: blind to H + mu S.
@@ -73,7 +72,7 @@ class BlocksLossConfig(_Table):
     weight: float = Field(1.0, gt=0)
 
 
-class EnergyLossConfig(_Table):
+class EnergyLossConfig(Table):
     """The energy functional itself, without labels (energy.py).
 
     residual_weight: lambda [1/Ha] of the generalised gradient; 0 is the bare energy.  measure: `energy` is the energy above
@@ -87,15 +86,20 @@ class EnergyLossConfig(_Table):
     residual_weight: float = Field(1.0, ge=0)
     measure: Literal["energy", "root"] = "energy"
     reuse: int = Field(1, ge=1)
-    scf: dict[str, Any] = {}
+    scf: Settings = Settings()
     memory_gb: float = Field(8.0, gt=0)
     weight: float = Field(1.0, gt=0)
+
+    @field_serializer("scf")
+    def _given(self, scf: Settings) -> dict[str, Any]:
+        """Without the defaults: in place of these, what the samples record holds."""
+        return scf.model_dump(mode="json", exclude_unset=True)
 
 
 LossConfig = Annotated[BlocksLossConfig | EnergyLossConfig, Discriminator("kind")]
 
 
-class ModelConfig(_Table):
+class ModelConfig(Table):
     """kind and preset of the network; further keys replace the preset's.
 
     target: `total` is H; `delta` is H - H0, with H0 of superposed atomic densities computed by the DFT engine.
@@ -124,27 +128,39 @@ class ModelConfig(_Table):
         return table
 
 
-class ReferenceConfig(_Table):
+class ReferenceConfig(Table):
     """How H0 is computed for target delta. xc, mesh cutoff: null takes what the samples record, else PBE and 300 Ry."""
 
     xc: Literal["lda", "pbe", "pbesol"] | None = None
     mesh_cutoff_ry: float | None = Field(None, gt=0)
 
 
-class TrainerConfig(_Table):
-    """max_minutes, max_epochs: whichever comes first ends the training; schedules run over that budget.
+class BudgetConfig(Table):
+    """The part of `trainer` that may change where a training is resumed: how long, how often it is looked at, and on what.
 
-    schedule: `cosine` and `linear` fall from learning_rate to nothing at the end of the budget; `plateau` multiplies by
-    `plateau_factor` after `plateau_patience` validations without a better one, down to `minimum_learning_rate`.
-    warmup: share of the budget.  batch_edges: structures are packed into batches of at most so many edges (at least one
-    structure).  ema: decay of the averaged weights, which are those that are kept.  validations: how many over the budget.
-    resume: go on from the checkpoint in the output folder.  newton_from: share of the budget after which Gauss-Newton steps
-    on all structures at once, an epoch each, take the place of AdamW (for one structure or a handful, in float64), until
-    the energies are at their minima; null: never.
+    max_minutes, max_epochs: whichever comes first ends the training; schedules run over that budget.  validations: how many
+    over the budget.  resume: go on from the checkpoint in the output folder.  cache_gb: of samples kept in memory.
     """
 
     max_minutes: float | None = Field(20.0, gt=0)
     max_epochs: int | None = Field(None, ge=1)
+    validations: int = Field(40, ge=1)
+    device: str = "cpu"
+    cache_gb: float = Field(4.0, gt=0)
+    resume: bool = True
+
+
+class TrainerConfig(BudgetConfig):
+    """How the weights are found, within the budget.
+
+    schedule: `cosine` and `linear` fall from learning_rate to nothing at the end of the budget; `plateau` multiplies by
+    `plateau_factor` after `plateau_patience` validations without a better one, down to `minimum_learning_rate`.
+    warmup: share of the budget.  batch_edges: structures are packed into batches of at most so many edges (at least one
+    structure).  ema: decay of the averaged weights, which are those that are kept.  newton_from: share of the budget after
+    which Gauss-Newton steps on all structures at once, an epoch each, take the place of AdamW (for one structure or a
+    handful, in float64), until the energies are at their minima; null: never.
+    """
+
     learning_rate: float = Field(3e-3, gt=0)
     minimum_learning_rate: float = Field(1e-6, ge=0)
     weight_decay: float = Field(1e-3, ge=0)
@@ -156,12 +172,8 @@ class TrainerConfig(_Table):
     newton_from: float | None = Field(None, ge=0, lt=1)
     gradient_clip: float = Field(1.0, gt=0)
     ema: float = Field(0.998, ge=0, lt=1)
-    validations: int = Field(40, ge=1)
-    device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
     seed: int = 0
-    cache_gb: float = Field(4.0, gt=0)
-    resume: bool = True
 
     @model_validator(mode="after")
     def _ends(self) -> TrainerConfig:
@@ -170,13 +182,14 @@ class TrainerConfig(_Table):
         return self
 
 
-class TrainingConfig(_Table):
+class TrainingConfig(Versioned):
     """A training file: data, model, loss, trainer, and for target delta the reference.
 
     loss: blocks, energy, or a table with `kind`; a list adds several.  init_from: a trained model to begin with, whose
     network, target and orbitals then hold.
     """
 
+    schema_version: int = 2
     data: DataConfig
     model: ModelConfig = ModelConfig()
     loss: tuple[LossConfig, ...] = (BlocksLossConfig(),)
@@ -207,6 +220,16 @@ class TrainingConfig(_Table):
         if t.newton_from is not None and (self.energy is None or self.blocks is not None or t.dtype != "float64"):
             raise ValueError("trainer.newton_from needs loss energy, without blocks, and trainer.dtype float64")
         return self
+
+    def that_matters(self) -> dict[str, Any]:
+        """The tables on which a resumed training must agree with the one before: no budget, no solver, no outputs."""
+        unbound: Any = {"schema_version": True, "trainer": set(BudgetConfig.model_fields)}
+        table = self.model_dump(mode="json", exclude=unbound)
+        for loss in table["loss"]:
+            loss["scf"] = {
+                k: v for k, v in loss.get("scf", {}).items() if k not in ("schema_version", "solver", "outputs")
+            }
+        return table
 
     @property
     def energy(self) -> EnergyLossConfig | None:

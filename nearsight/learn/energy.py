@@ -23,18 +23,16 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import NotConverged
 from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
 from nearsight.core.structure import Structure
-from nearsight.core.units import HARTREE_EV
 from nearsight.dft.dielectric import Dielectric, Screening
 from nearsight.dft.problem import Problem, Trial
-from nearsight.dft.run import chosen_kpoints, functional_for, resolved
-from nearsight.dft.settings import ScfSettings
+from nearsight.dft.settings import Settings
+from nearsight.dft.setup import Setup
 from nearsight.electrons.kpoints import KPoints
 from nearsight.electrons.occupations import LinearResponse
-from nearsight.electrons.smearing import SMEARINGS
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,27 +64,23 @@ class _Held:
 class ProblemCache:
     """Functionals of structures: all that does not depend on H, built once and kept up to a number of bytes."""
 
-    settings: ScfSettings
+    settings: Settings
     species: dict[int, Species]
     limit: float = 8e9
     reserved: int = 0  # of the limit, by others
     _kept: OrderedDict[Hashable, _Held] = field(default_factory=OrderedDict)
 
-    def __call__(self, key: Hashable, structure: Structure, settings: ScfSettings | None = None) -> Problem:
+    def __call__(self, key: Hashable, structure: Structure, settings: Settings | None = None) -> Problem:
         """settings: of this structure, where they are not those of all."""
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key].problem
-        settings = resolved(structure, settings or self.settings)
         species = {z: self.species[z] for z in sorted(set(structure.numbers.tolist()))}
-        functional = functional_for(structure, settings, species)
-        k = chosen_kpoints(functional, settings)
-        smearing = SMEARINGS[settings.smearing]
-        problem = Problem.of(functional, k, settings.smearing_ev / HARTREE_EV, None, smearing)
+        problem = Setup.of(structure, settings or self.settings, species).problem()
         self._keep(key, _Held(problem, size=held_bytes(problem)))
         return problem
 
-    def screening(self, key: Hashable, structure: Structure, settings: ScfSettings | None = None) -> Screening:
+    def screening(self, key: Hashable, structure: Structure, settings: Settings | None = None) -> Screening:
         """The dielectric operator of a structure's functional."""
         functional = self(key, structure, settings).functional
         held = self._kept[key]
@@ -163,14 +157,14 @@ class EnergyLoss:
 
     @torch.no_grad()
     def __call__(
-        self, key: Hashable, structure: Structure, values: Tensor, settings: ScfSettings | None = None
+        self, key: Hashable, structure: Structure, values: Tensor, settings: Settings | None = None
     ) -> EnergyOutcome:
         """values: H on the layout [components, size], Ha.
 
         Raises NearsightError where the Hamiltonian, or what the functional makes of it, is not finite.
         """
         if not bool(torch.isfinite(values).all()):
-            raise NearsightError("the predicted Hamiltonian is not finite: lower the learning rate")
+            raise NotConverged("the predicted Hamiltonian is not finite: lower the learning rate")
         model = self._models.get(key)
         fresh = model is None or model.age >= model.life
         if model is None or model.age >= model.life:
@@ -186,13 +180,13 @@ class EnergyLoss:
         gradient = slope - self.residual_weight * away.values
         return EnergyOutcome(model.free, gradient, excess, float(away.values.abs().mean()), fresh)
 
-    def _evaluate(self, key: Hashable, structure: Structure, values: Tensor, settings: ScfSettings | None) -> _Model:
+    def _evaluate(self, key: Hashable, structure: Structure, values: Tensor, settings: Settings | None) -> _Model:
         problem = self.problems(key, structure, settings)
         layout = problem.functional.layout
         h = problem.kpoints.symmetric(BlockMatrix(layout, values.detach().double().to(layout.device)).hermitian())
         trial = problem(h)
         if not bool(torch.isfinite(trial.evaluation.hamiltonian.values).all()) or trial.free != trial.free:
-            raise NearsightError("the functional gives no finite energy for the predicted Hamiltonian")
+            raise NotConverged("the functional gives no finite energy for the predicted Hamiltonian")
         centre = trial.evaluation.hamiltonian
         if self.reuse > 1:
             screening = self.problems.screening(key, structure, settings)

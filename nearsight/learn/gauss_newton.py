@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput
 from nearsight.dft.mixing import Pulay, PulayState
 from nearsight.models.deeph2 import DeepH2
 from nearsight.models.graph import Graph
@@ -84,9 +84,7 @@ class LastLayers:
 
     def __init__(self, network: DeepH2, graph: Graph, cut: float) -> None:
         if network.embedding.dtype != torch.float64:
-            raise NearsightError(
-                "Gauss-Newton steps need a network in float64: network.to(torch.float64), then prepare"
-            )
+            raise BadInput("Gauss-Newton steps need a network in float64: network.to(torch.float64), then prepare")
         every = dict(network.named_parameters())
         inputs = _inputs(network, graph)
         self.inverse = {

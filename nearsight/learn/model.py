@@ -19,8 +19,8 @@ from nearsight.core.calculation import Calculation
 from nearsight.core.errors import NearsightError
 from nearsight.core.layout import BlockLayout
 from nearsight.core.structure import SYMBOLS, Structure
-from nearsight.dft.run import load_species
-from nearsight.dft.settings import ScfSettings
+from nearsight.dft.settings import Settings
+from nearsight.dft.setup import load_species
 from nearsight.formats.files import read_json, whole_file, write_json
 from nearsight.formats.registry import find, read, read_structure, write
 from nearsight.formats.structures import check_structure
@@ -71,14 +71,16 @@ class TrainedModel:
             matrix = matrix + self.reference.initial_hamiltonian(structure).on(layout)
         return matrix
 
-    def start_for(self, structure: Structure, settings: ScfSettings) -> BlockMatrix:
+    def start_for(self, structure: Structure, settings: Settings) -> BlockMatrix:
         """The prediction [Ha] as the start of a self-consistency cycle with these settings.
 
         Raises NearsightError, with the difference spelled out, where xc, orbitals or pseudopotentials are not the model's.
         """
         layout = self.layout(structure)
         assert self.reference is not None
-        wrong = differences(self.reference, settings, load_species(structure.numbers.tolist(), settings), ("xc",))
+        wrong = differences(
+            self.reference, settings, load_species(structure.numbers.tolist(), settings), ["functional.xc"]
+        )
         if wrong:
             raise NearsightError(
                 f"the model was trained with another functional: {'; '.join(wrong)}. Give the run the model's settings "
@@ -125,7 +127,7 @@ class TrainedModel:
         if settings is not None:
             numbers = [int(z) for z in architecture["shells"]]
             reference = OrbitalReference(
-                read_species(folder / "species", numbers), ScfSettings.model_validate(settings)
+                read_species(folder / "species", numbers), Settings.stored(settings, folder / "config.json")
             )
         return TrainedModel(network.to(place).eval(), architecture, config["target"], reference)
 

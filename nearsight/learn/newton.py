@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import NotConverged
 from nearsight.dft.problem import Trial
 from nearsight.learn.dataset import SampleStore
 from nearsight.learn.gauss_newton import WeightCycle
@@ -57,7 +57,7 @@ class NewtonSteps:
         h = BlockMatrix(problem.functional.layout, elements[None].to(problem.functional.layout.device)).hermitian()
         trial = problem(problem.kpoints.symmetric(h))
         if not bool(torch.isfinite(trial.difference).all()):
-            raise NearsightError(f"{self.data.name(index)}: the functional gives no finite energy for the prediction")
+            raise NotConverged(f"{self.data.name(index)}: the functional gives no finite energy for the prediction")
         return trial
 
     def _excess(self, index: int, trial: Trial) -> float:

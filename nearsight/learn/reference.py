@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,40 +13,25 @@ import numpy as np
 import torch
 
 from nearsight.core.blocks import BlockMatrix
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput, MissingData
 from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
 from nearsight.core.structure import SYMBOLS, Structure
-from nearsight.dft.run import initial_hamiltonian, load_species, quadrature_for
-from nearsight.dft.settings import ScfSettings
+from nearsight.dft.settings import Settings, differing
+from nearsight.dft.setup import initial_hamiltonian, load_species, quadrature_for
 from nearsight.formats.files import whole_file
 from nearsight.formats.ion_xml import read_ion_xml, write_ion_xml
 from nearsight.formats.registry import read_settings
 from nearsight.integrals.two_center import matrix_layout, overlap
 from nearsight.learn.config import DataConfig, ReferenceConfig
 
-# What of a run's settings H0 and S of any structure depend on; the rest belongs to one structure or to the way to the end.
-OF_THE_OPERATOR = (
-    "xc",
-    "mesh_cutoff_ry",
-    "basis",
-    "energy_shift_ry",
-    "split_norm",
-    "pseudopotentials",
-    "two_center",
-    "sheet",
-    "band_limited",
-    "xc_refinement",
-)
-OF_THE_ORBITALS = ("basis", "energy_shift_ry", "split_norm", "pseudopotentials")  # compared by what they make
-
 
 @dataclass(frozen=True, eq=False)
 class OrbitalReference:
-    """species: of every element of the data.  settings: xc and mesh of H0 (null where no H0 is wanted).  cache: folder."""
+    """species: of every element of the data.  settings: whose functional and mesh are those of H0.  cache: a folder for H0."""
 
     species: Mapping[int, Species]
-    settings: ScfSettings
+    settings: Settings
     cache: Path | None = None
 
     def layout(self, structure: Structure) -> BlockLayout:
@@ -54,7 +40,7 @@ class OrbitalReference:
 
     def overlap(self, structure: Structure, layout: BlockLayout) -> BlockMatrix:
         species = self._present(structure)
-        return overlap(structure, species, layout, quadrature_for(species, self.settings.two_center))
+        return overlap(structure, species, layout, quadrature_for(species, self.settings.mesh.two_center))
 
     def initial_hamiltonian(self, structure: Structure) -> BlockMatrix:
         """H0 [Ha] of superposed atomic densities; kept in `cache`, a file for each structure and setting."""
@@ -87,8 +73,8 @@ class OrbitalReference:
         return {z: self.species[z] for z in sorted(set(structure.numbers.tolist()))}
 
     def _key(self, structure: Structure) -> str:
-        chosen = self.settings.model_dump(mode="json", include=set(OF_THE_OPERATOR))
-        digest = hashlib.sha256(repr((sorted(chosen.items()), self.settings.mesh)).encode())
+        chosen = self.settings.model_dump(mode="json", include={"functional", "mesh"})
+        digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode())
         for z, s in self._present(structure).items():
             digest.update(repr((z, s.shells, s.orbital_cutoff, s.valence)).encode())
             for o in s.orbitals:
@@ -104,21 +90,22 @@ def read_species(folder: Path, numbers: Sequence[int]) -> dict[int, Species]:
     for z in numbers:
         path = folder / f"{SYMBOLS[z]}.ion.xml"
         if not path.is_file():
-            raise NearsightError(
-                f"{folder} has no {SYMBOLS[z]}.ion.xml: data.species must hold every element of the data"
-            )
+            raise MissingData(f"{folder} has no {SYMBOLS[z]}.ion.xml: data.species must hold every element of the data")
         result[z] = read_ion_xml(path, SYMBOLS[z])
     return result
 
 
-def recorded_settings(folder: Path) -> dict[str, Any] | None:
-    """The `scf` configuration that a calculation, or a structure without labels, records. None without."""
+def recorded_settings(folder: Path) -> Settings | None:
+    """The settings that a calculation, or a structure without labels, records. None without.
+
+    Raises BadInput for settings of a later schema.
+    """
     found = read_settings(folder)
-    return None if found is None else dict(found)
+    return Settings.stored(found, folder) if found else None
 
 
 def find_species(
-    data: DataConfig, folders: Sequence[Path], numbers: Sequence[int], recorded: Mapping[str, Any] | None
+    data: DataConfig, folders: Sequence[Path], numbers: Sequence[int], recorded: Settings | None
 ) -> dict[int, Species] | None:
     """The orbitals of the data: of `data.species`, beside the samples, or as their settings generate them; else None."""
     beside = [f for p in (folders[0].parent, folders[0], folders[0].resolve().parent) if (f := p / "species").is_dir()]
@@ -126,11 +113,7 @@ def find_species(
         return read_species(data.species, numbers)
     if beside:
         return read_species(beside[0], numbers)
-    if recorded is None:
-        return None
-    original = recorded.get("species")
-    settings = ScfSettings.model_validate({k: v for k, v in recorded.items() if k in OF_THE_OPERATOR})
-    return load_species(list(numbers), settings.model_copy(update={"species": Path(original)} if original else {}))
+    return None if recorded is None else load_species(numbers, recorded)
 
 
 def find_reference(
@@ -145,15 +128,15 @@ def find_reference(
     Raises NearsightError if the species found do not have the shells of the data.
     """
     recorded = recorded_settings(folders[0])
-    settings = ScfSettings.model_validate({k: v for k, v in (recorded or {}).items() if k in OF_THE_OPERATOR})
-    settings = settings.model_copy(update=reference.model_dump(exclude_none=True))
+    settings = Settings(**({} if recorded is None else recorded.of_the_operator))
+    settings = settings.model_copy(update={**reference.model_dump(exclude_none=True), "species": None})
     numbers = sorted(shells)
     species = find_species(data, folders, numbers, recorded)
     if species is None:
         return None
     for z in numbers:
         if tuple(species[z].shells) != tuple(shells[z]):
-            raise NearsightError(
+            raise BadInput(
                 f"the species of {SYMBOLS[z]} has shells {list(species[z].shells)}, the data have {list(shells[z])}: "
                 "give the folder of the species that the data were made with as data.species"
             )
@@ -162,19 +145,20 @@ def find_reference(
 
 def differences(
     model: OrbitalReference,
-    settings: ScfSettings,
+    settings: Settings,
     species: Mapping[int, Species],
-    keys: Sequence[str] = OF_THE_OPERATOR,
+    keys: Sequence[str] | None = None,
 ) -> list[str]:
     """What of a functional is not as a model was trained, in words; nothing if all that H depends on is the same.
 
-    keys: settings to compare.  Orbitals and potentials are compared by their values, not by the names of what made them.
+    keys: settings to compare, such as functional.xc; None: all that H depends on.  Orbitals and potentials are compared by
+    their values, not by the names of what made them.
     """
-    found = []
-    for key in keys:
-        ours, theirs = getattr(model.settings, key), getattr(settings, key)
-        if key not in OF_THE_ORBITALS and ours != theirs:
-            found.append(f"{key} {ours} (model) against {theirs}")
+    found = [
+        f"{key} {ours} (model) against {theirs}"
+        for key, ours, theirs in differing(model.settings, settings, ("functional", "mesh"))
+        if keys is None or key in keys
+    ]
     for z, s in species.items():
         known = model.species.get(z)
         if known is None:

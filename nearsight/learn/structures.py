@@ -12,24 +12,20 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
-from nearsight.core.configuration import validated
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput, MissingData, NearsightError
 from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
 from nearsight.core.spin import NONE
 from nearsight.core.structure import Structure
+from nearsight.core.tables import merged
 from nearsight.dft.dielectric import Screening
 from nearsight.dft.problem import Problem
-from nearsight.dft.settings import ScfSettings
+from nearsight.dft.settings import Settings, differing
 from nearsight.formats.registry import find, read, read_structure
 from nearsight.formats.structures import check_structure
 from nearsight.integrals.two_center import matrix_layout, overlap
 from nearsight.learn.energy import ProblemCache
-from nearsight.learn.reference import OF_THE_OPERATOR, recorded_settings
-
-# what a folder records of its own structure and cell, beside what all structures share
-OF_THE_CELL = ("kmesh", "kshift", "mesh", "charge")
-SHARED = (*OF_THE_OPERATOR, "kspacing", "smearing_ev", "smearing", "symmetry")
+from nearsight.learn.reference import recorded_settings
 
 
 @dataclass(frozen=True)
@@ -51,8 +47,8 @@ class Copies:
 class StructureData:
     """Structures with their functionals, by index.
 
-    paths: calculation folders, folders with a POSCAR, or frames of structure files.  settings: of all functionals; `given`
-    are the keys that the user chose, which hold against what a folder records of itself.  problems: the functionals.
+    paths: calculation folders, folders with a POSCAR, or frames of structure files.  settings: of all functionals; those in
+    `given`, which the user chose, hold against what a folder records of itself.  problems: the functionals.
     delta: the network gives H - H0.  labelled: the folders' Hamiltonians are targets.  copies: distorted ones of each
     structure, which follow all others.
     """
@@ -60,8 +56,8 @@ class StructureData:
     def __init__(
         self,
         paths: Sequence[Path],
-        settings: ScfSettings,
-        given: frozenset[str],
+        settings: Settings,
+        given: Settings,
         problems: ProblemCache,
         delta: bool,
         labelled: bool = False,
@@ -74,7 +70,7 @@ class StructureData:
         self.sources = tuple((p, n) for n in range(count) for p in paths)
         self._structures: dict[int, Structure] = {}
         self._offsets: dict[int, Tensor] = {}
-        self._settings: dict[int, ScfSettings] = {}
+        self._settings: dict[int, Settings] = {}
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -109,21 +105,22 @@ class StructureData:
             return None
         label = self.label(index)
         if label is None:
-            raise NearsightError(f"{self.name(index)} has no hamiltonian.h5: there is nothing to learn from it")
+            raise MissingData(f"{self.name(index)} has no hamiltonian.h5: there is nothing to learn from it")
         return label.values[0] - self.offset(index)
 
-    def settings(self, index: int) -> ScfSettings:
+    def settings(self, index: int) -> Settings:
         """Of this structure: what all share, and what its folder records of its own cell."""
         if index not in self._settings:
             self._settings[index] = self._own_settings(index)
         return self._settings[index]
 
-    def _own_settings(self, index: int) -> ScfSettings:
+    def _own_settings(self, index: int) -> Settings:
         recorded = self._recorded(index)
-        own = {k: recorded[k] for k in OF_THE_CELL if k in recorded and k not in self.given}
-        if self.shared.mesh_cutoff_ry != recorded.get("mesh_cutoff_ry", self.shared.mesh_cutoff_ry):
-            own.pop("mesh", None)
-        return ScfSettings.model_validate({**self.shared.model_dump(), **own})
+        own = recorded.of_one_cell
+        own["electrons"] = {k: v for k, v in own["electrons"].items() if k == "charge_e"}  # networks have no spin yet
+        if self.shared.mesh.cutoff_ry != recorded.mesh.cutoff_ry:
+            own["mesh"] = {}
+        return self.shared.model_copy(update=merged(own, self.given.of_one_cell))
 
     def problem(self, index: int) -> Problem:
         """The functional, built or remembered. Raises NearsightError where there is none (linearly dependent orbitals)."""
@@ -151,21 +148,26 @@ class StructureData:
         if found is None:
             return None
         recorded = self._recorded(index)
+        ours = self.settings(index)
         wrong = [
-            f"{k} {recorded[k]} (folder) against {ours}"
-            for k in ("xc", "mesh_cutoff_ry", "smearing_ev", "smearing", "sheet", "xc_refinement", *OF_THE_CELL[:2])
-            if k in recorded and _plain(recorded[k]) != _plain(ours := getattr(self.settings(index), k))
+            f"{key} {theirs} (folder) against {mine}"
+            for key, theirs, mine in (
+                *differing(recorded, ours, ("functional", "mesh", "electrons")),
+                ("kpoints.mesh", recorded.kpoints.mesh or ours.kpoints.mesh, ours.kpoints.mesh),
+                ("kpoints.shift", recorded.kpoints.shift, ours.kpoints.shift),
+            )
+            if theirs != mine
         ]
         if wrong:
-            raise NearsightError(
+            raise BadInput(
                 f"{path} was computed with another functional: {'; '.join(wrong)}. Leave these out of loss.scf, or give "
                 "structures without Hamiltonians"
             )
         layout = self.layout(index)
         if found.spin is not NONE:
-            raise NearsightError(f"{path} is spinful: networks for spin are not available yet")
+            raise BadInput(f"{path} is spinful: networks for spin are not available yet")
         if not found.basis.same_as(layout.basis):
-            raise NearsightError(f"{path} was computed with another basis: give its orbitals as data.species")
+            raise BadInput(f"{path} was computed with another basis: give its orbitals as data.species")
         return found.on(layout)
 
     def without(self, broken: Mapping[int, str]) -> StructureData:
@@ -188,28 +190,25 @@ class StructureData:
     def _species(self, structure: Structure) -> dict[int, Species]:
         missing = {z for z in structure.numbers.tolist() if z not in self.problems.species}
         if missing:
-            raise NearsightError(f"no orbitals for atomic number {min(missing)}: data.species must hold every element")
+            raise MissingData(f"no orbitals for atomic number {min(missing)}: data.species must hold every element")
         return {z: self.problems.species[z] for z in sorted(set(structure.numbers.tolist()))}
 
-    def _recorded(self, index: int) -> dict[str, Any]:
+    def _recorded(self, index: int) -> Settings:
+        """What the folder says of its structure; of a file, or a folder that says nothing, what all share."""
         path, _ = self.sources[index]
-        return recorded_settings(path) or {}
+        return recorded_settings(path) or self.shared
 
 
-def shared_settings(
-    given: Mapping[str, Any], recorded: Mapping[str, Any] | None, model: ScfSettings | None
-) -> ScfSettings:
+def shared_settings(given: Settings, recorded: Settings | None, model: Settings | None) -> Settings:
     """The functional of a training: what the user gives, else what the samples record, else the model to begin with.
 
-    Raises NearsightError for a key that is no setting, or one that a network cannot serve.
+    Raises BadInput for what a network cannot serve.
     """
-    base = {} if model is None else {k: v for k, v in model.model_dump().items() if k in OF_THE_OPERATOR}
-    kept = {k: v for k, v in (recorded or {}).items() if k in SHARED}
-    settings = validated(ScfSettings, {**base, **kept, **given}, "loss.scf")
-    if settings.spin != "none" or settings.moments is not None:
-        raise NearsightError("loss.scf: networks for spin are not available yet; leave spin and moments out")
+    tables: list[Mapping[str, Any]] = [] if model is None else [model.of_the_operator]
+    if recorded is not None:
+        kept = recorded.of_all_cells
+        tables.append({**kept, "basis": {k: v for k, v in kept["basis"].items() if k != "species"}})
+    settings = Settings(**merged(*tables, given.given))
+    if settings.electrons.spin != "none" or settings.electrons.moments_mu_b is not None:
+        raise BadInput("loss.scf: networks for spin are not available yet; leave spin and moments out")
     return settings
-
-
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

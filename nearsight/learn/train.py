@@ -15,8 +15,8 @@ from typing import Any
 import torch
 import yaml
 
-from nearsight.core.configuration import override, read_table, validated
-from nearsight.core.errors import NearsightError
+from nearsight.core.configuration import layered, read_table, stored, validated
+from nearsight.core.errors import BadInput, NearsightError
 from nearsight.formats.files import read_json, whole_file, write_json
 from nearsight.learn.assembly import Assembled, assemble
 from nearsight.learn.config import TrainerConfig, TrainingConfig
@@ -38,9 +38,10 @@ RECENT = 5  # losses that there must be for a median
 def train_from_config(
     config: Mapping[str, Any] | Path | str, out: Path | str, overrides: list[str] | None = None
 ) -> dict[str, Any]:
-    """`train` of a YAML file (or its content) with key=value words put in."""
-    table = config if isinstance(config, Mapping) else read_table(config)
-    return train(override(table, overrides or []), out)
+    """`train` of a YAML file (or its content) with key=value words put in; paths in a file count from its folder."""
+    if isinstance(config, Mapping):
+        return train(layered(TrainingConfig, [config], overrides or []), out)
+    return train(layered(TrainingConfig, [read_table(config)], overrides or [], Path(config).parent), out)
 
 
 def train(
@@ -86,19 +87,15 @@ def _claim(out: Path, settings: TrainingConfig) -> None:
         if strangers:
             raise NearsightError(f"{out} holds something that is not a model ({strangers[0]}): give a new folder")
     if previous.exists() and settings.trainer.resume and (out / "checkpoint.pt").exists():
-        before, now = read_table(previous), settings.model_dump(mode="json")
-        free = {"max_minutes", "max_epochs", "resume", "validations", "cache_gb", "device"}
-        if before.get("loss") != now["loss"] or before.get("init_from") != now["init_from"]:
-            raise NearsightError(
-                f"{out} was trained with another loss or beginning: give a new folder, or --set trainer.resume=false"
-            )
-        for table in ("data", "model", "reference", "trainer"):
-            for key in now[table]:
-                if key not in free and before.get(table, {}).get(key) != now[table][key]:
-                    raise NearsightError(
-                        f"{out} was trained with another {table}.{key} ({before.get(table, {}).get(key)!r}): "
-                        "give a new folder, or --set trainer.resume=false to begin again"
-                    )
+        before = stored(TrainingConfig, read_table(previous), previous).that_matters()
+        for table, now in settings.that_matters().items():
+            changed = [f".{k}" for k, v in now.items() if before[table].get(k) != v] if isinstance(now, dict) else [""]
+            if before[table] != now:
+                was = before[table][changed[0][1:]] if isinstance(now, dict) else before[table]
+                raise BadInput(
+                    f"{out} was trained with another {table}{changed[0]} ({was!r}): "
+                    "give a new folder, or --set trainer.resume=false to begin again"
+                )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

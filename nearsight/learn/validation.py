@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
-from nearsight.core.errors import NearsightError
+from nearsight.core.configuration import validated
+from nearsight.core.errors import BadInput, MissingData, NearsightError, NotConverged
 from nearsight.core.gauge import gauge_shift
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.problem import Problem
+from nearsight.dft.settings import Settings
 from nearsight.electrons.occupations import Occupied
 from nearsight.learn.config import DataConfig
 from nearsight.learn.dataset import SampleStore, in_order, split
@@ -113,7 +115,7 @@ class Validator:
         layout = problem.functional.layout
         trial = problem(BlockMatrix(layout, values[None].to(layout.device)).hermitian())
         if not bool(torch.isfinite(trial.evaluation.hamiltonian.values).all()):
-            raise NearsightError("the functional gives no finite energy for the predicted Hamiltonian")
+            raise NotConverged("the functional gives no finite energy for the predicted Hamiltonian")
         atoms = len(problem.functional.structure)
         micro = 1e6 * HARTREE_EV / atoms
         known = self._ground_state(index, problem)
@@ -220,15 +222,16 @@ def evaluate(
     """
     trained = model if isinstance(model, TrainedModel) else TrainedModel.load(model)
     if trained.reference is None:
-        raise NearsightError("the model does not know its orbitals, so there is no energy to evaluate")
+        raise MissingData("the model does not know its orbitals, so there is no energy to evaluate")
     paths = split(DataConfig(train=data, validation_fraction=0.0), labelled=False).train
     recorded = recorded_settings(paths[0])
-    settings = shared_settings(scf or {}, recorded, trained.reference.settings)
+    given = validated(Settings, scf or {}, "scf")
+    settings = shared_settings(given, recorded, trained.reference.settings)
     wrong = differences(trained.reference, settings, {})
     if wrong:
-        raise NearsightError(f"the model was trained with another functional: {'; '.join(wrong)}")
+        raise BadInput(f"the model was trained with another functional: {'; '.join(wrong)}")
     problems = ProblemCache(settings, dict(trained.reference.species), limit=1e9)
-    data_ = StructureData(paths, settings, frozenset(scf or {}), problems, trained.target == "delta")
+    data_ = StructureData(paths, settings, given, problems, trained.target == "delta")
     validator = Validator(data_, remember=False)
     network = trained.network
     found = []

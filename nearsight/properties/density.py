@@ -10,13 +10,13 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
-from nearsight.core.configuration import near_miss, validated
+from nearsight.core.configuration import near_miss
 from nearsight.core.errors import NearsightError
 from nearsight.core.spin import NONE, SPINOR
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.functional import EnergyFunctional
-from nearsight.dft.run import functional_for, load_species
-from nearsight.dft.settings import ScfSettings
+from nearsight.dft.settings import Settings
+from nearsight.dft.setup import functional_for, load_species
 from nearsight.dft.terms import ExchangeCorrelation, PotentialTerm
 from nearsight.dft.wavefunction import orbital_on_mesh
 from nearsight.electrons.eigen import factorise
@@ -65,9 +65,9 @@ def functional_of(calculation: Calculation, name: str = "the calculation") -> En
     are others now.
     """
     config = calculation.result.get("config")
-    if not isinstance(config, dict) or "xc" not in config:
+    if not isinstance(config, dict) or not {"xc", "functional"} & set(config):
         raise NearsightError(f"{name} does not say its mesh and functional: only folders of `nearsight scf` do")
-    settings = validated(ScfSettings, config | {"device": "cpu", "start": None}, "config")
+    settings = Settings.stored(config, name).model_copy(update={"solver": {"device": "cpu", "start": None}})
     species = load_species(calculation.structure.numbers.tolist(), settings)
     for s in species.values():
         told = calculation.result.get("species", {}).get(s.symbol, {})

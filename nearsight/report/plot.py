@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput
 from nearsight.core.units import HARTREE_EV
 from nearsight.formats.files import whole_file
 from nearsight.properties.spectra import Bands
@@ -51,10 +51,10 @@ def plot_bands(
     from matplotlib.figure import Figure
 
     if not results:
-        raise NearsightError("no bands to draw")
+        raise BadInput("no bands to draw")
     lengths = {len(b.path.k) for _, b in results}
     if len(lengths) > 1:
-        raise NearsightError("bands on different paths cannot be drawn over each other: give one path to all")
+        raise BadInput("bands on different paths cannot be drawn over each other: give one path to all")
     with rc_context(STYLE):  # type: ignore[arg-type]  # a plain dict is what matplotlib documents
         figure = Figure(figsize=(4.8, 4.0), layout="constrained")
         axes = figure.subplots()
@@ -138,6 +138,6 @@ def save(figure: Figure, out: Path | str) -> None:
     out = Path(out)
     kind = out.suffix.lstrip(".").lower() or "png"
     if kind not in figure.canvas.get_supported_filetypes():
-        raise NearsightError(f"{out}: pictures can be written as png, pdf or svg, not .{kind}")
+        raise BadInput(f"{out}: pictures can be written as png, pdf or svg, not .{kind}")
     with whole_file(out) as part:
         figure.savefig(part, format=kind)

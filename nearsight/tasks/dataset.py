@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from nearsight.core.configuration import override, read_table, validated
-from nearsight.core.errors import NearsightError
+from nearsight.core.configuration import absolute, layered, read_table
+from nearsight.core.errors import BadInput
 from nearsight.core.structure import Structure, supercell
+from nearsight.core.tables import PATH, Table, Versioned
 from nearsight.core.units import BOHR_ANG
-from nearsight.dft.settings import ScfSettings
+from nearsight.core.versions import KEY, checked_version
+from nearsight.dft.settings import Settings
 from nearsight.formats.registry import read_structure
 from nearsight.formats.structures import check_structure
 from nearsight.tasks.ground_states import BuildReport, Report, Workers, ground_states
@@ -23,14 +23,13 @@ from nearsight.tasks.modes import Harmonic, Modes, harmonic_of, taken_harmonic, 
 from nearsight.tasks.rotations import check_room, random_rotation, turned
 
 
-class Distort(BaseModel):
+class Distort(Table):
     """Random copies of a structure: every atom is displaced along x, y and z by Gaussian steps, clipped.
 
     count: how many.  sigma_ang, clip_ang: width and largest step [angstrom].  seed: copy n depends on (seed, n) alone.
     supercell: repeats first.  rotate: turn the atoms about their centre by a random rotation (a molecule in its box).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     count: int = Field(gt=0)
     sigma_ang: float = Field(ge=0)
     clip_ang: float = Field(gt=0)
@@ -39,7 +38,7 @@ class Distort(BaseModel):
     rotate: bool = False
 
 
-class SetSettings(BaseModel):
+class SetSettings(Versioned):
     """What `dataset build` is told: `set.yaml`.
 
     structure: a file, or a list of files.  distort, modes: copies to make of each, at random or by thermal motion (one of
@@ -48,11 +47,11 @@ class SetSettings(BaseModel):
     vacuum_ang: box around molecules without a cell.  workers: processes; `auto` takes one for each core.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    structure: str | list[str]
+    schema_version: int = 2
+    structure: str | list[str] = Field(json_schema_extra={PATH: True})
     distort: Distort | None = None
     modes: Modes | None = None
-    scf: ScfSettings = Field(default_factory=ScfSettings)
+    scf: Settings = Settings()
     labels: bool = True
     vacuum_ang: float | None = None
     workers: Workers = "auto"
@@ -75,20 +74,11 @@ def distorted(structure: Structure, recipe: Distort, index: int) -> Structure:
 
 
 def read_settings(path: Path | str, words: tuple[str, ...] = ()) -> SetSettings:
-    """`set.yaml`, with `key=value` words put in; paths in it count from its folder.
+    """`set.yaml`, with `key=value` words put in; paths count from its folder, see `from_beside`.
 
-    Raises NearsightError with the near miss of an unknown key.
+    Raises BadInput with the near miss of an unknown key.
     """
-    path = Path(path)
-    table = override(read_table(path), words)
-    if isinstance(table.get("scf"), Mapping) and isinstance(table["scf"].get("species"), str):
-        table["scf"] = {**table["scf"], "species": str(path.parent / table["scf"]["species"])}
-    settings = validated(SetSettings, table)
-    files = [settings.structure] if isinstance(settings.structure, str) else settings.structure
-    found: dict[str, Any] = {"structure": [str(path.parent / f) for f in files]}
-    if settings.modes and settings.modes.hessian:
-        found["modes"] = settings.modes.model_copy(update={"hessian": path.parent / settings.modes.hessian})
-    return settings.model_copy(update=found)
+    return layered(SetSettings, [read_table(path)], words, Path(path).parent)
 
 
 def structures_of(
@@ -101,7 +91,7 @@ def structures_of(
     """
     files = [settings.structure] if isinstance(settings.structure, str) else settings.structure
     if not files:
-        raise NearsightError("the list of structures is empty")
+        raise BadInput("the list of structures is empty")
     made = []
     for n, file in enumerate(files):
         structure = read_structure(file, settings.vacuum_ang)
@@ -137,9 +127,17 @@ def build(settings: SetSettings, out: Path | str, report: Report = lambda outcom
     Raises NearsightError for bad settings, or a folder that another build is using or used otherwise.
     """
     out = Path(out)
-    made_as = read_table(out / "config.yaml").get("labels", True) if (out / "config.yaml").exists() else settings.labels
-    if made_as != settings.labels:
-        raise NearsightError(f"{out} was built {'with' if made_as else 'without'} labels: build into a new folder")
+    _same_kind(settings, out / "config.yaml")
     structures = structures_of(settings, out, report)
-    config = settings.model_dump(mode="json")
+    config = absolute(SetSettings, settings.model_dump(mode="json"))
     return ground_states(structures, settings.scf, out, settings.workers, config, report, settings.labels)
+
+
+def _same_kind(settings: SetSettings, config: Path) -> None:
+    """Raises BadInput for a set that a later program built here, or one with labels where these have none, or the reverse."""
+    if not config.exists():
+        return
+    before = read_table(config)
+    checked_version(before.get(KEY), settings.schema_version, config.parent)
+    if (made_as := before.get("labels", True)) != settings.labels:
+        raise BadInput(f"{config.parent} was built {'with' if made_as else 'without'} labels: build into a new folder")

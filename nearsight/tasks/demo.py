@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import torch
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import NotConverged
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG
-from nearsight.dft.settings import ScfSettings
+from nearsight.dft.settings import Settings
 from nearsight.electrons.kpoints import BandPath, band_path
 from nearsight.formats.files import read_json, write_json
 from nearsight.formats.poscar import write_poscar
@@ -62,8 +62,8 @@ class Tour:
     seed: int = 1
     training_minutes: float = 4.0
 
-    def scf(self, kmesh: tuple[int, int, int]) -> ScfSettings:
-        return ScfSettings(
+    def scf(self, kmesh: tuple[int, int, int]) -> Settings:
+        return Settings(
             xc="pbe",
             basis="dzp",
             energy_shift_ry=self.energy_shift_ry,
@@ -136,7 +136,7 @@ def run(out: Path | str, watcher: Watcher, draw: Draw, tour: Tour | None = None)
     return report
 
 
-def _ground_states(out: Path, name: str, distort: Distort, scf: ScfSettings, watcher: Watcher) -> None:
+def _ground_states(out: Path, name: str, distort: Distort, scf: Settings, watcher: Watcher) -> None:
     settings = SetSettings(structure=str(out / "graphene.vasp"), distort=distort, scf=scf)
     watcher.advance(0, distort.count)
 
@@ -145,7 +145,7 @@ def _ground_states(out: Path, name: str, distort: Distort, scf: ScfSettings, wat
 
     made = build(settings, out / name, told)
     if made.failed:
-        raise NearsightError(f"{len(made.failed)} of {made.jobs} ground states failed, first {made.failed[0][1]}")
+        raise NotConverged(f"{len(made.failed)} of {made.jobs} ground states failed, first {made.failed[0][1]}")
     watcher.advance(made.jobs, made.jobs)
 
 

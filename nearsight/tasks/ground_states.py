@@ -11,17 +11,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import yaml
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.configuration import read_table
+from nearsight.core.errors import BadInput, NotConverged
 from nearsight.core.species import Species
 from nearsight.core.structure import SYMBOLS, Structure
-from nearsight.dft.run import load_species, run_scf
-from nearsight.dft.settings import ScfSettings
+from nearsight.dft.run import run_scf
+from nearsight.dft.settings import Settings
+from nearsight.dft.setup import load_species
 from nearsight.formats.files import flush, locked, read_json, whole_file, write_json
 from nearsight.formats.ion_xml import write_ion_xml
 from nearsight.formats.poscar import write_poscar
+from nearsight.tasks.digest import Origin, former_digest
 from nearsight.tasks.ledger import Job, Ledger, Outcome, run_jobs
 
 Report = Callable[[Outcome, int, int], None]
@@ -40,7 +42,7 @@ class BuildReport:
 
 def ground_states(
     structures: Sequence[Structure],
-    scf: ScfSettings,
+    scf: Settings,
     out: Path,
     workers: Workers,
     config: Mapping[str, Any],
@@ -55,16 +57,16 @@ def ground_states(
     `out/failures.json`, and is tried again by the next call.
     Raises NearsightError for a folder that another process is using or that was used otherwise.
     """
-    physics = scf.model_dump(mode="json", exclude_defaults=True)  # so that a new setting leaves old sets valid
-    width = max(4, len(str(len(structures) - 1)))
-    jobs = [
-        Job(f"{n:0{width}d}", digest(s, physics), (str(out), f"{n:0{width}d}", s, scf))
-        for n, s in enumerate(structures)
-    ]
+    width, origin, before = max(4, len(str(len(structures) - 1))), Origin(scf), origin_before(out)
+    jobs = []
+    for n, s in enumerate(structures):
+        name = f"{n:0{width}d}"
+        job = Job(name, origin.digest(s), (str(out), name, s, scf), former_digest(s, origin, before))
+        jobs.append(job)
     worker, whole = (compute, "result.json") if labels else (write_bare, "POSCAR")
     crew = (os.cpu_count() or 1) if workers == "auto" else workers
     if crew < 1:
-        raise NearsightError(f"workers: {workers} can do nothing: give 1 or more, or auto")
+        raise BadInput(f"workers: {workers} can do nothing: give 1 or more, or auto")
     with locked(out):
         ledger = Ledger(out / "ledger.sqlite")
         try:
@@ -89,7 +91,7 @@ def ground_states(
     return BuildReport(out, len(jobs), tuple(worked), tuple(failed))
 
 
-def compute(work: tuple[str, str, Structure, ScfSettings]) -> str:
+def compute(work: tuple[str, str, Structure, Settings]) -> str:
     """One job: the ground state, first under a hidden name, then, if it converged, in its place.
 
     Returns the sha256 of hamiltonian.h5.  A state that did not converge stays under `.work/` for the next try.
@@ -98,17 +100,17 @@ def compute(work: tuple[str, str, Structure, ScfSettings]) -> str:
     place, hidden = Path(root) / name, Path(root) / ".work" / name
     if not (place / "result.json").exists():
         if (hidden / "hamiltonian.h5").exists():
-            settings = settings.model_copy(update={"start": hidden})
+            settings = settings.model_copy(update={"solver": {"start": hidden}})
         run_scf(structure, settings, out=hidden, species=_species(frozenset(structure.numbers.tolist()), settings))
         result = read_json(hidden / "result.json")
         if not result.get("converged", False):
-            raise NearsightError(f"not converged in {result.get('iterations')} steps; the last state is in {hidden}")
+            raise NotConverged(f"not converged in {result.get('iterations')} steps; the last state is in {hidden}")
         hidden.rename(place)
         flush(place.parent)
     return hashlib.sha256((place / "hamiltonian.h5").read_bytes()).hexdigest()
 
 
-def write_bare(work: tuple[str, str, Structure, ScfSettings]) -> str:
+def write_bare(work: tuple[str, str, Structure, Settings]) -> str:
     """One job without labels: the structure and its settings, first under a hidden name. Returns the sha256 of POSCAR."""
     root, name, structure, settings = work
     place, hidden = Path(root) / name, Path(root) / ".work" / name
@@ -121,21 +123,24 @@ def write_bare(work: tuple[str, str, Structure, ScfSettings]) -> str:
     return hashlib.sha256((place / "POSCAR").read_bytes()).hexdigest()
 
 
-def digest(structure: Structure, settings: Mapping[str, Any]) -> str:
-    """sha256 of everything that a result depends on; coordinates to 1e-9 Bohr."""
-    numbers = [np.round(x.double().numpy(), 9).tolist() for x in (structure.cell, structure.positions)]
-    physics = {k: v for k, v in settings.items() if k not in ("device", "start")}
-    text = json.dumps([numbers, structure.numbers.tolist(), physics], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+def origin_before(out: Path) -> Origin | None:
+    """Of the settings that a set in this folder was last built with; None for a new one.
+
+    Raises BadInput for a set of a later schema.
+    """
+    if not (out / "config.yaml").exists():
+        return None
+    scf = read_table(out / "config.yaml").get("scf")
+    return Origin(Settings.stored(scf, out / "config.yaml")) if isinstance(scf, Mapping) else None
 
 
 @cache
-def _species(numbers: frozenset[int], settings: ScfSettings) -> dict[int, Species]:
+def _species(numbers: frozenset[int], settings: Settings) -> dict[int, Species]:
     """Made once in each worker."""
     return load_species(sorted(numbers), settings)
 
 
-def _write_species(folder: Path, structures: Sequence[Structure], settings: ScfSettings) -> None:
+def _write_species(folder: Path, structures: Sequence[Structure], settings: Settings) -> None:
     """The orbitals and potentials of the set, for whoever computes overlaps or H0 later: `species/<Symbol>.ion.xml`."""
     numbers = {z for s in structures for z in s.numbers.tolist()}
     missing = [z for z in numbers if not (folder / f"{SYMBOLS[z]}.ion.xml").exists()]

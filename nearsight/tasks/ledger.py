@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import pickle
 import signal
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput, NearsightError
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS job (
@@ -26,11 +29,15 @@ CREATE TABLE IF NOT EXISTS job (
 
 @dataclass(frozen=True)
 class Job:
-    """name: of the job and of what it leaves.  digest: of all its input.  work: for the worker (picklable)."""
+    """name: of the job and of what it leaves.  digest: of all its input.  work: for the worker (picklable).
+
+    former: the digest that earlier programs gave the same input, if they gave another.
+    """
 
     name: str
     digest: str
     work: Any
+    former: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class Ledger:
             self.connection.execute("PRAGMA synchronous=FULL")
             self.connection.execute(SCHEMA)
         except sqlite3.Error as error:
-            raise NearsightError(f"{path} cannot be used as a ledger ({error}): remove it to begin anew") from error
+            raise BadInput(f"{path} cannot be used as a ledger ({error}): remove it to begin anew") from error
 
     def close(self) -> None:
         self.connection.close()
@@ -70,14 +77,17 @@ class Ledger:
         query = "SELECT name, digest, state FROM job"
         rows = {name: (digest, state) for name, digest, state in self.connection.execute(query)}
         there = [j for j in jobs if is_there(j.name)]
-        foreign = [j.name for j in there if rows.get(j.name, ("", ""))[0] != j.digest]
+        foreign = [j.name for j in there if rows.get(j.name, ("", ""))[0] not in (j.digest, j.former or j.digest)]
         if foreign:
-            raise NearsightError(
+            raise BadInput(
                 f"{len(foreign)} results here ({foreign[0]}, ...) were made from another configuration: "
                 "build into a new folder, or remove this one"
             )
         finished = {j.name for j in there if rows[j.name][1] == "done"}
         todo = [j for j in jobs if j.name not in finished]
+        self.connection.executemany(
+            "UPDATE job SET digest = ? WHERE name = ?", [(j.digest, j.name) for j in jobs if j.name in finished]
+        )
         self.connection.executemany(
             "INSERT OR REPLACE INTO job (name, digest, state) VALUES (?, ?, 'pending')",
             [(j.name, j.digest) for j in todo],
@@ -109,17 +119,16 @@ def run_jobs(
 ) -> list[Outcome]:
     """Work off jobs in processes of their own and enter what comes of them; a worker that dies fails its job alone.
 
-    worker: a function of a module that turns a job's `work` into a file put in place and returns its sha256; an
-    exception is a failure.  report: called with each outcome as it comes.
+    worker: a function of a module (not of the script that runs) that turns a job's `work` into a file put in place and
+    returns its sha256; an exception is a failure.  report: called with each outcome as it comes.
     """
-    context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // workers)
     waiting, outcomes = list(reversed(jobs)), []
     crew: list[_Worker] = []
     try:
         while waiting or any(w.job for w in crew):
             while waiting and len(crew) < min(workers, len(jobs)):
-                crew.append(_Worker(context, worker, threads))
+                crew.append(_Worker(worker, threads))
             for idle in [w for w in crew if w.job is None]:
                 if waiting:
                     ledger.begin(waiting[-1].name)
@@ -138,38 +147,46 @@ def run_jobs(
 
 
 class _Worker:
-    """One process and the channel to it."""
+    """One process and the channel to it.
 
-    def __init__(self, context: Any, function: Callable[[Any], str | None], threads: int) -> None:
-        channel, theirs = context.Pipe()
-        self.channel: Connection = channel
-        self.process = context.Process(target=_serve, args=(theirs, function, threads, os.getpid()), daemon=True)
+    It begins as a program of its own, not as multiprocessing's child: those run the caller's script once more, which a script
+    without `if __name__ == "__main__":` does not survive.
+    """
+
+    def __init__(self, function: Callable[[Any], str | None], threads: int) -> None:
+        self.channel, theirs = Pipe()
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}\n"
+            f"from nearsight.tasks.ledger import serve; serve({theirs.fileno()}, {threads}, {os.getpid()})"
+        )
         # Ctrl-C is the parent's to handle, also while the worker starts: it inherits the mask
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            self.process.start()
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code], stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
+            )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
+        self.channel.send_bytes(pickle.dumps(function))
         self.job: Job | None = None
         self.begun = 0.0
         self.alive = True
 
     def give(self, job: Job) -> None:
         self.job, self.begun = job, time.monotonic()
-        self.channel.send(job.work)
+        with suppress(OSError):  # it died: `take` says so
+            self.channel.send_bytes(pickle.dumps(job.work))
 
     def take(self) -> Outcome:
         assert self.job is not None
         name, seconds = self.job.name, time.monotonic() - self.begun
         self.job = None
         try:
-            error, sha256 = self.channel.recv()
+            error, sha256 = pickle.loads(self.channel.recv_bytes())
         except (EOFError, OSError):
-            self.process.join()
             self.alive = False
-            code = self.process.exitcode
-            return Outcome(name, "failed", seconds, f"the worker died (exit {code}): out of memory, or killed")
+            return Outcome(name, "failed", seconds, _how_it_died(self.process.wait()))
         return Outcome(name, "failed" if error else "done", seconds, error, sha256)
 
     def stop(self) -> None:
@@ -177,19 +194,33 @@ class _Worker:
         self.channel.close()
         if self.job is not None:
             self.process.terminate()
-        self.process.join(10)
-        if self.process.is_alive():
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
             self.process.kill()
+            self.process.wait()
 
 
-def _serve(channel: Connection, function: Callable[[Any], str | None], threads: int, parent: int) -> None:
+def _how_it_died(code: int) -> str:
+    if code < 0:
+        return f"the worker died ({signal.Signals(-code).name}): out of memory, or killed"
+    return f"the worker died (exit {code}): what it said stands above"
+
+
+def serve(descriptor: int, threads: int, parent: int) -> None:
+    """The life of a worker: the function first, then its jobs, each answered by (error or None, sha256 or None).
+
+    descriptor: of the channel, inherited.  parent: id of the process to die with.
+    """
     import torch
 
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    channel: Connection = Connection(descriptor)
+    function = pickle.loads(channel.recv_bytes())
     while True:
         try:
-            work = channel.recv()
+            work = pickle.loads(channel.recv_bytes())
         except (EOFError, OSError):
             return
         try:
@@ -199,7 +230,7 @@ def _serve(channel: Connection, function: Callable[[Any], str | None], threads: 
         except Exception as error:  # a job's defect is the job's failure, told in the ledger and at the end
             answer = (f"{type(error).__name__}: {' '.join(str(error).split())}", None)
             sys.excepthook(type(error), error, error.__traceback__)
-        channel.send(answer)
+        channel.send_bytes(pickle.dumps(answer))
 
 
 def _end_with(parent: int) -> None:

@@ -18,17 +18,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from nearsight.core.errors import MissingData, NearsightError
+from nearsight.core.errors import BadInput, MissingData, NotConverged
 from nearsight.core.pairs import neighbours
 from nearsight.core.structure import Structure, supercell
+from nearsight.core.tables import Table
 from nearsight.core.units import AMU_ME, BOHR_ANG, BOLTZMANN_HA, HARTREE_EV
-from nearsight.dft.settings import ScfSettings
+from nearsight.dft.settings import Settings
 from nearsight.formats.files import read_json, write_json
 from nearsight.formats.registry import read
-from nearsight.tasks.ground_states import Report, Workers, digest, ground_states
+from nearsight.tasks.digest import Origin, former_digest
+from nearsight.tasks.ground_states import Report, Workers, ground_states, origin_before
 from nearsight.tasks.rotations import APART_ANG, check_room, random_rotation, turned
 
 _FORCE_CONSTANT = HARTREE_EV / BOHR_ANG**2  # Ha/Bohr^2 in eV/angstrom^2
@@ -37,7 +39,7 @@ _GENERIC_SEED = 15  # of the matrix that settles signs and bases of equal modes;
 _STEPS = 200
 
 
-class Modes(BaseModel):
+class Modes(Table):
     """Thermal copies of a structure: classical harmonic motion about its minimum.
 
     count: how many.  temperature_K: of each copy, uniform between these two.  seed: copy n depends on (seed, n) alone.
@@ -51,7 +53,6 @@ class Modes(BaseModel):
     hessian: folder of another set whose minimum and second derivatives are taken, instead of computing them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     count: int = Field(gt=0)
     temperature_K: tuple[float, float]
     seed: int = Field(0, ge=0)
@@ -157,7 +158,7 @@ def thermal(harmonic: Harmonic, recipe: Modes, index: int) -> Structure:
 
 
 def harmonic_of(
-    structure: Structure, recipe: Modes, scf: ScfSettings, folder: Path, workers: Workers, report: Report
+    structure: Structure, recipe: Modes, scf: Settings, folder: Path, workers: Workers, report: Report
 ) -> Harmonic:
     """The minimum of the (repeated) structure and its second derivatives, kept in `folder`; what is there is not redone.
 
@@ -166,23 +167,25 @@ def harmonic_of(
     converge; a folder that was used otherwise.
     """
     repeated = _checked(supercell(structure, recipe.supercell), recipe)
-    made_from = digest(repeated, _origin(recipe, scf))
+    origin = Origin(scf)
+    made_from = origin.digest(repeated, _steps(recipe))
+    former = former_digest(repeated, origin, _without_outputs(origin_before(folder) or origin), _steps(recipe))
     if (folder / "modes.json").exists():
         kept = read_json(folder / "modes.json")
-        if kept.get("digest") != made_from:
-            raise NearsightError(f"{folder} was made from another configuration: build into a new folder, or remove it")
+        if kept.get("digest") not in (made_from, former):
+            raise BadInput(f"{folder} was made from another configuration: build into a new folder, or remove it")
         return _read(kept, folder, recipe)
-    minimum = _minimum(repeated, recipe, scf, folder / "minimum.json", made_from)
+    minimum = _minimum(repeated, recipe, scf, folder / "minimum.json", (made_from, former))
     h, displaced = recipe.step_ang / BOHR_ANG, []
     for coordinate, sign in product(range(3 * len(structure)), (1, -1)):
         step = torch.zeros_like(minimum.positions)
         step.view(-1)[coordinate] = sign * h
         displaced.append(replace(minimum, positions=minimum.positions + step))
-    settings = scf.model_copy(update={"forces": True})
+    settings = scf.model_copy(update={"outputs": {"forces": True}})
     made = ground_states(displaced, settings, folder, workers, {"scf": settings.model_dump(mode="json")}, report)
     if made.failed:
         name, error = made.failed[0]
-        raise NearsightError(
+        raise NotConverged(
             f"{len(made.failed)} of {made.jobs} displaced structures failed, first {folder / name}: {error}"
         )
     names = [f"{n:0{max(4, len(str(len(displaced) - 1)))}d}" for n in range(len(displaced))]
@@ -213,7 +216,7 @@ def taken_harmonic(structure: Structure, recipe: Modes, folder: Path) -> Harmoni
     if asked.numbers.tolist() != found.numbers.tolist() or not torch.allclose(
         asked.cell, found.cell, rtol=0, atol=1e-6
     ):
-        raise NearsightError(f"modes.hessian: {folder} is of another structure, cell or supercell than this set")
+        raise BadInput(f"modes.hessian: {folder} is of another structure, cell or supercell than this set")
     return harmonic
 
 
@@ -231,28 +234,30 @@ def second_derivatives(rows: Tensor, repeats: tuple[int, int, int]) -> Tensor:
     return 0.5 * (full + full.T)
 
 
-def _minimum(structure: Structure, recipe: Modes, scf: ScfSettings, place: Path, made_from: str) -> Structure:
-    """The structure itself, or relaxed (once: it is kept at `place`)."""
+def _minimum(
+    structure: Structure, recipe: Modes, scf: Settings, place: Path, digests: tuple[str, str | None]
+) -> Structure:
+    """The structure itself, or relaxed (once: it is kept at `place`).  digests: that it is kept under, and the former."""
     if recipe.relax_ev_per_ang is None:
         return structure
-    if place.exists() and (kept := read_json(place)).get("digest") == made_from:
+    if place.exists() and (kept := read_json(place)).get("digest") in digests:
         return _structure(kept, place)
     relaxed = _checked(_relaxed(structure, recipe.supercell, scf, recipe.relax_ev_per_ang), recipe)
-    write_json(place, {"digest": made_from, **_table(relaxed)})
+    write_json(place, {"digest": digests[0], **_table(relaxed)})
     return relaxed
 
 
-def _relaxed(structure: Structure, repeats: tuple[int, int, int], scf: ScfSettings, largest: float) -> Structure:
+def _relaxed(structure: Structure, repeats: tuple[int, int, int], scf: Settings, largest: float) -> Structure:
     from ase.optimize import BFGS
 
     from nearsight.calculator import Nearsight
 
-    settings = scf.model_dump(exclude_defaults=True, exclude={"start", "forces", "stress"})
+    settings = scf.model_dump(exclude_unset=True, exclude={"solver": {"start"}, "outputs": True})
     atoms = structure.to_ase()
     atoms.calc = Nearsight(**settings)
     atoms.set_constraint(_ImagesTogether(repeats))
     if not BFGS(atoms, logfile=None).run(fmax=largest, steps=_STEPS):
-        raise NearsightError(
+        raise NotConverged(
             f"modes: forces above {largest:g} eV/angstrom are left after {_STEPS} steps of relaxation: give a structure "
             "nearer to its minimum, a larger relax_ev_per_ang, or a finer mesh (scf.mesh_cutoff_ry, scf.xc_refinement)"
         )
@@ -279,13 +284,13 @@ class _ImagesTogether:
 def _checked(structure: Structure, recipe: Modes) -> Structure:
     """Raises NearsightError for a molecule that touches its images, and for a lone atom, which has no modes."""
     if len(structure) == 1:
-        raise NearsightError("modes: a single atom has none: give a supercell")
+        raise BadInput("modes: a single atom has none: give a supercell")
     if recipe.molecule:
         i, j, R = neighbours(structure, APART_ANG / BOHR_ANG)
         through = R.any(1).nonzero().flatten().tolist()
         if through:
             a, b = int(i[through[0]]), int(j[through[0]])
-            raise NearsightError(
+            raise BadInput(
                 f"modes: atoms {a} and {b} are within {APART_ANG} angstrom through a face of the cell: put the molecule "
                 "whole into a larger box, or leave out molecule: true (atoms count from 0)"
             )
@@ -294,14 +299,17 @@ def _checked(structure: Structure, recipe: Modes) -> Structure:
     return structure
 
 
-def _origin(recipe: Modes, scf: ScfSettings) -> dict[str, Any]:
-    """What the second derivatives depend on, beside the structure."""
+def _steps(recipe: Modes) -> dict[str, Any]:
+    """What the second derivatives depend on, beside the structure and the settings."""
     return {
-        **scf.model_dump(mode="json", exclude_defaults=True, exclude={"forces", "stress"}),
         "supercell": recipe.supercell,
         "relax_ev_per_ang": recipe.relax_ev_per_ang,
         "step_ang": recipe.step_ang,
     }
+
+
+def _without_outputs(origin: Origin) -> Origin:
+    return Origin(origin.settings.model_copy(update={"outputs": {"forces": False, "stress": False}}))
 
 
 def _table(structure: Structure) -> dict[str, Any]:
@@ -319,7 +327,7 @@ def _structure(table: Mapping[str, Any], place: Path) -> Structure:
         )
         return Structure(cell.reshape(3, 3), positions.reshape(-1, 3), torch.tensor(table["numbers"]))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise NearsightError(f"{place} is damaged: remove it, and it is made again") from error
+        raise BadInput(f"{place} is damaged: remove it, and it is made again") from error
 
 
 def _read(table: Mapping[str, Any], place: Path, recipe: Modes) -> Harmonic:
@@ -329,5 +337,5 @@ def _read(table: Mapping[str, Any], place: Path, recipe: Modes) -> Harmonic:
         a, b, c = table["supercell"]
         hessian = second_derivatives(rows, (a, b, c))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise NearsightError(f"{place} is damaged: remove it, and it is made again") from error
+        raise BadInput(f"{place} is damaged: remove it, and it is made again") from error
     return Harmonic(minimum, hessian, recipe.molecule)

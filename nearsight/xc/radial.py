@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput
 
 #: kappa-form gradient corrections: name -> (mu of exchange, beta of correlation).
 #: PBE: Phys. Rev. Lett. 77, 3865 (1996). PBEsol: Phys. Rev. Lett. 100, 136406 (2008).
@@ -57,7 +57,7 @@ def derivatives(
     Raises NearsightError for an unknown functional.
     """
     if xc not in FUNCTIONALS:
-        raise NearsightError(f"functional {xc!r} is not available for atoms; take one of {', '.join(FUNCTIONALS)}")
+        raise BadInput(f"functional {xc!r} is not available for atoms; take one of {', '.join(FUNCTIONALS)}")
     inside = n > _FLOOR
     density, gradient = n[inside], slope[inside]
     step = 1e-30

@@ -193,7 +193,7 @@ def test_bare_structures_are_built_and_trained_on_by_their_energy(nearsight, sma
     trained = nearsight("train", model, "-o", small_set / "energy")
     assert trained.status == 0, trained
     learnt = TrainedModel.load(small_set / "energy").reference.settings
-    assert (learnt.xc, learnt.basis, learnt.mesh_cutoff_ry) == ("lda", "sz", 60)
+    assert (learnt.functional.xc, learnt.basis.size, learnt.mesh.cutoff_ry) == ("lda", "sz", 60)
 
 
 def test_a_killed_build_goes_on(nearsight, small_set):
@@ -212,3 +212,25 @@ def test_a_killed_build_goes_on(nearsight, small_set):
     result = nearsight("dataset", "build", config, "-o", out)
     assert result.status == 0, result
     assert sorted(p.name for p in out.iterdir() if p.name.isdigit()) == ["0000", "0001", "0002"]
+
+
+def test_every_setting_is_listed_with_its_default(nearsight):
+    text = nearsight("settings").out
+    assert "mesh.cutoff_ry=300.0 Ry   or mesh_cutoff_ry\n" in text and "solver.mixing.kerker_per_ang=null" in text
+    found = json.loads(nearsight("settings", "--json").out)["settings"]
+    assert len(found) > 30 and all(s["description"] for s in found)
+    assert {s["short"] for s in json.loads(nearsight("settings", "smearing", "--json").out)["settings"]} >= {
+        "smearing_ev"
+    }
+    assert nearsight("settings", "nonsense").status == 1
+    shown = " ".join(nearsight("scf", "--help").out.split())
+    for default in ("pbe", "300.0", "dzp", "0.025", "fermi-dirac"):
+        assert f"({default})" in shown
+
+
+def test_the_documentation_lists_every_setting(nearsight):
+    page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
+    for s in json.loads(nearsight("settings", "--json").out)["settings"]:
+        default = f"{s['default']} {s['unit']}".strip()
+        short = f"`{s['short']}`" if s["short"] else ""
+        assert f"| `{s['key']}` | {short} | {default} | {s['description']} |\n" in page

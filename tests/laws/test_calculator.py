@@ -123,10 +123,11 @@ def test_energies_do_not_depend_on_history_or_order() -> None:
 
 
 def test_species_and_ground_state_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    import nearsight.calculator as module
+    from nearsight import calculator
+    from nearsight.dft import setup
 
     made: dict[str, int] = {"load_species": 0, "ground_state": 0}
-    for name in made:
+    for name, module in (("load_species", calculator), ("ground_state", setup)):
         original = getattr(module, name)
 
         def counted(*args: Any, name: str = name, original: Any = original, **keywords: Any) -> Any:

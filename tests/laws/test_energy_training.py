@@ -195,7 +195,7 @@ def test_another_functional_is_refused_with_the_difference(data: Path, tmp_path:
             train({**table, "loss": loss, "data": {"train": str(data / "train.xyz")}}, tmp_path / "next")
 
     refused(r"xc lda \(model\) against pbe", xc="pbe")
-    refused(r"mesh_cutoff_ry 70.0 \(model\) against 90.0", mesh_cutoff_ry=90.0)
+    refused(r"mesh.cutoff_ry 70.0 \(model\) against 90.0", mesh_cutoff_ry=90.0)
     refused("orbitals of H", basis="szp")
     (tmp_path / "other").mkdir()
     from nearsight.formats.ion_xml import write_ion_xml

@@ -16,9 +16,9 @@ from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.ground_state import GroundState, ground_state
 from nearsight.dft.mixing import Pulay
 from nearsight.dft.problem import Problem
-from nearsight.dft.run import method_for, resolved
 from nearsight.dft.scf import SCF
 from nearsight.dft.settings import ScfSettings
+from nearsight.dft.setup import method_for, resolved
 from nearsight.dft.trace import iterations_to, saved_iterations
 from nearsight.electrons import kpoints
 from nearsight.electrons.kpoints import KPoints
@@ -158,6 +158,6 @@ def test_the_weight_follows_the_preconditioner():
     s = cases.diamond()
     for words, weight in (({}, 1.0), ({"dielectric": None}, 0.4), ({"kerker": 1.0}, 0.4), ({"weight": 0.2}, 0.2)):
         settings = resolved(s, ScfSettings.model_validate({"mixing": words}))
-        method = method_for(settings)
-        assert settings.mixing.weight == weight and isinstance(method, SCF) and method.mixing.weight == weight
+        method = method_for(settings.solver)
+        assert settings.solver.mixing.weight == weight and isinstance(method, SCF) and method.mixing.weight == weight
         assert (method.mixing.dielectric is None) == ("dielectric" in words or "kerker" in words)

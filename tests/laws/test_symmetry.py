@@ -17,9 +17,10 @@ from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.ground_state import GroundState, ground_state
 from nearsight.dft.minimisation import DirectMinimisation
 from nearsight.dft.mixing import Kerker, Pulay
-from nearsight.dft.run import chosen_kpoints, report
+from nearsight.dft.result import Result
 from nearsight.dft.scf import SCF
 from nearsight.dft.settings import ScfSettings
+from nearsight.dft.setup import chosen_kpoints
 from nearsight.electrons import kpoints
 from nearsight.electrons.eigen import factorise
 from nearsight.electrons.kpoints import KPoints
@@ -268,8 +269,8 @@ def test_settings_choose_and_the_result_reports():
     settings = ScfSettings(xc="lda", kmesh=(2, 2, 2), symmetry="space-group", basis="sz")
     k = chosen_kpoints(f, settings)
     assert len(k) == 3
-    result = report(ground_state(f, k, 0.002), settings, 0.0)
-    assert (result["k_points"], result["space_group"], result["symmetry_operations"]) == (3, "Fd-3m", 48)
+    result = Result.of(ground_state(f, k, 0.002), settings, 0.0, None)
+    assert (result.k_points, result.space_group, result.symmetry_operations) == (3, "Fd-3m", 48)
     assert chosen_kpoints(f, settings.model_copy(update={"symmetry": "time-reversal"})).symmetry is None
 
 

@@ -1,0 +1,238 @@
+"""From settings to the parts of the engine: species, functional, k-points, method; and with them to a ground state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nearsight.atoms.library import source
+from nearsight.atoms.orbitals import BasisSettings, generate_species
+from nearsight.core.blocks import BlockMatrix
+from nearsight.core.errors import BadInput, MissingData, NotConverged, Unavailable
+from nearsight.core.species import Species
+from nearsight.core.structure import SYMBOLS, Structure
+from nearsight.core.units import BOHR_ANG, HARTREE_EV
+from nearsight.dft.dielectric import Dielectric
+from nearsight.dft.functional import EnergyFunctional
+from nearsight.dft.ground_state import GroundState, ground_state
+from nearsight.dft.minimisation import DirectMinimisation
+from nearsight.dft.mixing import Kerker, Pulay
+from nearsight.dft.problem import Problem, Step, Trial
+from nearsight.dft.scf import DIVERGED, SCF
+from nearsight.dft.settings import BasisTable, Settings, SolverTable
+from nearsight.electrons import kpoints
+from nearsight.electrons.kpoints import KPoints
+from nearsight.electrons.smearing import SMEARINGS
+from nearsight.electrons.symmetry import SpaceGroup, reduced_mesh
+from nearsight.formats.ion_xml import read_ion_xml
+from nearsight.integrals.mesh import mesh_shape
+from nearsight.integrals.two_center import EXACT, SIESTA, Quadrature
+
+REMEDIES = "lower solver.mixing.weight (0.1), solver.method variational, more solver.max_iterations, a larger smearing"
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """A structure's functional with all that its ground state is found from.
+
+    settings: resolved, see `resolved`.  moments: initial moment of each atom [mu_B]; None without spin.
+    """
+
+    settings: Settings
+    functional: EnergyFunctional
+    kpoints: KPoints
+    moments: list[float] | None
+
+    @staticmethod
+    def of(structure: Structure, settings: Settings, species: Mapping[int, Species] | None = None) -> Setup:
+        """species: in place of those that `settings.basis` describes.
+
+        Raises BadInput or MissingData for what cannot be computed, Unavailable for a device that is not there.
+        """
+        settings = resolved(structure, settings)
+        functional = functional_for(structure, settings, species)
+        moments = initial_moments(functional, settings)
+        return Setup(settings, functional, chosen_kpoints(functional, settings, moments), moments)
+
+    @property
+    def kT(self) -> float:
+        """Width of the smearing [Ha]."""
+        return self.settings.electrons.width_ev / HARTREE_EV
+
+    def problem(self) -> Problem:
+        """The map H -> (levels, D, E, F). Raises NearsightError for linearly dependent orbitals."""
+        electrons = self.settings.electrons
+        return Problem.of(
+            self.functional, self.kpoints, self.kT, electrons.total_moment_mu_b, SMEARINGS[electrons.smearing]
+        )
+
+    def ground_state(
+        self,
+        start: BlockMatrix | None = None,
+        progress: Callable[[Step], None] | None = None,
+        observe: Callable[[Trial], None] | None = None,
+    ) -> GroundState:
+        """The ground state, or the last state of a run that does not converge.
+
+        start: Hamiltonian to begin with [Ha]; None: of superposed atoms.  progress: told each step; observe: each trial.
+        Raises BadInput for a start that is not finite; NotConverged where numbers become none on the way.
+        """
+        if start is not None and not bool(torch.isfinite(start.values).all()):
+            raise BadInput("the Hamiltonian to begin with is not finite: begin without it, or with another")
+        electrons = self.settings.electrons
+        try:
+            state = ground_state(
+                self.functional,
+                self.kpoints,
+                self.kT,
+                method_for(self.settings.solver),
+                start,
+                progress,
+                self.moments,
+                electrons.total_moment_mu_b,
+                observe,
+                SMEARINGS[electrons.smearing],
+            )
+        except (torch.linalg.LinAlgError, NotConverged) as error:
+            raise NotConverged(f"the run diverged ({str(error).splitlines()[0].rstrip('.')}): {REMEDIES}") from error
+        if not state.steps[-1].residual < DIVERGED:
+            raise NotConverged(f"the run diverged at iteration {len(state.steps)}: {REMEDIES}")
+        return state
+
+
+def load_species(numbers: Sequence[int], settings: Settings) -> dict[int, Species]:
+    """The species of the elements present: read from a folder of .ion.xml files, or generated.
+
+    Raises BadInput or MissingData for an element without a file or pseudopotential, or a file of another element.
+    """
+    basis, present = settings.basis, {z: SYMBOLS[z] for z in sorted(set(numbers))}
+    if basis.species is not None:
+        files = basis_files(numbers, basis, settings.functional.xc)
+        return {z: read_ion_xml(files[symbol], symbol) for z, symbol in present.items()}
+    made = BasisSettings(size=basis.size, energy_shift=basis.energy_shift_ry, split_norm=basis.split_norm)
+    xc, folder = settings.functional.xc, basis.pseudopotentials
+    return {z: generate_species(symbol, xc, made, folder) for z, symbol in present.items()}
+
+
+def basis_files(numbers: Sequence[int], basis: BasisTable, xc: str) -> dict[str, Path]:
+    """The file behind the orbitals of each element, by its symbol: .ion.xml or pseudopotential.
+
+    Raises MissingData for a folder or an .ion.xml that is not there; see `atoms.library.source` for pseudopotentials.
+    """
+    files = {}
+    for symbol in (SYMBOLS[z] for z in sorted(set(numbers))):
+        if basis.species is None:
+            files[symbol] = source(symbol, xc, basis.pseudopotentials)
+            continue
+        files[symbol] = basis.species / f"{symbol}.ion.xml"
+        if not basis.species.is_dir():
+            raise MissingData(f"no such folder of species: {basis.species}")
+        if not files[symbol].is_file():
+            raise MissingData(f"{basis.species} has no {symbol}.ion.xml: add it, or leave --species out")
+    return files
+
+
+def quadrature_for(species: Mapping[int, Species], choice: str) -> Quadrature:
+    """SIESTA's quadrature where asked for, or where all species are SIESTA's own (auto)."""
+    if choice == "auto":
+        choice = "siesta" if all("pseudopotential" not in s.provenance for s in species.values()) else "exact"
+    return SIESTA if choice == "siesta" else EXACT
+
+
+def chosen_kmesh(structure: Structure, settings: Settings) -> tuple[int, int, int]:
+    """The mesh that was asked for, or the smallest with steps below `spacing_per_ang` along each reciprocal vector."""
+    if settings.kpoints.mesh is not None:
+        return settings.kpoints.mesh
+    lengths = structure.reciprocal.norm(dim=1) / BOHR_ANG  # 1/Angstrom
+    a, b, c = (max(1, ceil(x / settings.kpoints.spacing_per_ang - 1e-6)) for x in lengths.tolist())
+    return a, b, c
+
+
+def resolved(structure: Structure, settings: Settings) -> Settings:
+    """The settings with every choice that was left open filled in."""
+    mixing = settings.solver.mixing
+    weight = mixing.weight or (0.4 if mixing.kerker_per_ang or mixing.dielectric_ry is None else 1.0)
+    chosen: dict[str, Any] = {
+        "mesh": {"shape": settings.mesh.shape or mesh_shape(structure.cell, settings.mesh.cutoff_ry)},
+        "kpoints": {"mesh": chosen_kmesh(structure, settings)},
+        "solver": {"mixing": {"weight": weight}},
+    }
+    return settings.model_copy(update=chosen)
+
+
+def functional_for(
+    structure: Structure, settings: Settings, species: Mapping[int, Species] | None = None
+) -> EnergyFunctional:
+    """The energy functional that settings describe, on their device.
+
+    species: in place of those that `settings.basis` describes.  Raises Unavailable for a device that is not there.
+    """
+    if settings.solver.device == "cuda" and not torch.cuda.is_available():
+        raise Unavailable("--device cuda: this machine has no CUDA device that PyTorch can use; take --device cpu")
+    species = species or load_species(structure.numbers.tolist(), settings)
+    quadrature = quadrature_for(species, settings.mesh.two_center)
+    band_limited = settings.mesh.band_limited
+    return EnergyFunctional.of(
+        structure.to(settings.solver.device),
+        species,
+        settings.functional.xc,
+        settings.mesh.shape or mesh_shape(structure.cell, settings.mesh.cutoff_ry),
+        quadrature,
+        settings.electrons.charge_e,
+        quadrature == EXACT if band_limited is None else band_limited,
+        settings.mesh.xc_refinement,
+        settings.functional.electrostatics == "sheet",
+    )
+
+
+def initial_hamiltonian(
+    structure: Structure, settings: Settings, species: Mapping[int, Species] | None = None
+) -> tuple[BlockMatrix, BlockMatrix]:
+    """(H0, S): the Kohn-Sham matrix of superposed atomic densities [Ha], and the overlap. No self-consistency."""
+    functional = functional_for(structure, settings, species)
+    return functional.initial_hamiltonian(), functional.overlap
+
+
+def method_for(solver: SolverTable) -> SCF | DirectMinimisation:
+    """The way to self-consistency; a mixing weight that is left open is 1 with the dielectric operator, 0.4 without."""
+    tolerance, mixing = solver.tolerance_ev / HARTREE_EV, solver.mixing
+    if solver.method == "variational":
+        return DirectMinimisation(tolerance, solver.max_iterations)
+    kerker = None if mixing.kerker_per_ang is None else Kerker(mixing.kerker_per_ang * BOHR_ANG)
+    dielectric = None if mixing.dielectric_ry is None or kerker else Dielectric(mixing.dielectric_ry)
+    weight = mixing.weight or (0.4 if dielectric is None else 1.0)
+    return SCF(Pulay(weight, mixing.history, kerker, dielectric), tolerance, solver.max_iterations)
+
+
+def chosen_kpoints(functional: EnergyFunctional, settings: Settings, moments: Sequence[float] | None = None) -> KPoints:
+    """The k-points of settings; where the space group reduces them, by what keeps mesh and moments.
+
+    An operation that does not map the real-space mesh onto itself is left out: a glide by a quarter of the cell, for
+    example, needs a number of mesh points that is a multiple of 4.
+    """
+    size, shift = chosen_kmesh(functional.structure, settings), settings.kpoints.shift
+    if settings.kpoints.symmetry == "time-reversal":
+        return kpoints.mesh(size, shift).to(settings.solver.device)
+    group = SpaceGroup.of(functional.structure, moments).on_mesh(functional.mesh.shape)
+    return reduced_mesh(size, shift, group, functional.layout)
+
+
+def initial_moments(functional: EnergyFunctional, settings: Settings) -> list[float] | None:
+    """The moment of each atom to begin with [mu_B]; None without spin. Raises BadInput for moments without spin."""
+    electrons = settings.electrons
+    if electrons.spin == "none":
+        if electrons.moments_mu_b is not None or electrons.total_moment_mu_b is not None:
+            raise BadInput("moments are given but spin is none: add --spin collinear")
+        return None
+    if electrons.moments_mu_b is not None:
+        return list(electrons.moments_mu_b)
+    hund = {
+        z: sum(min(o.population, 2 * (2 * o.l + 1) - o.population) for o in s.orbitals)
+        for z, s in functional.species.items()
+    }
+    return [hund[z] for z in functional.structure.numbers.tolist()]

@@ -1,0 +1,98 @@
+"""What a ground state is made from, as one digest: a result in its place belongs to a job whose digest is the same.
+
+It is of content: the structure, the bytes of the files behind the orbitals, and the settings that a result depends on. The way
+to self-consistency, what is computed at the end and where files lie are no part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from nearsight.atoms.library import sha256_of
+from nearsight.core.errors import NearsightError
+from nearsight.core.structure import SYMBOLS, Structure
+from nearsight.dft.settings import Settings
+from nearsight.dft.setup import basis_files
+
+PHYSICS = ("basis", "functional", "mesh", "kpoints", "electrons")  # the tables that a result depends on
+
+
+class Origin:
+    """Settings, for the digests of what is made with them. Each file behind the orbitals is read once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._table: dict[str, Any] = {
+            key: getattr(settings, key).model_dump(mode="json", exclude_defaults=True) for key in PHYSICS
+        }
+        for path in ("species", "pseudopotentials"):
+            self._table["basis"].pop(path, None)
+        if settings.basis.species is not None:  # its files have all that the other keys would make
+            self._table["basis"] = {}
+        self._files: dict[int, str] = {}
+
+    def digest(self, structure: Structure, more: Mapping[str, Any] | None = None) -> str:
+        """sha256 of all that a result depends on; coordinates to 1e-9 Bohr.  more: what else, beside the settings.
+
+        Defaults are left out, so that a setting that is new leaves the digests of before as they are.
+        Raises MissingData where a file of the basis is not there.
+        """
+        files = {SYMBOLS[z]: self._sha256(z) for z in sorted(set(structure.numbers.tolist()))}
+        return _sha256(_geometry(structure), self._table, files, dict(more or {}))
+
+    def _sha256(self, z: int) -> str:
+        if z not in self._files:
+            [path] = basis_files([z], self.settings.basis, self.settings.functional.xc).values()
+            self._files[z] = sha256_of(path)
+        return self._files[z]
+
+
+def digest_of_schema_1(structure: Structure, settings: Settings, more: Mapping[str, Any] | None = None) -> str:
+    """The digest of the first schema: of all settings but device and start, in the flat keys of that time."""
+    return _sha256(*_geometry(structure), {**flat(settings), **(more or {})})
+
+
+def former_digest(
+    structure: Structure, origin: Origin, before: Origin | None, more: Mapping[str, Any] | None = None
+) -> str | None:
+    """The digest of the first schema for the settings of before, if they make the same result as those of now.
+
+    before: of what a folder was last built with.
+    """
+    if before is None:
+        return None
+    try:
+        same = before.digest(structure) == origin.digest(structure)
+    except NearsightError:  # a file that is there no more
+        return None
+    return digest_of_schema_1(structure, before.settings, more) if same else None
+
+
+def flat(settings: Settings) -> dict[str, Any]:
+    """Settings that are not the default, in the flat keys of the first schema, but for device and start."""
+    table = settings.model_dump(mode="json", exclude_defaults=True)
+    found: dict[str, Any] = {}
+    for key, renamed in Settings.renames.items():
+        place: Any = table
+        for name in renamed.path:
+            place = place.get(name) if isinstance(place, Mapping) else None
+        if place is not None and key not in ("device", "start"):
+            found[key] = next((said for said, word in renamed.words.items() if word == place), place)
+    if "mixing" in found:
+        earlier = {r.path[0]: key for key, r in type(settings.solver.mixing).renames.items()}
+        found["mixing"] = {earlier.get(k, k): v for k, v in found["mixing"].items()}
+    return found
+
+
+def _geometry(structure: Structure) -> list[Any]:
+    numbers = [np.round(x.double().numpy(), 9).tolist() for x in (structure.cell, structure.positions)]
+    return [numbers, structure.numbers.tolist()]
+
+
+def _sha256(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(list(parts), sort_keys=True, default=str).encode()).hexdigest()
