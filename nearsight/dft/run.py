@@ -25,7 +25,7 @@ from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.ground_state import GroundState, ground_state
 from nearsight.dft.minimisation import DirectMinimisation
 from nearsight.dft.mixing import Kerker, Pulay
-from nearsight.dft.problem import Step, Trial
+from nearsight.dft.problem import SCFState, Step
 from nearsight.dft.scf import SCF
 from nearsight.dft.settings import ScfSettings
 from nearsight.electrons import kpoints
@@ -124,13 +124,13 @@ def run_scf(
     progress: Callable[[Step], None] | None = None,
     species: Mapping[int, Species] | None = None,
     warn: Callable[[str], None] | None = None,
-    observe: Callable[[Trial], None] | None = None,
+    observe: Callable[[SCFState], None] | None = None,
     start: BlockMatrix | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> GroundState:
     """Compute a ground state; write its calculation folder to `out`, converged or not (result.json says which).
 
-    start: Hamiltonian to begin with [Ha], in place of `settings.start`.  progress: told each step; observe: each trial.
+    start: Hamiltonian to begin with [Ha], in place of `settings.start`.  progress: told each step; observe: each state.
     about: further entries of result.json.
     Raises NearsightError for bad input; not for a run that does not converge: see GroundState.converged.
     """

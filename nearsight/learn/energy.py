@@ -29,12 +29,12 @@ from nearsight.core.species import Species
 from nearsight.core.structure import Structure
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.dielectric import Dielectric, Screening
-from nearsight.dft.problem import Problem, Trial
+from nearsight.dft.problem import Problem, SCFState
 from nearsight.dft.run import chosen_kpoints, functional_for, resolved
 from nearsight.dft.settings import ScfSettings
 from nearsight.electrons.kpoints import KPoints
-from nearsight.electrons.occupations import LinearResponse
 from nearsight.electrons.smearing import SMEARINGS
+from nearsight.electrons.solvers.contract import Response
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +130,7 @@ class _Model:
     """
 
     kpoints: KPoints
-    response: LinearResponse
+    response: Response
     centre: BlockMatrix
     free: float
     life: int
@@ -139,8 +139,7 @@ class _Model:
 
     def slope(self, away: BlockMatrix) -> Tensor:
         """dOmega/dH = chi0 (centre - H) on the layout [components, size], of the difference centre - H."""
-        k = self.kpoints
-        return k.integrate(self.response(away.at_k(k.k)), away).values
+        return self.response(away).values
 
 
 @dataclass
@@ -190,15 +189,15 @@ class EnergyLoss:
         problem = self.problems(key, structure, settings)
         layout = problem.functional.layout
         h = problem.kpoints.symmetric(BlockMatrix(layout, values.detach().double().to(layout.device)).hermitian())
-        trial = problem(h)
-        if not bool(torch.isfinite(trial.evaluation.hamiltonian.values).all()) or trial.free != trial.free:
+        state = problem(h)
+        if not bool(torch.isfinite(state.evaluation.hamiltonian.values).all()) or state.free != state.free:
             raise NearsightError("the functional gives no finite energy for the predicted Hamiltonian")
-        centre = trial.evaluation.hamiltonian
+        centre = state.evaluation.hamiltonian
         if self.reuse > 1:
             screening = self.problems.screening(key, structure, settings)
-            centre = h.with_values(h.values + screening(problem, trial, trial.difference))
+            centre = h.with_values(h.values + screening(problem, state, state.difference))
         life = self.reuse if key in self._models else max(1, self.reuse // 10)
-        model = _Model(problem.kpoints, LinearResponse.of(trial.levels), centre, trial.free, life)
+        model = _Model(problem.kpoints, state.electrons.response(), centre, state.free, life)
         if self.reuse > 1:
             self._remember(key, model)
         return model
@@ -217,11 +216,11 @@ class EnergyLoss:
         self.problems.reserved = 0
 
 
-def harris_excess(problem: Problem, trial: Trial) -> float:
+def harris_excess(problem: Problem, state: SCFState) -> float:
     """E_Harris - E_KS = Tr[F (D' - D)] with D' = D(F) [Ha]: of second order in the error, below zero near the ground state."""
-    f = trial.evaluation.hamiltonian
-    _, d_out = problem.fill(f)
-    return float((d_out - trial.density_matrix).trace(f))
+    f = state.evaluation.hamiltonian
+    d_out = problem.solver.solve(f).density_matrix
+    return float((d_out - state.density_matrix).trace(f))
 
 
 def descend(predicted: Callable[[], Tensor], loss: EnergyLoss, key: Hashable, structure: Structure) -> EnergyOutcome:
