@@ -44,13 +44,13 @@ PARTS = ("energy_step", "scf_iteration", "plain_iteration")
 
 
 def plain_iteration(problem: Problem, hamiltonian: BlockMatrix, mixer: PulayState) -> None:
-    trial = problem(hamiltonian)
-    mixer.next(hamiltonian.values, trial.difference)
+    state = problem(hamiltonian)
+    mixer.next(hamiltonian.values, state.difference)
 
 
 def scf_iteration(problem: Problem, hamiltonian: BlockMatrix, mixer: PulayState, screening: Screening) -> None:
-    trial = problem(hamiltonian)
-    mixer.next(hamiltonian.values, trial.difference, partial(screening, problem, trial))
+    state = problem(hamiltonian)
+    mixer.next(hamiltonian.values, state.difference, partial(screening, problem, state))
 
 
 def some_way(problem: Problem, mixer: PulayState, steps: int) -> BlockMatrix:

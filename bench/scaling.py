@@ -61,7 +61,7 @@ def measure(n: int, repeat: int) -> dict:
     )
     hamiltonian = functional.initial_hamiltonian()
     for _ in range(repeat):
-        _, d = timed(seconds, "diagonalisation", lambda: problem.fill(hamiltonian))
+        _, d = timed(seconds, "diagonalisation", lambda: problem.solver.solve(hamiltonian).density_matrix)
         density = timed(seconds, "density", lambda: functional.grid.density(d))  # noqa: B023  called at once
         state = functional.state(d)
 
@@ -72,8 +72,8 @@ def measure(n: int, repeat: int) -> dict:
         v = timed(seconds, "potential", potential)
         timed(seconds, "matrix", lambda: functional.grid.matrix(v))  # noqa: B023
         del density, state, v
-        trial = timed(seconds, "step", lambda: problem(hamiltonian))
-        del trial, d
+        state = timed(seconds, "step", lambda: problem(hamiltonian))
+        del state, d
     return {
         "atoms": len(structure),
         "orbitals": functional.layout.basis.size,

@@ -45,9 +45,9 @@ def main() -> None:
             energy, derivative, cpu = [], [], []
             for _ in range(arguments.repeat + 1):
                 began, began_cpu = time.perf_counter(), time.process_time()
-                trial = problem(start)
+                state = problem(start)
                 middle = time.perf_counter()
-                problem.gradient(trial)
+                problem.gradient(state)
                 energy.append(middle - began)
                 derivative.append(time.perf_counter() - middle)
                 cpu.append(time.process_time() - began_cpu)

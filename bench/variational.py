@@ -59,10 +59,10 @@ def measure(structure: Structure, settings: ScfSettings, method: str) -> dict:
     trace = Trace()
     trials = 0
 
-    def observe(trial: object) -> None:
+    def observe(state: object) -> None:
         nonlocal trials
         trials += 1
-        trace.observe(trial)  # type: ignore[arg-type]
+        trace.observe(state)  # type: ignore[arg-type]
 
     start = time.perf_counter()
     state = run_scf(structure, settings, progress=trace.step, species=species, observe=observe)

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.dft.functional import EnergyFunctional
-from nearsight.dft.problem import Problem, Trial
-from nearsight.electrons.occupations import LinearResponse
+from nearsight.dft.problem import Problem, SCFState
 from nearsight.integrals.grid import GridOrbitals
 from nearsight.integrals.mesh import Mesh, mesh_shape
 from nearsight.xc.functionals import LDA
@@ -58,14 +57,14 @@ class Screening:
         cores = {z: s.core_density for z, s in functional.species.items()}
         return Screening(settings, grid, mesh.superpose(structure, cores))
 
-    def __call__(self, problem: Problem, trial: Trial, residual: Tensor) -> Tensor:
-        """x [components, size] of a residual F - H, or of a combination of some, in the response of one trial."""
-        chi0 = LinearResponse.of(trial.levels)
-        kernel = self._exchange_correlation(trial.density_matrix)
+    def __call__(self, problem: Problem, state: SCFState, residual: Tensor) -> Tensor:
+        """x [components, size] of a residual F - H, or of a combination of some, in the response of one state."""
+        chi0 = state.electrons.response()
+        kernel = self._exchange_correlation(state.density_matrix)
         k = problem.kpoints
 
         def product(x: Tensor) -> Tensor:
-            change = k.integrate(chi0(trial.hamiltonian.with_values(x).at_k(k.k)), trial.hamiltonian)
+            change = chi0(state.hamiltonian.with_values(x))
             density = self.grid.density(change).sum(0)
             potential = self.grid.mesh.hartree_potential(density) + kernel * density
             answer = k.symmetric(self.grid.matrix(potential.expand(len(x), *potential.shape)))

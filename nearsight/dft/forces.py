@@ -36,10 +36,7 @@ class Derivatives:
 
 def energy_weighted_density(gs: GroundState) -> BlockMatrix:
     """W = sum_k w g C f e C^dagger on the layout of the Hamiltonian [Ha]."""
-    levels = gs.levels
-    filled = levels.degeneracy * levels.occupations * levels.energies
-    dense = (levels.coefficients * filled.to(levels.coefficients.dtype)[..., None, :]) @ levels.coefficients.mH
-    return gs.kpoints.integrate(dense, gs.hamiltonian)
+    return gs.electrons.energy_weighted
 
 
 def forces_and_stress(gs: GroundState) -> Derivatives:

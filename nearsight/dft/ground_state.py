@@ -15,16 +15,17 @@ from nearsight.core.spin import COLLINEAR, NONE
 from nearsight.core.structure import Structure
 from nearsight.dft.functional import EnergyFunctional, Evaluation
 from nearsight.dft.minimisation import DirectMinimisation
-from nearsight.dft.problem import Problem, Step, Trial
+from nearsight.dft.problem import Problem, SCFState, Step
 from nearsight.dft.scf import SCF
 from nearsight.electrons.kpoints import KPoints
-from nearsight.electrons.occupations import Occupied
+from nearsight.electrons.levels import Levels
 from nearsight.electrons.smearing import FERMI_DIRAC, Smearing
+from nearsight.electrons.solvers.contract import DensitySolver, Electrons
 
 
 @dataclass(frozen=True, eq=False)
 class GroundState:
-    """hamiltonian F[D] and density_matrix D, energies by term [Ha], levels, and how it was reached.
+    """hamiltonian F[D] and density_matrix D, energies by term [Ha], electrons of F[D], and how it was reached.
 
     energies: SIESTA's names, and Ebs = Tr[D H].  total = E[D]; free = E - T S; harris: see `harris_energy`.
     """
@@ -39,7 +40,8 @@ class GroundState:
     free: float
     harris: float
     fermi_level: float
-    levels: Occupied
+    electrons: Electrons
+    smearing: Smearing
     converged: bool
     steps: tuple[Step, ...] = field(repr=False)
 
@@ -66,6 +68,11 @@ class GroundState:
         )
 
     @property
+    def levels(self) -> Levels:
+        """Energies and occupations [Ha]. Raises Unavailable where the solver does not know them."""
+        return self.electrons.require_levels()
+
+    @property
     def magnetic_moment(self) -> float:
         """Total moment along z, N_up - N_down [mu_B]; 0 without spin."""
         return float(self.density_matrix.spin.channel_moment(self.populations)[2].sum())
@@ -84,7 +91,7 @@ class GroundState:
     @property
     def extrapolated(self) -> float:
         """E(T -> 0) [Ha], from E and Omega by the rule of the smearing."""
-        return self.levels.smearing.zero_temperature(self.total, self.free)
+        return self.smearing.zero_temperature(self.total, self.free)
 
 
 def harris_energy(evaluation: Evaluation, d: BlockMatrix, d_out: BlockMatrix) -> Tensor:
@@ -104,15 +111,16 @@ def ground_state(
     on_step: Callable[[Step], None] | None = None,
     moments: Sequence[float] | None = None,
     total_moment: float | None = None,
-    observe: Callable[[Trial], None] | None = None,
+    observe: Callable[[SCFState], None] | None = None,
     smearing: Smearing = FERMI_DIRAC,
+    solver: DensitySolver | None = None,
 ) -> GroundState:
     """Solve the Kohn-Sham equations of a functional.
 
     kT: width of the smearing [Ha].  method: None means SCF().
     start: Hamiltonian to begin with; None takes that of superposed atomic densities.
     moments: initial moment of each atom [mu_B], which makes the calculation spin-polarised (collinear); None: no spin.
-    total_moment: held fixed if given [mu_B].  observe: called with every trial.
+    total_moment: held fixed if given [mu_B].  observe: called with every state.  solver: None takes Dense().
     A run that does not converge returns its last state with converged = False.
     Raises NearsightError for linearly dependent orbitals, or a moment larger than the electrons allow.
     """
@@ -121,34 +129,35 @@ def ground_state(
             f"a total moment of {total_moment:g} needs more than the {functional.electrons:g} electrons there are"
         )
     with torch.no_grad():
-        problem = replace(Problem.of(functional, kpoints, kT, total_moment, smearing), observe=observe)
+        problem = replace(Problem.of(functional, kpoints, kT, total_moment, smearing, solver), observe=observe)
         if start is None:
             start = functional.initial_hamiltonian(moments)
         else:
             start = start.on(functional.layout)
             if moments is not None and start.spin is NONE:
                 start = start.embed(COLLINEAR)
-        trial, steps, converged = (method or SCF()).solve(problem, kpoints.symmetric(start), on_step)
-        return _result(problem, trial, steps, converged)
+        state, steps, converged = (method or SCF()).solve(problem, kpoints.symmetric(start), on_step)
+        return _result(problem, state, steps, converged)
 
 
-def _result(problem: Problem, trial: Trial, steps: list[Step], converged: bool) -> GroundState:
-    f, d = trial.evaluation.hamiltonian, trial.density_matrix
-    final, d_out = problem.fill(f)
-    energies = {name: float(e) for name, e in trial.evaluation.energies.items()}
+def _result(problem: Problem, state: SCFState, steps: list[Step], converged: bool) -> GroundState:
+    f, d = state.evaluation.hamiltonian, state.density_matrix
+    final = problem.solver.solve(f)
+    energies = {name: float(e) for name, e in state.evaluation.energies.items()}
     energies["Ebs"] = float(d.trace(f))
     return GroundState(
         functional=problem.functional,
         kpoints=problem.kpoints,
         hamiltonian=f,
         density_matrix=d,
-        density=trial.evaluation.density,
+        density=state.evaluation.density,
         energies=energies,
-        total=trial.total,
-        free=trial.free,
-        harris=float(harris_energy(trial.evaluation, d, d_out)),
-        fermi_level=float(final.fermi_level.max()),
-        levels=final,
+        total=state.total,
+        free=state.free,
+        harris=float(harris_energy(state.evaluation, d, final.density_matrix)),
+        fermi_level=float(final.fermi_level),
+        electrons=final,
+        smearing=problem.solver.filling.smearing,
         converged=converged,
         steps=tuple(steps),
     )

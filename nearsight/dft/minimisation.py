@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.units import HARTREE_EV
-from nearsight.dft.problem import Problem, Step, Trial
+from nearsight.dft.problem import Problem, SCFState, Step
 
 
 @dataclass(frozen=True)
@@ -30,51 +30,51 @@ class DirectMinimisation:
 
     def solve(
         self, problem: Problem, start: BlockMatrix, on_step: Callable[[Step], None] | None
-    ) -> tuple[Trial, list[Step], bool]:
-        """The last trial, all steps, and whether it converged."""
-        trial = problem(start)
-        gradient = problem.gradient(trial)
-        direction, length = trial.difference, self.first_step
+    ) -> tuple[SCFState, list[Step], bool]:
+        """The last state, all steps, and whether it converged."""
+        state = problem(start)
+        gradient = problem.gradient(state)
+        direction, length = state.difference, self.first_step
         steps: list[Step] = []
         while True:
-            steps.append(problem.step(len(steps) + 1, trial, float(gradient.norm())))
+            steps.append(problem.step(len(steps) + 1, state, float(gradient.norm())))
             if on_step:
                 on_step(steps[-1])
-            if trial.residual < self.tolerance or len(steps) >= self.max_iterations:
-                return trial, steps, trial.residual < self.tolerance
+            if state.residual < self.tolerance or len(steps) >= self.max_iterations:
+                return state, steps, state.residual < self.tolerance
             slope = float((gradient * direction).sum())
             if slope >= 0:  # conjugation lost: the preconditioned gradient itself goes down
-                direction = trial.difference
+                direction = state.difference
                 slope = float((gradient * direction).sum())
-            found = self._line(problem, trial, direction, slope, length)
+            found = self._line(problem, state, direction, slope, length)
             if found is None:
-                if slope == float((gradient * trial.difference).sum()):
-                    return trial, steps, trial.residual < self.tolerance  # at the limit of arithmetic
-                direction, length = trial.difference, self.first_step
+                if slope == float((gradient * state.difference).sum()):
+                    return state, steps, state.residual < self.tolerance  # at the limit of arithmetic
+                direction, length = state.difference, self.first_step
                 continue
             moved, moved_gradient, length = found
-            old = float((gradient * trial.difference).sum())
+            old = float((gradient * state.difference).sum())
             beta = float(((moved_gradient - gradient) * moved.difference).sum()) / old if old else 0.0
             direction = moved.difference + max(0.0, beta) * direction
-            trial, gradient = moved, moved_gradient
+            state, gradient = moved, moved_gradient
 
     def _line(
-        self, problem: Problem, trial: Trial, direction: Tensor, slope: float, length: float
-    ) -> tuple[Trial, Tensor, float] | None:
+        self, problem: Problem, state: SCFState, direction: Tensor, slope: float, length: float
+    ) -> tuple[SCFState, Tensor, float] | None:
         """A point along the direction with lower Omega and a small slope; None if rounding hides any descent."""
-        noise = 1e-13 * abs(trial.free)
+        noise = 1e-13 * abs(state.free)
         for _ in range(12):
-            moved = problem(trial.hamiltonian.with_values(trial.hamiltonian.values + length * direction))
+            moved = problem(state.hamiltonian.with_values(state.hamiltonian.values + length * direction))
             gradient = problem.gradient(moved)
             there = float((gradient * direction).sum())
             # the secant of the slope: exact for a quadratic
             best = length * slope / (slope - there) if there > slope else 2 * length
-            if moved.free <= trial.free + 0.1 * length * slope + noise and abs(there) <= 0.5 * abs(slope):
+            if moved.free <= state.free + 0.1 * length * slope + noise and abs(there) <= 0.5 * abs(slope):
                 return moved, gradient, min(max(best, 0.1 * length), 2 * length)
-            if there < 0 and moved.free <= trial.free + noise:
+            if there < 0 and moved.free <= state.free + noise:
                 length = min(best, 3 * length)
             else:
                 length = min(max(best, 0.1 * length), 0.6 * length)
             if abs(length * slope) < noise * 1e-3:
                 break
-        return (moved, gradient, self.first_step) if moved.free <= trial.free + noise else None
+        return (moved, gradient, self.first_step) if moved.free <= state.free + noise else None

@@ -9,20 +9,25 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.dft.functional import EnergyFunctional, Evaluation
-from nearsight.electrons.eigen import InverseCholeskyFactor, factorise
 from nearsight.electrons.kpoints import KPoints
-from nearsight.electrons.occupations import Occupied, density_from, occupy, response
+from nearsight.electrons.levels import Filling
 from nearsight.electrons.smearing import FERMI_DIRAC, Smearing
+from nearsight.electrons.solvers.contract import BoundSolver, DensitySolver, Electrons
+from nearsight.electrons.solvers.dense import Dense
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
-    """A Hamiltonian with its levels, density matrix D = f(H), energy E[D] and Kohn-Sham matrix F = dE/dD."""
+class SCFState:
+    """A Hamiltonian with its electrons, among them D = f(H), the energy E[D] and the Kohn-Sham matrix F = dE/dD."""
 
     hamiltonian: BlockMatrix
-    levels: Occupied
-    density_matrix: BlockMatrix
+    electrons: Electrons
     evaluation: Evaluation
+
+    @property
+    def density_matrix(self) -> BlockMatrix:
+        """D = f(H)"""
+        return self.electrons.density_matrix
 
     @property
     def total(self) -> float:
@@ -32,7 +37,7 @@ class Trial:
     @property
     def free(self) -> float:
         """Omega = E - T S [Ha], the variational quantity."""
-        return self.total - float(self.levels.entropy_term)
+        return self.total - float(self.electrons.entropy_term)
 
     @property
     def difference(self) -> Tensor:
@@ -62,7 +67,9 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A functional, k-points, smearing of width kT [Ha] and, for collinear spin, a total moment to hold [mu_B] (None: free).
+    """A functional, and the solver that gives the electrons of a Hamiltonian: the map H -> D -> F.
+
+    observe: called with every state.
 
     Where the space group G reduced the k-points, E[D] is minimised among density matrices that have its symmetry. For them
     E[D] equals 1/|G| sum_g E[U_g D U_g^T], whose derivative is the symmetric part of dE/dD: this is F. The two energies differ
@@ -70,12 +77,8 @@ class Problem:
     """
 
     functional: EnergyFunctional
-    kpoints: KPoints
-    kT: float
-    factor: InverseCholeskyFactor
-    moment: float | None = None
-    smearing: Smearing = FERMI_DIRAC
-    observe: Callable[[Trial], None] | None = None
+    solver: BoundSolver
+    observe: Callable[[SCFState], None] | None = None
 
     @staticmethod
     def of(
@@ -84,43 +87,43 @@ class Problem:
         kT: float,
         moment: float | None = None,
         smearing: Smearing = FERMI_DIRAC,
+        solver: DensitySolver | None = None,
     ) -> Problem:
-        """Raises NearsightError for linearly dependent orbitals."""
-        return Problem(functional, kpoints, kT, factorise(functional.overlap, kpoints.k), moment, smearing)
+        """kT: width of the smearing [Ha].  moment: of collinear spin, to hold [mu_B]; None: free.  solver: None takes Dense().
 
-    def fill(self, hamiltonian: BlockMatrix) -> tuple[Occupied, BlockMatrix]:
-        """Levels and density matrix of a Hamiltonian."""
-        h_k = hamiltonian.at_k(self.kpoints.k)
-        electrons = self.functional.electrons
-        levels = occupy(self.factor, h_k, self.kpoints.weights, electrons, self.kT, self.moment, self.smearing)
-        return levels, density_from(levels, hamiltonian, self.kpoints)
+        Raises NearsightError for linearly dependent orbitals.
+        """
+        filling = Filling(functional.electrons, kT, smearing, moment)
+        return Problem(functional, (solver or Dense()).bind(functional.overlap, kpoints, filling))
 
-    def __call__(self, hamiltonian: BlockMatrix) -> Trial:
-        levels, d = self.fill(hamiltonian)
-        evaluation = self.functional.evaluate(d)
+    @property
+    def kpoints(self) -> KPoints:
+        """Where levels are computed."""
+        return self.solver.kpoints
+
+    @property
+    def kT(self) -> float:
+        """Width of the smearing [Ha]."""
+        return self.solver.filling.kT
+
+    def __call__(self, hamiltonian: BlockMatrix) -> SCFState:
+        electrons = self.solver.solve(hamiltonian)
+        evaluation = self.functional.evaluate(electrons.density_matrix)
         f = self.kpoints.symmetric(evaluation.hamiltonian)
-        trial = Trial(hamiltonian, levels, d, replace(evaluation, hamiltonian=f))
+        state = SCFState(hamiltonian, electrons, replace(evaluation, hamiltonian=f))
         if self.observe:
-            self.observe(trial)
-        return trial
+            self.observe(state)
+        return state
 
     def hamiltonian_of_density(self, density: Tensor) -> BlockMatrix:
         """F[n] of a density [components, x, y, z], with the symmetry of the k-points."""
         return self.kpoints.symmetric(self.functional.hamiltonian_of_density(density))
 
-    def gradient(self, trial: Trial) -> Tensor:
-        """dOmega/dH = C [K o (F~ - diag e) + dmu-term] C^dagger on the layout [components, size] (docs/conventions.md)."""
-        return self.kernel(trial.levels, trial.hamiltonian.with_values(trial.difference)).values
+    def gradient(self, state: SCFState) -> Tensor:
+        """dOmega/dH = chi0 (F - H) on the layout [components, size] (docs/conventions.md)."""
+        return state.electrons.response()(state.hamiltonian.with_values(state.difference)).values
 
-    def kernel(self, levels: Occupied, matrix: BlockMatrix) -> BlockMatrix:
-        """C [K o (C^dagger M C) + dmu-term] C^dagger for a hermitian M, on its layout: of M = F - H it is dOmega/dH.
-
-        The negative of a positive semidefinite map, zero inside the occupied and inside the empty space at T = 0.
-        """
-        c = levels.coefficients
-        dense = c @ response(levels, c.mH @ matrix.at_k(self.kpoints.k) @ c) @ c.mH
-        return self.kpoints.integrate(levels.degeneracy * dense, matrix)
-
-    def step(self, iteration: int, trial: Trial, gradient: float | None = None) -> Step:
-        mu = float(trial.levels.fermi_level.max())
-        return Step(iteration, trial.total, trial.free, trial.residual, mu, gradient)
+    def step(self, iteration: int, state: SCFState, gradient: float | None = None) -> Step:
+        """What is told of an iteration."""
+        mu = float(state.electrons.fermi_level)
+        return Step(iteration, state.total, state.free, state.residual, mu, gradient)

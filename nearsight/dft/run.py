@@ -13,7 +13,7 @@ from nearsight.core.species import Species
 from nearsight.core.structure import Structure
 from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.ground_state import GroundState
-from nearsight.dft.problem import Step, Trial
+from nearsight.dft.problem import SCFState, Step
 from nearsight.dft.result import Result, write_result
 from nearsight.dft.settings import Settings
 from nearsight.dft.setup import Setup
@@ -28,14 +28,14 @@ def run_scf(
     progress: Callable[[Step], None] | None = None,
     species: Mapping[int, Species] | None = None,
     warn: Callable[[str], None] | None = None,
-    observe: Callable[[Trial], None] | None = None,
+    observe: Callable[[SCFState], None] | None = None,
     start: BlockMatrix | None = None,
     begun_with: Mapping[str, Any] | None = None,
 ) -> GroundState:
     """Compute a ground state; write its calculation folder to `out`, converged or not (result.json says which).
 
     start: Hamiltonian to begin with [Ha], in place of `settings.solver.start`; begun_with: what result.json says of it.
-    species: in place of those that `settings.basis` describes.  progress: told each step; observe: each trial.
+    species: in place of those that `settings.basis` describes.  progress: told each step; observe: each state.
     Raises BadInput or MissingData for what cannot be computed; NotConverged where numbers become none, but not for a run
     that ends before its tolerance: see GroundState.converged.
     """

@@ -10,7 +10,7 @@ from nearsight.core.blocks import BlockMatrix
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.dielectric import Dielectric, Screening
 from nearsight.dft.mixing import Pulay, PulayState
-from nearsight.dft.problem import Problem, Step, Trial
+from nearsight.dft.problem import Problem, SCFState, Step
 
 DIVERGED = 1e6  # residual [Ha] from which no iteration comes back; also what is no number is not below it
 
@@ -28,8 +28,8 @@ class SCF:
 
     def solve(
         self, problem: Problem, start: BlockMatrix, on_step: Callable[[Step], None] | None
-    ) -> tuple[Trial, list[Step], bool]:
-        """The last trial, all steps, and whether it converged."""
+    ) -> tuple[SCFState, list[Step], bool]:
+        """The last state, all steps, and whether it converged."""
         functional, kerker, dielectric = problem.functional, self.mixing.kerker, self.mixing.dielectric
         screening = Screening.of(functional, dielectric) if dielectric and not kerker else None
         mixer = PulayState(self.mixing)
@@ -37,22 +37,22 @@ class SCF:
         density = None
         steps: list[Step] = []
         while True:
-            trial = problem(hamiltonian)
-            steps.append(problem.step(len(steps) + 1, trial))
+            state = problem(hamiltonian)
+            steps.append(problem.step(len(steps) + 1, state))
             if on_step:
                 on_step(steps[-1])
-            residual = trial.residual
+            residual = state.residual
             if residual < self.tolerance or len(steps) >= self.max_iterations or not residual < DIVERGED:
-                return trial, steps, residual < self.tolerance
+                return state, steps, residual < self.tolerance
             if kerker:
-                output = trial.evaluation.density
+                output = state.evaluation.density
                 # what the start's Hamiltonian gives is the first density
                 density = output if density is None else mixer.next(density, kerker(output - density, functional.mesh))
                 hamiltonian = problem.hamiltonian_of_density(density)
             elif screening:
                 if len(steps) == 2:  # a predicted start is no F[D] at all: what is wrong with it spoils combinations
                     mixer.forget()
-                solve = partial(screening, problem, trial)
-                hamiltonian = hamiltonian.with_values(mixer.next(hamiltonian.values, trial.difference, solve))
+                solve = partial(screening, problem, state)
+                hamiltonian = hamiltonian.with_values(mixer.next(hamiltonian.values, state.difference, solve))
             else:
-                hamiltonian = hamiltonian.with_values(mixer.next(hamiltonian.values, trial.difference))
+                hamiltonian = hamiltonian.with_values(mixer.next(hamiltonian.values, state.difference))

@@ -22,7 +22,7 @@ from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.ground_state import GroundState, ground_state
 from nearsight.dft.minimisation import DirectMinimisation
 from nearsight.dft.mixing import Kerker, Pulay
-from nearsight.dft.problem import Problem, Step, Trial
+from nearsight.dft.problem import Problem, SCFState, Step
 from nearsight.dft.scf import DIVERGED, SCF
 from nearsight.dft.settings import BasisTable, Settings, SolverTable
 from nearsight.electrons import kpoints
@@ -75,11 +75,11 @@ class Setup:
         self,
         start: BlockMatrix | None = None,
         progress: Callable[[Step], None] | None = None,
-        observe: Callable[[Trial], None] | None = None,
+        observe: Callable[[SCFState], None] | None = None,
     ) -> GroundState:
         """The ground state, or the last state of a run that does not converge.
 
-        start: Hamiltonian to begin with [Ha]; None: of superposed atoms.  progress: told each step; observe: each trial.
+        start: Hamiltonian to begin with [Ha]; None: of superposed atoms.  progress: told each step; observe: each state.
         Raises BadInput for a start that is not finite; NotConverged where numbers become none on the way.
         """
         if start is not None and not bool(torch.isfinite(start.values).all()):

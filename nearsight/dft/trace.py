@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.ground_state import GroundState
-from nearsight.dft.problem import Step, Trial
+from nearsight.dft.problem import SCFState, Step
 from nearsight.formats.files import whole_file
 
 
@@ -33,14 +33,14 @@ class TraceStep:
 class Trace:
     """Listens to a run: hand `observe` and `step` to it as its observe and progress, then ask `steps`.
 
-    A line search tries more points than it accepts: a trial is kept when a step reports its energy.
+    A line search tries more points than it accepts: a state is kept when a step reports its energy.
     """
 
-    _last: Trial | None = None
+    _last: SCFState | None = None
     _kept: list[tuple[Step, float, Tensor]] = field(default_factory=list)
 
-    def observe(self, trial: Trial) -> None:
-        self._last = trial
+    def observe(self, state: SCFState) -> None:
+        self._last = state
 
     def step(self, step: Step) -> None:
         assert self._last is not None

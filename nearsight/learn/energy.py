@@ -28,11 +28,11 @@ from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
 from nearsight.core.structure import Structure
 from nearsight.dft.dielectric import Dielectric, Screening
-from nearsight.dft.problem import Problem, Trial
+from nearsight.dft.problem import Problem, SCFState
 from nearsight.dft.settings import Settings
 from nearsight.dft.setup import Setup
 from nearsight.electrons.kpoints import KPoints
-from nearsight.electrons.occupations import LinearResponse
+from nearsight.electrons.solvers.contract import Response
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +124,7 @@ class _Model:
     """
 
     kpoints: KPoints
-    response: LinearResponse
+    response: Response
     centre: BlockMatrix
     free: float
     life: int
@@ -133,8 +133,7 @@ class _Model:
 
     def slope(self, away: BlockMatrix) -> Tensor:
         """dOmega/dH = chi0 (centre - H) on the layout [components, size], of the difference centre - H."""
-        k = self.kpoints
-        return k.integrate(self.response(away.at_k(k.k)), away).values
+        return self.response(away).values
 
 
 @dataclass
@@ -184,15 +183,15 @@ class EnergyLoss:
         problem = self.problems(key, structure, settings)
         layout = problem.functional.layout
         h = problem.kpoints.symmetric(BlockMatrix(layout, values.detach().double().to(layout.device)).hermitian())
-        trial = problem(h)
-        if not bool(torch.isfinite(trial.evaluation.hamiltonian.values).all()) or trial.free != trial.free:
+        state = problem(h)
+        if not bool(torch.isfinite(state.evaluation.hamiltonian.values).all()) or state.free != state.free:
             raise NotConverged("the functional gives no finite energy for the predicted Hamiltonian")
-        centre = trial.evaluation.hamiltonian
+        centre = state.evaluation.hamiltonian
         if self.reuse > 1:
             screening = self.problems.screening(key, structure, settings)
-            centre = h.with_values(h.values + screening(problem, trial, trial.difference))
+            centre = h.with_values(h.values + screening(problem, state, state.difference))
         life = self.reuse if key in self._models else max(1, self.reuse // 10)
-        model = _Model(problem.kpoints, LinearResponse.of(trial.levels), centre, trial.free, life)
+        model = _Model(problem.kpoints, state.electrons.response(), centre, state.free, life)
         if self.reuse > 1:
             self._remember(key, model)
         return model
@@ -211,11 +210,11 @@ class EnergyLoss:
         self.problems.reserved = 0
 
 
-def harris_excess(problem: Problem, trial: Trial) -> float:
+def harris_excess(problem: Problem, state: SCFState) -> float:
     """E_Harris - E_KS = Tr[F (D' - D)] with D' = D(F) [Ha]: of second order in the error, below zero near the ground state."""
-    f = trial.evaluation.hamiltonian
-    _, d_out = problem.fill(f)
-    return float((d_out - trial.density_matrix).trace(f))
+    f = state.evaluation.hamiltonian
+    d_out = problem.solver.solve(f).density_matrix
+    return float((d_out - state.density_matrix).trace(f))
 
 
 def descend(predicted: Callable[[], Tensor], loss: EnergyLoss, key: Hashable, structure: Structure) -> EnergyOutcome:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NotConverged
-from nearsight.dft.problem import Trial
+from nearsight.dft.problem import SCFState
 from nearsight.learn.dataset import SampleStore
 from nearsight.learn.gauss_newton import WeightCycle
 from nearsight.learn.losses import MEV
@@ -40,32 +40,32 @@ class NewtonSteps:
         sample = self.store.together(indices)
         with torch.no_grad():
             parts = network(sample.graph).split(list(sample.graph.values))
-        trials = [self._trial(k, values) for k, values in zip(indices, parts, strict=True)]
-        difference = torch.cat([t.difference[0] for t in trials])
-        excess = sum(self._excess(k, t) for k, t in zip(indices, trials, strict=True)) / len(trials)
+        states = [self._state(k, values) for k, values in zip(indices, parts, strict=True)]
+        difference = torch.cat([t.difference[0] for t in states])
+        excess = sum(self._excess(k, t) for k, t in zip(indices, states, strict=True)) / len(states)
         if float(difference.abs().mean()) < CONVERGED:
             self.done = True
             return excess
-        move = self.cycle.step(network, sample.graph, difference, self._preconditions(indices, trials))
+        move = self.cycle.step(network, sample.graph, difference, self._preconditions(indices, states))
         self._stuck = self._stuck + 1 if move.left > 1 - STUCK_SHARE or move.retreat else 0
         self.done = self._stuck >= STUCK
         return excess
 
-    def _trial(self, index: int, values: Tensor) -> Trial:
+    def _state(self, index: int, values: Tensor) -> SCFState:
         problem = self.data.problem(index)
         elements = values.double().cpu() + self.data.offset(index)
         h = BlockMatrix(problem.functional.layout, elements[None].to(problem.functional.layout.device)).hermitian()
-        trial = problem(problem.kpoints.symmetric(h))
-        if not bool(torch.isfinite(trial.difference).all()):
+        state = problem(problem.kpoints.symmetric(h))
+        if not bool(torch.isfinite(state.difference).all()):
             raise NotConverged(f"{self.data.name(index)}: the functional gives no finite energy for the prediction")
-        return trial
+        return state
 
-    def _excess(self, index: int, trial: Trial) -> float:
-        gradient = self.data.problem(index).gradient(trial)
-        return -0.5 * float((gradient * trial.difference).sum()) * MEV / len(self.data.structure(index))
+    def _excess(self, index: int, state: SCFState) -> float:
+        gradient = self.data.problem(index).gradient(state)
+        return -0.5 * float((gradient * state.difference).sum()) * MEV / len(self.data.structure(index))
 
-    def _preconditions(self, indices: Sequence[int], trials: Sequence[Trial]):  # type: ignore[no-untyped-def]
-        def screened(index: int, trial: Trial, residual: Tensor) -> Tensor:
-            return self.data.screening(index)(self.data.problem(index), trial, residual[None])[0]
+    def _preconditions(self, indices: Sequence[int], states: Sequence[SCFState]):  # type: ignore[no-untyped-def]
+        def screened(index: int, state: SCFState, residual: Tensor) -> Tensor:
+            return self.data.screening(index)(self.data.problem(index), state, residual[None])[0]
 
-        return [partial(screened, k, t) for k, t in zip(indices, trials, strict=True)]
+        return [partial(screened, k, t) for k, t in zip(indices, states, strict=True)]

@@ -18,7 +18,8 @@ from nearsight.core.gauge import gauge_shift
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.problem import Problem
 from nearsight.dft.settings import Settings
-from nearsight.electrons.occupations import Occupied
+from nearsight.electrons.levels import Levels
+from nearsight.electrons.solvers.contract import Electrons
 from nearsight.learn.config import DataConfig
 from nearsight.learn.dataset import SampleStore, in_order, split
 from nearsight.learn.energy import ProblemCache, harris_excess
@@ -74,8 +75,7 @@ class _GroundState:
 
     free: float
     hamiltonian: BlockMatrix
-    density_matrix: BlockMatrix
-    levels: Occupied
+    electrons: Electrons
 
 
 class Validator:
@@ -113,32 +113,32 @@ class Validator:
         """values: H on the structure's layout [size], Ha. Raises NearsightError where that gives no finite energy."""
         problem = self.data.problem(index)
         layout = problem.functional.layout
-        trial = problem(BlockMatrix(layout, values[None].to(layout.device)).hermitian())
-        if not bool(torch.isfinite(trial.evaluation.hamiltonian.values).all()):
+        state = problem(BlockMatrix(layout, values[None].to(layout.device)).hermitian())
+        if not bool(torch.isfinite(state.evaluation.hamiltonian.values).all()):
             raise NotConverged("the functional gives no finite energy for the predicted Hamiltonian")
         atoms = len(problem.functional.structure)
         micro = 1e6 * HARTREE_EV / atoms
         known = self._ground_state(index, problem)
         own = {
-            "gradient_norm": float(problem.gradient(trial).norm()),
-            "residual_mae_meV": float(trial.difference.abs().mean()) * MEV,
-            "harris_ueV": abs(harris_excess(problem, trial)) * micro,
+            "gradient_norm": float(problem.gradient(state).norm()),
+            "residual_mae_meV": float(state.difference.abs().mean()) * MEV,
+            "harris_ueV": abs(harris_excess(problem, state)) * micro,
         }
         if known is None:
             return EnergyFigures(**{f.name: own.get(f.name) for f in fields(EnergyFigures)})  # type: ignore[arg-type]
-        error = trial.hamiltonian - known.hamiltonian
+        error = state.hamiltonian - known.hamiltonian
         shift = gauge_shift(error.values, problem.functional.overlap.values)
-        density = problem.functional.grid.density(known.density_matrix)
-        change = (trial.evaluation.density - density).abs().sum() * problem.functional.mesh.volume_element
+        density = problem.functional.grid.density(known.electrons.density_matrix)
+        change = (state.evaluation.density - density).abs().sum() * problem.functional.mesh.volume_element
         return EnergyFigures(
-            energy_error_ueV=(trial.free - known.free) * micro,
-            energy_error_cell_ueV=(trial.free - known.free) * micro * atoms,
+            energy_error_ueV=(state.free - known.free) * micro,
+            energy_error_cell_ueV=(state.free - known.free) * micro * atoms,
             hamiltonian_mae_meV=float(error.values.abs().mean()) * MEV,
             gauge_mae_meV=float((error.values + shift * problem.functional.overlap.values).abs().mean()) * MEV,
-            **_by_space(problem, known.levels, error),  # type: ignore[arg-type]
-            density_matrix_mae=float((trial.density_matrix - known.density_matrix).values.abs().mean()),
+            **_by_space(problem, known.electrons, error),  # type: ignore[arg-type]
+            density_matrix_mae=float((state.density_matrix - known.electrons.density_matrix).values.abs().mean()),
             density_error=float(change) / problem.functional.electrons,
-            bands_mae_meV=_band_error(known.levels, trial.levels),
+            bands_mae_meV=_band_error(known.electrons.require_levels(), state.electrons.require_levels()),
             **own,
         )
 
@@ -147,8 +147,8 @@ class Validator:
             return self._known[index]
         label, found = self.data.label(index), None
         if label is not None:
-            trial = problem(label.to(problem.functional.layout.device))
-            found = _GroundState(trial.free, trial.hamiltonian, trial.density_matrix, trial.levels)
+            state = problem(label.to(problem.functional.layout.device))
+            found = _GroundState(state.free, state.hamiltonian, state.electrons)
         if self.remember:
             self._known[index] = found
         return found
@@ -185,9 +185,9 @@ def _ratio(a: float, b: float) -> float:
     return a / b if b else math.nan
 
 
-def _by_space(problem: Problem, levels: Occupied, error: BlockMatrix) -> dict[str, float | None]:
+def _by_space(problem: Problem, electrons: Electrons, error: BlockMatrix) -> dict[str, float | None]:
     """Mean |C^dagger dH C| [meV] between occupied and unoccupied levels of the ground state, over k-points."""
-    c = levels.coefficients
+    levels, c = electrons.require_levels(), electrons.coefficients
     size = (c.mH @ error.at_k(problem.kpoints.k) @ c).abs() * MEV
     filled = (levels.occupations > 0.5).to(size)
     empty = 1 - filled
@@ -203,7 +203,7 @@ def _by_space(problem: Problem, levels: Occupied, error: BlockMatrix) -> dict[st
     return result
 
 
-def _band_error(known: Occupied, found: Occupied) -> float | None:
+def _band_error(known: Levels, found: Levels) -> float | None:
     below = (known.energies < known.fermi_level + WINDOW_EV / HARTREE_EV) * known.weights[None, :, None]
     error = (found.energies - known.energies).abs() * MEV
     return float((below * error).sum() / below.sum()) if float(below.sum()) else None

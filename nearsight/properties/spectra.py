@@ -10,10 +10,11 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
+from nearsight.core.spin import SPINOR
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.electrons.eigen import eigenvalues
 from nearsight.electrons.kpoints import BandPath, band_path, mesh
-from nearsight.electrons.occupations import fermi_level
+from nearsight.electrons.levels import fermi_level
 
 K_SPACING = 0.25  # 1/angstrom
 SMEARING_EV = 0.025
@@ -79,9 +80,10 @@ def fermi_level_of(calculation: Calculation) -> float | None:
     if c.fermi_level is not None or c.electrons is None or c.hamiltonian is None:
         return c.fermi_level
     a, b, d = (ceil(float(length) / BOHR_ANG / K_SPACING - 1e-6) for length in c.structure.reciprocal.norm(dim=1))
-    k = mesh((a, b, d))
+    spin = c.hamiltonian.spin
+    k = mesh((a, b, d), time_reversal=spin is not SPINOR)
     levels = eigenvalues(c.hamiltonian, c.require_overlap(), k.k)
-    return float(fermi_level(levels, k.weights, c.electrons, SMEARING_EV / HARTREE_EV))
+    return float(fermi_level(levels, k.weights, c.electrons, SMEARING_EV / HARTREE_EV, spin=spin))
 
 
 def affordable_points(orbitals: int) -> int:

@@ -15,8 +15,9 @@ from nearsight.dft.ground_state import ground_state
 from nearsight.dft.mixing import Kerker, Pulay
 from nearsight.dft.scf import SCF
 from nearsight.electrons import kpoints
-from nearsight.electrons.eigen import factorise
-from nearsight.electrons.occupations import density_matrix
+from nearsight.electrons.density_matrix import density_matrix
+from nearsight.electrons.levels import Filling
+from nearsight.electrons.solvers.dense import Dense
 from nearsight.integrals import two_center
 from nearsight.integrals.mesh import Mesh, fft_size, mesh_shape
 from nearsight.integrals.window import Window
@@ -84,13 +85,8 @@ def test_the_density_on_the_mesh_agrees_with_the_overlap(name):
 @pytest.mark.parametrize("xc", ["lda", "pbe"])
 def test_the_kohn_sham_matrix_is_the_derivative_of_the_energy(xc):
     f = functional(xc=xc)
-    d = density_matrix(
-        f.initial_hamiltonian(),
-        factorise(f.overlap, torch.zeros(1, 3, dtype=torch.float64)),
-        kpoints.mesh((1, 1, 1)),
-        f.electrons,
-        0.01,
-    ).matrix
+    solver = Dense().bind(f.overlap, kpoints.mesh((1, 1, 1)), Filling(f.electrons, 0.01))
+    d = solver.solve(f.initial_hamiltonian()).density_matrix
     values = d.values.clone().requires_grad_()
     f.energy(d.with_values(values)).backward()
     evaluation = f.evaluate(d)
@@ -103,11 +99,11 @@ def test_derivative_of_omega_in_the_hamiltonian_against_differences(name):
     """dOmega/dH of the whole functional to 1e-7 relative; diamond has exactly degenerate levels."""
     f = functional(name)
     k = kpoints.mesh((2, 1, 1))
-    factor = factorise(f.overlap, k.k)
+    solver = Dense().bind(f.overlap, k, Filling(f.electrons, 0.02))
     h = f.initial_hamiltonian()
 
     def omega(values):
-        d = density_matrix(h.with_values(values), factor, k, f.electrons, 0.02)
+        d = density_matrix(h.with_values(values), solver)
         return f.energy(d.matrix) - d.entropy_term
 
     x = h.values.clone().requires_grad_()

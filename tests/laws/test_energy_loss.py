@@ -70,7 +70,7 @@ def test_the_gradient_is_the_derivative_of_omega_in_the_weights():
 
 def test_the_energy_alone_leaves_the_empty_states_open_and_the_residual_closes_them():
     _, problem, gs = converged()
-    c = gs.levels.coefficients[0, 0]
+    c = gs.electrons.coefficients[0, 0]
     best = gs.hamiltonian.at_k(problem.kpoints.k)[0, 0]
     errors = {}
     for weight in (0.0, 3.0):
@@ -86,9 +86,9 @@ def test_the_energy_alone_leaves_the_empty_states_open_and_the_residual_closes_t
 
 def test_harris_and_kohn_sham_energies_bound_the_error():
     _, problem, gs = converged()
-    trial = problem(problem.functional.initial_hamiltonian())
-    excess = harris_excess(problem, trial)
-    assert excess < 0 and 0.2 < -excess / (trial.free - gs.free) < 5
+    state = problem(problem.functional.initial_hamiltonian())
+    excess = harris_excess(problem, state)
+    assert excess < 0 and 0.2 < -excess / (state.free - gs.free) < 5
 
 
 def test_a_hamiltonian_that_is_no_number_is_refused():

@@ -13,7 +13,7 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.structure import Structure
 from nearsight.dft.dielectric import Dielectric, Screening
 from nearsight.dft.ground_state import GroundState, ground_state
-from nearsight.dft.problem import Problem, Trial
+from nearsight.dft.problem import Problem, SCFState
 from nearsight.dft.scf import SCF
 from nearsight.dft.settings import ScfSettings
 from nearsight.learn.config import PRESETS
@@ -67,13 +67,13 @@ def network(*which: int) -> tuple[DeepH2, Graph]:
     return made, batch([made.readout.prepare(g) for g in graphs])
 
 
-def trials(made: DeepH2, graph: Graph, which: tuple[int, ...]) -> list[Trial]:
+def states(made: DeepH2, graph: Graph, which: tuple[int, ...]) -> list[SCFState]:
     with torch.no_grad():
         parts = made(graph).split(list(graph.values))
     return [problem(k)(h0(k).with_values(h0(k).values + x)) for k, x in zip(which, parts, strict=True)]
 
 
-def residual(found: list[Trial]) -> Tensor:
+def residual(found: list[SCFState]) -> Tensor:
     return torch.cat([t.difference[0] for t in found])
 
 
@@ -106,10 +106,10 @@ def test_an_untrained_network_reaches_the_ground_state(screened: bool) -> None:
     p, gs, cycle = problem(0), converged(0), WeightCycle()
     screening = Screening.of(p.functional, Dielectric())
     for _ in range(7 if screened else 12):
-        found = trials(made, graph, (0,))
+        found = states(made, graph, (0,))
         conditions = [lambda r, t=found[0]: partial(screening, p, t)(r[None])[0]] if screened else None
         cycle.step(made, graph, residual(found), conditions)
-    [last] = trials(made, graph, (0,))
+    [last] = states(made, graph, (0,))
     assert abs(last.free - gs.free) < 1e-9
     assert float((last.hamiltonian.values - gs.hamiltonian.values).abs().max()) < 1e-6
 
@@ -118,9 +118,9 @@ def test_two_structures_are_brought_to_their_ground_states_by_one_network() -> N
     made, graph = network(0, 1)
     cycle = WeightCycle()
     for _ in range(14):
-        cycle.step(made, graph, residual(trials(made, graph, (0, 1))))
-    for k, trial in enumerate(trials(made, graph, (0, 1))):
-        assert abs(trial.free - converged(k).free) < 1e-9
+        cycle.step(made, graph, residual(states(made, graph, (0, 1))))
+    for k, state in enumerate(states(made, graph, (0, 1))):
+        assert abs(state.free - converged(k).free) < 1e-9
 
 
 def test_a_cycle_that_was_cut_off_goes_on_to_the_same_bits() -> None:
@@ -129,26 +129,26 @@ def test_a_cycle_that_was_cut_off_goes_on_to_the_same_bits() -> None:
     for n in range(6):
         if n == 3:
             state, weights = cycle.state_dict(), {k: x.clone() for k, x in made.state_dict().items()}
-        cycle.step(made, graph, residual(trials(made, graph, (0,))))
+        cycle.step(made, graph, residual(states(made, graph, (0,))))
     again, _ = network(0)
     again.load_state_dict(weights)
     resumed = WeightCycle()
     resumed.load_state_dict(state)
     for _ in range(3):
-        resumed.step(again, graph, residual(trials(again, graph, (0,))))
+        resumed.step(again, graph, residual(states(again, graph, (0,))))
     assert all(torch.equal(x, again.state_dict()[k]) for k, x in made.state_dict().items())
 
 
 def test_a_residual_that_rises_or_is_no_number_sends_the_weights_back() -> None:
     made, graph = network(0)
     cycle = WeightCycle()
-    cycle.step(made, graph, residual(trials(made, graph, (0,))))
+    cycle.step(made, graph, residual(states(made, graph, (0,))))
     for bad in (1e3, float("nan")):
         share = cycle.share
         move = cycle.step(made, graph, bad * torch.ones(graph.values[0], dtype=torch.float64))
         assert move.retreat and cycle.share == 0.5 * share
         assert float(made(graph).detach().abs().max()) == 0.0  # where it began
-        cycle.step(made, graph, residual(trials(made, graph, (0,))))
+        cycle.step(made, graph, residual(states(made, graph, (0,))))
 
 
 def test_single_precision_is_refused() -> None:

@@ -12,9 +12,11 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
 from nearsight.electrons import kpoints
+from nearsight.electrons.density_matrix import density_matrix
 from nearsight.electrons.eigen import eigenvalues, factorise
-from nearsight.electrons.occupations import density_matrix, fermi_level
+from nearsight.electrons.levels import Filling, fermi_level
 from nearsight.electrons.smearing import SMEARINGS, FermiDirac
+from nearsight.electrons.solvers.dense import Dense
 from tests import cases
 from tests.laws.test_core import random_matrix
 
@@ -109,10 +111,10 @@ def test_derivative_of_the_free_energy_in_the_hamiltonian(degenerate, kT, name):
         overlap, k, electrons = near_identity(random_matrix(1)), kpoints.mesh((2, 1, 2)), 9.0
     weight = random_matrix(2) if not degenerate else h.with_values(torch.arange(16.0, dtype=torch.float64)[None])
     weight = weight.hermitian()
-    factor = factorise(overlap, k.k)
+    solver = Dense().bind(overlap, k, Filling(electrons, kT, SMEARINGS[name]))
 
     def omega(values: torch.Tensor) -> torch.Tensor:
-        d = density_matrix(h.with_values(values), factor, k, electrons, kT, SMEARINGS[name])
+        d = density_matrix(h.with_values(values), solver)
         linear = d.matrix.trace(weight)
         return linear + 0.1 * linear**2 - d.entropy_term
 
@@ -132,7 +134,7 @@ def test_derivative_of_the_free_energy_in_the_hamiltonian(degenerate, kT, name):
 
 def test_density_matrices_hold_the_electrons():
     h, overlap, k = random_matrix(0), near_identity(random_matrix(1)), kpoints.mesh((3, 2, 1))
-    d = density_matrix(h, factorise(overlap, k.k), k, 7.0, 0.01)
+    d = density_matrix(h, Dense().bind(overlap, k, Filling(7.0, 0.01)))
     close(d.matrix.trace(overlap), torch.tensor(7.0, dtype=torch.float64))
     close(d.matrix.values, d.matrix.hermitian().values)
     assert float(d.entropy_term) > 0

@@ -22,9 +22,10 @@ from nearsight.dft.scf import SCF
 from nearsight.dft.settings import ScfSettings
 from nearsight.dft.setup import chosen_kpoints
 from nearsight.electrons import kpoints
-from nearsight.electrons.eigen import factorise
+from nearsight.electrons.density_matrix import density_matrix
 from nearsight.electrons.kpoints import KPoints
-from nearsight.electrons.occupations import density_matrix
+from nearsight.electrons.levels import Filling
+from nearsight.electrons.solvers.dense import Dense
 from nearsight.electrons.symmetry import SpaceGroup, Symmetrisation, reduced_mesh
 from tests import cases
 
@@ -216,12 +217,12 @@ def test_forces_are_the_derivative_of_the_symmetric_energy():
 def test_density_matrix_is_differentiable_with_symmetry():
     f = functional("diamond_odd")
     k, _ = meshes("diamond_odd")
-    factor = factorise(f.overlap, k.k)
+    solver = Dense().bind(f.overlap, k, Filling(f.electrons, 0.02))
     h0, step = f.initial_hamiltonian(), 1e-5
     weight, direction = random_matrix(f).values[:1], random_matrix(f, 1).values[:1]
 
     def value(values: torch.Tensor) -> torch.Tensor:
-        d = density_matrix(h0.with_values(values), factor, k, f.electrons, 0.02)
+        d = density_matrix(h0.with_values(values), solver)
         return (weight * d.matrix.values).sum() - d.entropy_term
 
     x = h0.values.clone().requires_grad_()

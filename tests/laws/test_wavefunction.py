@@ -20,7 +20,7 @@ def test_orbitals_are_normalised_orthogonal_and_add_up_to_the_density():
     gs = ground_state(f, kpoints.mesh((3, 1, 1)), 0.0005)
     total = torch.zeros(f.mesh.shape, dtype=torch.float64)
     for n, (k, weight) in enumerate(zip(gs.kpoints.k, gs.kpoints.weights, strict=True)):
-        psi = [orbital_on_mesh(f, gs.levels.coefficients[0, n, :, band], k) for band in range(4)]
+        psi = [orbital_on_mesh(f, gs.electrons.coefficients[0, n, :, band], k) for band in range(4)]
         overlaps = torch.stack([torch.stack([(a.conj() * b).sum() for b in psi]) for a in psi]) * f.mesh.volume_element
         close(overlaps, torch.eye(4, dtype=overlaps.dtype), atol=2e-4, rtol=0)
         total += 2 * weight * sum(p.abs().square() for p in psi)

@@ -1,0 +1,162 @@
+"""Diagonalisation of dense H(k): levels, states and responses, exact to rounding. The work grows as n^3."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nearsight.core.blocks import BlockMatrix
+from nearsight.core.errors import BadInput
+from nearsight.electrons.kpoints import KPoints
+from nearsight.electrons.levels import Filling, Levels
+from nearsight.electrons.solvers.contract import BoundSolver, DensitySolver, Electrons
+from nearsight.electrons.solvers.processes import shares_of
+from nearsight.electrons.solvers.share import Share, Solved
+
+HELD_AT_ONCE = 12  # dense complex matrices [n, n] that one k-point of a chunk takes while it is solved
+TIME_REVERSAL = 1e-5  # of the largest element: how far a Hamiltonian may be from its time-reversed
+
+
+@dataclass(frozen=True)
+class Dense(DensitySolver):
+    """memory: bytes that the temporary matrices of k-points that are done together may take; the states of all k-points
+    are held besides, 16 n^2 bytes each.
+    processes: among which the k-points are shared, on CPUs; for a few k-points of many orbitals.
+    """
+
+    memory: float = 1e9
+    processes: int = 1
+
+    def bind(self, overlap: BlockMatrix, kpoints: KPoints, filling: Filling) -> DenseBound:
+        """The inverse Cholesky factors of S(k). Raises NearsightError for linearly dependent orbitals."""
+        kpoints = kpoints.to(overlap.layout.device)
+        chunk = max(1, int(self.memory / (HELD_AT_ONCE * 16 * overlap.basis.size**2)))
+        return DenseBound(overlap, kpoints, filling, shares_of(overlap, kpoints, chunk, self.processes))
+
+
+@dataclass(frozen=True, eq=False)
+class DenseBound(BoundSolver):
+    """Dense diagonalisation for one overlap. shares: of the k-points, one a process."""
+
+    overlap: BlockMatrix
+    kpoints: KPoints
+    filling: Filling
+    shares: tuple[Share, ...]
+
+    def solve(self, hamiltonian: BlockMatrix) -> DenseElectrons:
+        self._check(hamiltonian)
+        solved = _all(self.shares, "solve", hamiltonian)
+        energies = torch.cat([e for e, _ in solved], 1)
+        levels = Levels.of(energies, self.kpoints.weights, hamiltonian.spin, self.filling)
+        return DenseElectrons(hamiltonian, levels, self.kpoints, tuple(s for _, s in solved))
+
+    def _check(self, hamiltonian: BlockMatrix) -> None:
+        if not (hamiltonian.values.is_complex() and self.kpoints.time_reversal):
+            return
+        v = hamiltonian.values
+        away, size = ((v - hamiltonian.spin.at_minus_k(v)).abs().max(), v.abs().max())
+        if bool(away > TIME_REVERSAL * size):
+            raise BadInput(
+                "the Hamiltonian has no time reversal (moments, or a magnetic field), but only one of k and -k is given: "
+                "take all k-points, kpoints.mesh(..., time_reversal=False)"
+            )
+
+
+def _all(shares: Any, method: str, *arguments: Any) -> list[Any]:
+    """The answers of all shares: those of other processes are asked for first."""
+    asked = [s.ask(method, *arguments) for s in reversed(shares)]
+    return [answer() for answer in reversed(asked)]
+
+
+def _each(
+    shares: tuple[Solved, ...], sizes: list[int], method: str, x: tuple[Tensor, ...], *arguments: Any
+) -> list[Any]:
+    """As `_all`, with tensors x [s, k, ...] of which each share gets its own k."""
+    parts = list(zip(*(t.split(sizes, 1) for t in x), strict=True))
+    asked = [s.ask(method, *part, *arguments) for s, part in zip(reversed(shares), reversed(parts), strict=True)]
+    return [answer() for answer in reversed(asked)]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DenseElectrons(Electrons):
+    """Levels and states at all k-points. solved: the states, by share."""
+
+    hamiltonian: BlockMatrix
+    levels: Levels
+    kpoints: KPoints
+    solved: tuple[Solved, ...]
+
+    @cached_property
+    def density_matrix(self) -> BlockMatrix:  # type: ignore[override]
+        """D_ij(R) = sum_k w_k g exp(-2 pi i k.R) sum_n f_n C_in C*_jn, over the whole zone."""
+        return self._of_levels(self.levels.electrons)
+
+    @cached_property
+    def energy_weighted(self) -> BlockMatrix:
+        return self._of_levels(self.levels.electrons * self.levels.energies)
+
+    @property
+    def entropy_term(self) -> Tensor:  # type: ignore[override]
+        return self.levels.entropy_term
+
+    @property
+    def fermi_level(self) -> Tensor:  # type: ignore[override]
+        return self.levels.fermi_level.max()
+
+    @property
+    def coefficients(self) -> Tensor:
+        return torch.cat(_all(self.solved, "coefficients"), 1)
+
+    def response(self) -> DenseResponse:
+        levels, m = self.levels, self.levels.filled
+        x, g = levels.reduced, levels.spin.electrons_per_level
+        slope = g * levels.smearing.slopes(x[..., :m])[0] / levels.kT
+        axes = (1, 2) if levels.fermi_level.ndim else (0, 1, 2)
+        total = (levels.weights[None, :, None] * slope).sum(axes)
+        solved = _each(self.solved, self._sizes, "with_kernel", (x, levels.occupations), levels.smearing, levels.kT, m)
+        return DenseResponse(self.kpoints, tuple(solved), g, self._of_levels(slope), total)
+
+    @property
+    def _sizes(self) -> list[int]:
+        return [len(s) for s in self.solved]
+
+    def _of_levels(self, x: Tensor) -> BlockMatrix:
+        parts = _each(self.solved, self._sizes, "of_levels", (x,))
+        return self.kpoints.closed(self.hamiltonian.with_values(_sum(parts)))
+
+
+@dataclass(frozen=True, eq=False)
+class DenseResponse:
+    """dD = g C [K o (C^dagger dH C)] C^dagger - N Tr[N dH] / Tr[N S], K = (f_i - f_j) / (e_i - e_j).
+
+    The second term is the shift of the Fermi level at fixed number of electrons, that of each spin where its moment is held.
+    solved: the states with their kernels.  electrons: of a full level, g.
+    at_fermi_level: N = g C f' C^dagger.  total: Tr[N S], a number or [s].
+    """
+
+    kpoints: KPoints
+    solved: tuple[Solved, ...]
+    electrons: float
+    at_fermi_level: BlockMatrix
+    total: Tensor
+
+    def __call__(self, change: BlockMatrix) -> BlockMatrix:
+        """dD of a hermitian dH on the layout of H, both with the symmetry of the k-points."""
+        raw = self.electrons * _sum(_all(self.solved, "response", change))
+        n = self.at_fermi_level.values
+        shared = (n.conj() * change.values).real if n.is_complex() else n * change.values
+        along = shared.sum(1) if self.total.ndim else shared.sum()
+        moved = along / torch.where(self.total != 0, self.total, torch.full_like(self.total, -1e-300))
+        found = self.kpoints.closed(change.with_values(raw))
+        return found.with_values(found.values - (moved[:, None] if moved.ndim else moved) * n)
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    first, *rest = parts
+    for part in rest:
+        first = first + part
+    return first
