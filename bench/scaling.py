@@ -27,7 +27,6 @@ from nearsight.core.units import HARTREE_EV
 from nearsight.dft.problem import Problem
 from nearsight.dft.settings import ScfSettings
 from nearsight.dft.setup import functional_for, load_species
-from nearsight.dft.terms import PotentialTerm
 from nearsight.electrons import kpoints
 from nearsight.formats.files import write_json
 
@@ -64,12 +63,7 @@ def measure(n: int, repeat: int) -> dict:
         _, d = timed(seconds, "diagonalisation", lambda: problem.solver.solve(hamiltonian).density_matrix)
         density = timed(seconds, "density", lambda: functional.grid.density(d))  # noqa: B023  called at once
         state = functional.state(d)
-
-        def potential() -> torch.Tensor:
-            terms = [t for t in functional.terms if isinstance(t, PotentialTerm)]
-            return sum(t.energy_and_potential(state)[1] for t in terms)  # noqa: B023
-
-        v = timed(seconds, "potential", potential)
+        v = timed(seconds, "potential", lambda: functional.potential(state))  # noqa: B023
         timed(seconds, "matrix", lambda: functional.grid.matrix(v))  # noqa: B023
         del density, state, v
         state = timed(seconds, "step", lambda: problem(hamiltonian))

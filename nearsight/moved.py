@@ -35,7 +35,7 @@ MOVED = {
     "nearsight.dft.two_center": "nearsight.integrals.two_center",
     "nearsight.dft.window": "nearsight.integrals.window",
     "nearsight.dft.xc": "nearsight.xc.functionals",
-    "nearsight.dft.xc_spin": "nearsight.xc.spin",
+    "nearsight.dft.xc_spin": "nearsight.xc.functionals",
     "nearsight.plot": "nearsight.report.plot",
     "nearsight.console": "nearsight.cli.console",
 }

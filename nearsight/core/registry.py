@@ -21,7 +21,14 @@ from nearsight.core.errors import BadInput, Unavailable
 #: group -> kind -> "module:name". Modules load when a kind is asked for.
 BUILT_IN: dict[str, dict[str, str]] = {
     "models": {},
-    "terms": {},
+    "terms": {
+        "ions": "nearsight.dft.terms.ions:Ions",
+        "kinetic": "nearsight.dft.terms.one_body:Kinetic",
+        "nonlocal": "nearsight.dft.terms.one_body:NonLocal",
+        "neutral_atom": "nearsight.dft.terms.neutral_atom:NeutralAtom",
+        "hartree": "nearsight.dft.terms.hartree:Hartree",
+        "exchange_correlation": "nearsight.dft.terms.exchange_correlation:ExchangeCorrelation",
+    },
     "formats": {"deeph": "nearsight.formats.deeph:DeepH"},
     "pseudopotentials": {
         "upf": "nearsight.formats.upf:UPF",
@@ -29,7 +36,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "gth": "nearsight.formats.gth:GTH",
         "psp8": "nearsight.formats.psp8:PSP8",
     },
-    "functionals": {},
+    "functionals": {
+        "lda": "nearsight.xc.functionals:LDA",
+        "pbe": "nearsight.xc.functionals:PBE",
+        "pbesol": "nearsight.xc.functionals:PBESOL",
+    },
     "solvers": {},
     "properties": {},
 }

@@ -8,7 +8,7 @@ m_x = D_ud + D_du,  m_y = i (D_ud - D_du),  m_z = D_uu - D_dd.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -125,6 +125,25 @@ class Spin(ABC):
         """n [...] of density channels [channels, ...]."""
         return channels[0]
 
+    @abstractmethod
+    def charge_potential(self, potential: Tensor) -> Tensor:
+        """A potential [...] that acts on n alone, for each channel of the density [channels, ...]."""
+
+    def charge_part(self, potentials: Tensor) -> Tensor:
+        """The part [...] that acts on n of potentials conjugate to the channels [channels, ...]."""
+        return potentials[0]
+
+    def majority_minority(self, channels: Tensor) -> Tensor:
+        """Densities along the local axis of the moment: n; n_up, n_down; (n + |m|) / 2, (n - |m|) / 2  [1 or 2, ...]."""
+        return channels
+
+    def along_moment(self, potentials: Tensor, channels: Callable[[], Tensor]) -> Tensor:
+        """The way back: from potentials conjugate to `majority_minority` [1 or 2, ...] to those of the channels.
+
+        channels: gives the density's, where the direction of the moment is needed.
+        """
+        return potentials
+
 
 class _None(Spin):
     name, components, blocks, electrons_per_level, channels, matrices = "none", 1, ((0, 0),), 2.0, 1, 1
@@ -147,6 +166,9 @@ class _None(Spin):
 
     def potentials(self, values: Tensor) -> Tensor:
         return values
+
+    def charge_potential(self, potential: Tensor) -> Tensor:
+        return potential[None]
 
 
 class _Collinear(Spin):
@@ -179,7 +201,13 @@ class _Collinear(Spin):
         return torch.stack([zero, zero, channels[0] - channels[1]])
 
     def channel_charge(self, channels: Tensor) -> Tensor:
-        return channels[0] + channels[1]
+        return channels.sum(0)
+
+    def charge_potential(self, potential: Tensor) -> Tensor:
+        return potential.expand(2, *potential.shape)
+
+    def charge_part(self, potentials: Tensor) -> Tensor:
+        return potentials.mean(0)
 
 
 class _Spinor(Spin):
@@ -231,6 +259,28 @@ class _Spinor(Spin):
     def channel_moment(self, channels: Tensor) -> Tensor:
         return channels[1:]
 
+    def charge_potential(self, potential: Tensor) -> Tensor:
+        zero = torch.zeros_like(potential)
+        return torch.stack([potential, zero, zero, zero])
+
+    def majority_minority(self, channels: Tensor) -> Tensor:
+        n, length = channels[0], _length(channels[1:])
+        return 0.5 * torch.stack([n + length, n - length])
+
+    def along_moment(self, potentials: Tensor, channels: Callable[[], Tensor]) -> Tensor:
+        moment = channels()[1:]
+        length = _length(moment)
+        axis = moment / torch.where(length > 0, length, 1.0)
+        half = 0.5 * (potentials[0] - potentials[1])
+        return torch.cat([0.5 * (potentials[0] + potentials[1])[None], half * axis])
+
+
+def _length(m: Tensor) -> Tensor:
+    """|m| [...] of vectors [3, ...], differentiable where it is zero (with no slope there)."""
+    squared = m.square().sum(0)
+    zero = squared == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, squared).sqrt())
+
 
 NONE, COLLINEAR, SPINOR = _None(), _Collinear(), _Spinor()
 SPINS: dict[str, Spin] = {s.name: s for s in (NONE, COLLINEAR, SPINOR)}
@@ -250,4 +300,12 @@ def by_components(count: int) -> Spin:
     found: Sequence[Spin] = [s for s in SPINS.values() if s.components == count]
     if not found:
         raise BadInput(f"a matrix of {count} spin components is none that is known (1, 2 and 4 are)")
+    return found[0]
+
+
+def by_channels(count: int) -> Spin:
+    """The spin whose density has so many channels. Raises BadInput for another number."""
+    found = [s for s in SPINS.values() if s.channels == count]
+    if not found:
+        raise BadInput(f"a density of {count} channels is none that is known (1, 2 and 4 are)")
     return found[0]

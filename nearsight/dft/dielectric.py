@@ -17,6 +17,7 @@ from torch import Tensor
 from nearsight.core.blocks import BlockMatrix
 from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.problem import Problem, SCFState
+from nearsight.integrals.atomic_functions import Spherical, superpose
 from nearsight.integrals.grid import GridOrbitals
 from nearsight.integrals.mesh import Mesh, mesh_shape
 from nearsight.xc.functionals import LDA
@@ -55,7 +56,7 @@ class Screening:
         mesh = Mesh((a, b, c), structure.cell, fine.sheet)
         grid = GridOrbitals.of(structure, functional.species, functional.layout, mesh)
         cores = {z: s.core_density for z, s in functional.species.items()}
-        return Screening(settings, grid, mesh.superpose(structure, cores))
+        return Screening(settings, grid, superpose(mesh, structure, Spherical.each(cores)))
 
     def __call__(self, problem: Problem, state: SCFState, residual: Tensor) -> Tensor:
         """x [components, size] of a residual F - H, or of a combination of some, in the response of one state."""
@@ -65,19 +66,21 @@ class Screening:
 
         def product(x: Tensor) -> Tensor:
             change = chi0(state.hamiltonian.with_values(x))
-            density = self.grid.density(change).sum(0)
+            kind = change.spin
+            density = kind.channel_charge(self.grid.density(change))
             potential = self.grid.mesh.hartree_potential(density) + kernel * density
-            answer = k.symmetric(self.grid.matrix(potential.expand(len(x), *potential.shape)))
+            answer = k.symmetric(self.grid.matrix(kind.charge_potential(potential), kind))
             return x - answer.values
 
         return generalised_minimal_residual(product, residual, self.settings.tolerance, self.settings.max_products)
 
     def _exchange_correlation(self, density_matrix: BlockMatrix) -> Tensor:
         """dv_xc/dn of the LDA [x, y, z]."""
-        n = (self.grid.density(density_matrix).sum(0) + self.core).clamp(min=DILUTE)
+        density = density_matrix.spin.channel_charge(self.grid.density(density_matrix))
+        n = (density + self.core).clamp(min=DILUTE)
         with torch.enable_grad():
             n.requires_grad_()
-            (kernel,) = torch.autograd.grad(LDA()(n)[1].sum(), n)
+            (kernel,) = torch.autograd.grad(LDA.derivatives(n.flatten()[None]).by_density.sum(), n)
         return kernel
 
 
@@ -105,7 +108,9 @@ def generalised_minimal_residual(
         left = hessenberg[: m + 2, : m + 1]
         target = left.new_zeros(m + 2)
         target[0] = norm
-        y = torch.linalg.lstsq(left, target[:, None]).solution[:, 0]
+        # gelsd: the driver whose bits do not depend on where its input lies in memory
+        found = torch.linalg.lstsq(left.cpu(), target.cpu()[:, None], driver="gelsd")
+        y = found.solution[:, 0].to(right.device)
         if float((left @ y - target).norm()) < tolerance * norm:
             break
         basis.append(w / hessenberg[m + 1, m])

@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput, NearsightError
 from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
-from nearsight.core.spin import COLLINEAR, by_components
+from nearsight.core.spin import COLLINEAR, NONE, Spin
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG
-from nearsight.dft.terms import (
-    ExchangeCorrelation,
-    Hartree,
-    Ions,
-    Kinetic,
-    MatrixTerm,
-    NeutralAtom,
-    NonLocal,
-    PotentialTerm,
-    State,
-    Term,
-)
-from nearsight.integrals import ions, two_center
-from nearsight.integrals.band_limited import Refinement
-from nearsight.integrals.band_limited import superpose as band_limited_sum
+from nearsight.dft.terms import BoundTerm, Gradient, State, Symmetry, System, Term, kohn_sham
 from nearsight.integrals.grid import GridOrbitals
 from nearsight.integrals.mesh import Mesh
 from nearsight.integrals.two_center import EXACT, Quadrature
 from nearsight.integrals.window import Window
-from nearsight.xc.functionals import FUNCTIONALS, XCName
+from nearsight.xc.functionals import functional as xc_functional
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """E[D] by term [Ha], its derivative F = dE/dD (the Kohn-Sham matrix, Ha) and the density [components, x, y, z]."""
+    """E[D] by term [Ha], its derivative F = dE/dD (the Kohn-Sham matrix, Ha) and the density [channels, x, y, z]."""
 
     energies: dict[str, Tensor]
     total: Tensor
@@ -49,41 +35,39 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class EnergyFunctional:
-    """E[D] of one structure: everything that does not depend on the density matrix is held here. Build with `of`."""
+    """E[D] of one structure: everything that does not depend on the density matrix is held here. Build with `of` or `bind`.
 
-    structure: Structure
-    species: Mapping[int, Species]
-    layout: BlockLayout
-    mesh: Mesh
-    grid: GridOrbitals
+    choices: the terms as they were chosen.  terms: the same, bound to the system.
+    """
+
+    system: System
     overlap: BlockMatrix
-    terms: tuple[Term, ...]
-    ions: Ions
-    atomic_density: Tensor
-    core: Tensor
+    choices: tuple[Term, ...]
+    terms: tuple[BoundTerm, ...]
     electrons: float
-    quadrature: Quadrature
-    band_limited: bool
 
     @staticmethod
     def of(
         structure: Structure,
         species: Mapping[int, Species],
-        xc: XCName,
+        xc: str,
         mesh_shape: tuple[int, int, int],
         quadrature: Quadrature = EXACT,
         charge: float = 0.0,
         band_limited: bool = False,
         xc_refinement: int = 1,
         sheet: bool = False,
+        terms: Sequence[Term] = (),
     ) -> EnergyFunctional:
-        """The functional of a structure, on the device and in the dtype of its cell.
+        """The Kohn-Sham functional of a structure, on the device and in the dtype of its cell.
 
+        xc: name of a registered functional of exchange and correlation.
         band_limited: neutral-atom potential with the waves of the mesh only.  xc_refinement: how many times finer along each
         axis the mesh of the exchange-correlation energy is.  Both lessen the egg box (band_limited.py).
         sheet: no images along the third lattice vector (Mesh.coulomb_kernel).
         charge: of the cell [e], neutralised by a uniform background (the G = 0 term of the Hartree energy is left out).
-        Raises NearsightError for an element without a species, or a charge that leaves no electrons.
+        terms: further ones, added to those of Kohn-Sham theory (docs/extending.md).
+        Raises NearsightError for an element without a species, a charge that leaves no electrons, an unknown functional.
         """
         missing = sorted({SYMBOLS[z] for z in structure.numbers.tolist() if z not in species})
         if missing:
@@ -95,151 +79,162 @@ class EnergyFunctional:
             raise NearsightError(
                 f"a charge of {charge:g} leaves {electrons:g} electrons for {room // 2} orbitals: the charge is not possible"
             )
-        layout = two_center.matrix_layout(structure, species)
-        mesh = Mesh(mesh_shape, structure.cell, sheet)
-        grid = GridOrbitals.of(structure, species, layout, mesh)
-        kinetic = two_center.orbital_tables(species, two_center.kinetic, quadrature)
-        cores = {z: s.core_density for z, s in species.items()}
-        potentials = {z: s.neutral_atom_potential for z, s in species.items()}
-        neutral = (
-            band_limited_sum(mesh, structure, potentials) if band_limited else mesh.superpose(structure, potentials)
-        )
-        touched = grid.touched
+        chosen = (*kohn_sham(xc_functional(xc), xc_refinement), *terms)
+        system = System.of(structure, species, mesh_shape, quadrature, band_limited, sheet)
         if sheet:
-            _check_sheet(structure, mesh, touched)
-        if xc_refinement == 1:
-            core = mesh.superpose(structure, cores)
-            term = ExchangeCorrelation(FUNCTIONALS[xc], core, mesh, Window.around(mesh, touched | (core > 0)))
-        else:
-            refinement = Refinement(mesh_shape, xc_refinement)
-            fine = Mesh(refinement.fine, structure.cell)
-            core = fine.superpose(structure, cores)
-            for axis in range(3):
-                touched = touched.repeat_interleave(xc_refinement, axis)
-            term = ExchangeCorrelation(
-                FUNCTIONALS[xc], core, fine, Window.around(fine, touched | (core > 0)), refinement
-            )
-        na, self_energies = ions.ion_energies(structure, species, quadrature)
-        return EnergyFunctional(
-            structure=structure,
-            species=species,
-            layout=layout,
-            mesh=mesh,
-            grid=grid,
-            overlap=two_center.overlap(structure, species, layout, quadrature),
-            terms=(
-                Kinetic(two_center.assemble(layout, structure, kinetic)),
-                NonLocal(two_center.nonlocal_potential(structure, species, layout, quadrature)),
-                NeutralAtom(neutral, mesh),
-                Hartree(mesh),
-                term,
-            ),
-            ions=Ions(na, self_energies),
-            atomic_density=grid.atomic_density,
-            core=core,
-            electrons=electrons,
-            quadrature=quadrature,
-            band_limited=band_limited,
-        )
+            _check_sheet(system)
+        return EnergyFunctional.bind(system, chosen, electrons)
+
+    @staticmethod
+    def bind(system: System, terms: Sequence[Term], electrons: float) -> EnergyFunctional:
+        """The functional of any terms.  Raises BadInput for two energies of one name."""
+        bound = tuple(t.on(system) for t in terms)
+        names = [t.name for t in bound]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise BadInput(f"two terms of the energy are named {twice[0]}: give one of them another name")
+        return EnergyFunctional(system, system.overlap, tuple(terms), bound, electrons)
 
     @property
-    def neutral_atom(self) -> NeutralAtom:
-        return next(t for t in self.terms if isinstance(t, NeutralAtom))
+    def structure(self) -> Structure:
+        return self.system.structure
 
     @property
-    def exchange_correlation(self) -> ExchangeCorrelation:
-        return next(t for t in self.terms if isinstance(t, ExchangeCorrelation))
+    def species(self) -> Mapping[int, Species]:
+        return self.system.species
 
-    def mesh_energy(self, density: Tensor, atomic: Tensor, neutral_atom: Tensor, core: Tensor, mesh: Mesh) -> Tensor:
-        """The energy of the terms on the mesh [Ha] as a function of the fields and of the cell of `mesh`: for derivatives."""
-        zero = BlockMatrix(self.layout, density.new_zeros(len(density), self.layout.size), by_components(len(density)))
-        state = State(zero, density, density.sum(0) - atomic)
-        own = self.exchange_correlation
-        finer = Mesh(own.mesh.shape, mesh.cell)
-        xc = replace(own, core=core, mesh=finer, window=replace(own.window, mesh=finer))
-        return NeutralAtom(neutral_atom, mesh).energy(state) + Hartree(mesh).energy(state) + xc.energy(state)
+    @property
+    def layout(self) -> BlockLayout:
+        return self.system.layout
+
+    @property
+    def mesh(self) -> Mesh:
+        return self.system.mesh
+
+    @property
+    def grid(self) -> GridOrbitals:
+        return self.system.grid
+
+    def keeps(self, symmetry: Symmetry) -> bool:
+        """Whether every term leaves a symmetry of the structure."""
+        return all(symmetry in t.keeps for t in self.terms)
 
     def state(self, density_matrix: BlockMatrix) -> State:
-        density = self.grid.density(density_matrix)
-        return State(density_matrix, density, _total(density) - self.atomic_density)
+        return State.of(self.system, density_matrix)
 
     def energy(self, density_matrix: BlockMatrix) -> Tensor:
         """E[D] in Ha, differentiable in D by autograd: the one scalar that all else derives from."""
         state = self.state(density_matrix)
-        return self.ions.total + sum(term.energy(state) for term in self.terms)
+        return sum((term.energy(state) for term in self.terms), state.density.new_zeros(()))
 
     def evaluate(self, density_matrix: BlockMatrix) -> Evaluation:
         """Energies by term and the Kohn-Sham matrix F = dE/dD, by the closed-form potentials (no graph)."""
         with torch.no_grad():
             return self._evaluate(self.state(density_matrix))
 
-    def hamiltonian_of_density(self, density: Tensor) -> BlockMatrix:
-        """F[n] for a density [components, x, y, z] that need not come from a density matrix."""
-        with torch.no_grad():
-            zero = BlockMatrix(
-                self.layout,
-                density.new_zeros(len(density), self.layout.size),
-                by_components(len(density)),
-            )
-            return self._evaluate(State(zero, density, _total(density) - self.atomic_density)).hamiltonian
+    def hamiltonian_of_density(self, density: Tensor, density_matrix: BlockMatrix) -> BlockMatrix:
+        """F of a density [channels, x, y, z] that need not come from a density matrix.
 
-    def initial_density(self, moments: Sequence[float] | None = None) -> Tensor:
-        """The superposed atomic densities [1, x, y, z], or split by spin [2, x, y, z] so that atom a has moments[a] (mu_B).
+        density_matrix: for terms that depend on it beyond the density; its spin is that of the result.
+        """
+        with torch.no_grad():
+            return self._evaluate(State(self.system, density_matrix, density)).hamiltonian
+
+    def kernel(self, density_matrix: BlockMatrix, change: BlockMatrix) -> BlockMatrix:
+        """(d^2E / dD dD) dD: how F moves with the density matrix."""
+        with torch.no_grad():
+            state, along = self.state(density_matrix), self.state(change)
+            return self._matrix([t.kernel(state, along) for t in self.terms], state.spin)
+
+    def potential(self, state: State, electrostatic: bool = False) -> Tensor:
+        """The Kohn-Sham potential on the mesh, conjugate to the density's channels [channels, x, y, z] (Ha).
+
+        electrostatic: of the electrostatic terms alone.
+        """
+        with torch.no_grad():
+            chosen = [t for t in self.terms if t.electrostatic or not electrostatic]
+            return self._potential([t.evaluate(state)[1] for t in chosen], state.spin)
+
+    def initial_density_matrix(self, moments: Sequence[float] | None = None) -> BlockMatrix:
+        """Of the neutral atoms: populations on the diagonal; without spin, or split so that atom a has moments[a] (mu_B).
 
         Raises NearsightError for a moment larger than the atom's valence electrons.
         """
-        if moments is None:
-            return self.atomic_density[None]
         numbers = self.structure.numbers.tolist()
-        if len(moments) != len(numbers):
+        if moments is not None and len(moments) != len(numbers):
             raise NearsightError(f"{len(moments)} moments for {len(numbers)} atoms: give one for each atom")
-        values = self.overlap.values.new_zeros(2, self.layout.size)
-        for a, (z, m) in enumerate(zip(numbers, moments, strict=True)):
+        kind = NONE if moments is None else COLLINEAR
+        values = self.overlap.values.new_zeros(kind.components, self.layout.size)
+        starts = self.layout.boundaries[self.layout.pairs.on_site].tolist()
+        for a, (z, start) in enumerate(zip(numbers, starts, strict=True)):
             s = self.species[z]
-            if abs(m) > s.valence:
-                raise NearsightError(
-                    f"atom {a} ({s.symbol}): a moment of {m:g} needs more than its {s.valence:g} electrons"
-                )
+            shares = [1.0]
+            if moments is not None:
+                m = moments[a]
+                if abs(m) > s.valence:
+                    raise NearsightError(
+                        f"atom {a} ({s.symbol}): a moment of {m:g} needs more than its {s.valence:g} electrons"
+                    )
+                shares = [0.5 * (1 + m / s.valence), 0.5 * (1 - m / s.valence)]
             block = torch.diag(values.new_tensor(s.orbital_populations)).flatten()
-            start = int(self.layout.boundaries[self.layout.pairs.on_site[a]])
-            for spin, sign in enumerate((1, -1)):
-                values[spin, start : start + len(block)] = 0.5 * (1 + sign * m / s.valence) * block
-        return self.grid.density(BlockMatrix(self.layout, values, COLLINEAR))
+            for component, share in zip(values, shares, strict=True):
+                component[start : start + len(block)] = share * block
+        return BlockMatrix(self.layout, values, kind)
 
     def initial_hamiltonian(self, moments: Sequence[float] | None = None) -> BlockMatrix:
-        """H0 = F[sum of atomic densities]: a start that is within a few meV of the end in most elements of H."""
-        return self.hamiltonian_of_density(self.initial_density(moments))
+        """H0 = F[sum of atomic densities]: a start that is within a few meV of the end in most elements of H.
+
+        moments: of each atom [mu_B], which make it spin-polarised; see `initial_density_matrix`.
+        """
+        d = self.initial_density_matrix(moments)
+        if moments is None:
+            return self.hamiltonian_of_density(self.system.atomic_density[None], d)
+        return self.evaluate(d).hamiltonian
 
     def _evaluate(self, state: State) -> Evaluation:
-        energies = {self.ions.names[0]: self.ions.neutral_atoms, self.ions.names[1]: self.ions.self_energies}
-        potential: Tensor | float = 0.0
-        matrix: Tensor | float = 0.0
+        energies: dict[str, Tensor] = {}
+        total: Tensor = state.density.new_zeros(())
+        gradients = []
         for term in self.terms:
-            if isinstance(term, PotentialTerm):
-                energies[term.name], v = term.energy_and_potential(state)
-                potential = potential + v
-            elif isinstance(term, MatrixTerm):
-                energies[term.name] = term.energy(state)
-                matrix = matrix + term.matrix.values
-        assert isinstance(potential, Tensor)
-        hamiltonian = self.grid.matrix(potential)
-        total = self.ions.total + sum(energies[term.name] for term in self.terms)
-        return Evaluation(energies, total, hamiltonian.with_values(hamiltonian.values + matrix), state.density)
+            energy, gradient = term.evaluate(state)
+            energies |= term.named(energy)
+            total = total + energy
+            gradients.append(gradient)
+        return Evaluation(energies, total, self._matrix(gradients, state.spin), state.density)
+
+    def _potential(self, gradients: Sequence[Gradient], kind: Spin) -> Tensor:
+        """The sum of all potentials [channels, x, y, z]."""
+        scalar = [g.scalar for g in gradients if g.scalar is not None]
+        parts = [g.channels for g in gradients if g.channels is not None]
+        if scalar:
+            parts.insert(0, kind.charge_potential(_sum(scalar)))
+        return _sum(parts) if parts else self.mesh.cell.new_zeros(kind.channels, *self.mesh.shape)
+
+    def _matrix(self, gradients: Sequence[Gradient], kind: Spin) -> BlockMatrix:
+        total = self.grid.matrix(self._potential(gradients, kind), kind)
+        values = total.values
+        for g in gradients:
+            if g.matrix is not None:
+                own = g.matrix.values
+                values = values + (kind.embed(own) if g.matrix.spin is NONE else own)
+        return total.with_values(values)
 
 
-def _total(density: Tensor) -> Tensor:
-    """The sum over spins [x, y, z]; without spin the density itself."""
-    return density[0] if len(density) == 1 else density.sum(0)
+def _sum(parts: Sequence[Tensor]) -> Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
-def _check_sheet(structure: Structure, mesh: Mesh, touched: Tensor) -> None:
+def _check_sheet(system: System) -> None:
     """Raises NearsightError for a cell whose third vector is not upright, or orbitals thicker than half of it."""
-    a, b, c = structure.cell
+    a, b, c = system.structure.cell
     if float((a @ c).abs() + (b @ c).abs()) > 1e-6 * float(c @ c):
         raise NearsightError("a sheet needs a third lattice vector at right angles to the first two")
-    thick = Window.around(mesh, touched).lengths[2]
-    if 2 * thick > mesh.shape[2]:
-        need = 2 * thick / mesh.shape[2] * float(c.norm()) * BOHR_ANG
+    thick = Window.around(system.mesh, system.grid.touched).lengths[2]
+    if 2 * thick > system.mesh.shape[2]:
+        need = 2 * thick / system.mesh.shape[2] * float(c.norm()) * BOHR_ANG
         raise NearsightError(
             f"the sheet's orbitals fill more than half of the cell's height: make it {need:.1f} angstrom at least"
         )

@@ -115,9 +115,12 @@ class Problem:
             self.observe(state)
         return state
 
-    def hamiltonian_of_density(self, density: Tensor) -> BlockMatrix:
-        """F[n] of a density [components, x, y, z], with the symmetry of the k-points."""
-        return self.kpoints.symmetric(self.functional.hamiltonian_of_density(density))
+    def hamiltonian_of_density(self, density: Tensor, density_matrix: BlockMatrix) -> BlockMatrix:
+        """F[n] of a density [channels, x, y, z], with the symmetry of the k-points.
+
+        density_matrix: for terms that depend on it beyond the density.
+        """
+        return self.kpoints.symmetric(self.functional.hamiltonian_of_density(density, density_matrix))
 
     def gradient(self, state: SCFState) -> Tensor:
         """dOmega/dH = chi0 (F - H) on the layout [components, size] (docs/conventions.md)."""

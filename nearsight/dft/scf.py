@@ -48,7 +48,7 @@ class SCF:
                 output = state.evaluation.density
                 # what the start's Hamiltonian gives is the first density
                 density = output if density is None else mixer.next(density, kerker(output - density, functional.mesh))
-                hamiltonian = problem.hamiltonian_of_density(density)
+                hamiltonian = problem.hamiltonian_of_density(density, state.density_matrix)
             elif screening:
                 if len(steps) == 2:  # a predicted start is no F[D] at all: what is wrong with it spoils combinations
                     mixer.forget()

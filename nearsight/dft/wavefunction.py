@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nearsight.core import so3
-from nearsight.core.species import Species
 from nearsight.dft.functional import EnergyFunctional
-from nearsight.integrals.splines import UniformSplines
+from nearsight.integrals.atomic_functions import orbitals_of
 
 
 def orbital_on_mesh(functional: EnergyFunctional, coefficients: Tensor, k: Tensor) -> Tensor:
@@ -22,16 +20,12 @@ def orbital_on_mesh(functional: EnergyFunctional, coefficients: Tensor, k: Tenso
     psi = torch.zeros(mesh.size, dtype=torch.complex128, device=structure.cell.device)
     offsets = functional.layout.basis.offsets.tolist()
     for atom, z in enumerate(structure.numbers.tolist()):
-        species: Species = functional.species[z]
+        species = functional.species[z]
         index, vectors = mesh.sphere(structure.positions[atom], species.orbital_cutoff)
-        r = vectors.norm(dim=-1)
-        shells = [o.l for o in species.orbitals]
-        harmonics = so3.solid_harmonics(max(shells), vectors)
-        splines = UniformSplines.of([o.radial for o in species.orbitals])
-        values = torch.cat([f.to(r)(r) * harmonics[l] for f, l in zip(splines, shells, strict=True)], 1)
+        values = orbitals_of(species)(vectors)
         flat, cell = mesh.fold(index)
         # a point of cell T around the home atom is the home point around the atom in cell -T
-        angle = -2 * torch.pi * (cell.to(r) @ k.to(r))
+        angle = -2 * torch.pi * (cell.to(values) @ k.to(values))
         phase = torch.complex(angle.cos(), angle.sin())
         psi.index_add_(0, flat, phase * (values.to(torch.complex128) @ c[offsets[atom] : offsets[atom + 1]]))
     largest = psi[psi.abs().argmax()]

@@ -1,8 +1,7 @@
-"""The uniform real-space mesh: its points, the Poisson equation, gradients, and sums over atoms."""
+"""The uniform real-space mesh: its points, the Poisson equation, and spheres of its points."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, pi, sqrt
@@ -11,9 +10,6 @@ import torch
 from torch import Tensor
 
 from nearsight.core.errors import BadInput
-from nearsight.core.species import RadialFunction
-from nearsight.core.structure import Structure
-from nearsight.integrals.splines import UniformSplines
 
 
 def fft_size(n: float, multiple: int = 2) -> int:
@@ -56,6 +52,11 @@ class Mesh:
     @property
     def size(self) -> int:
         return self.shape[0] * self.shape[1] * self.shape[2]
+
+    @cached_property
+    def detached(self) -> Mesh:
+        """The mesh without the derivatives that its cell may carry."""
+        return Mesh(self.shape, self.cell.detach(), self.sheet) if self.cell.requires_grad else self
 
     @cached_property
     def volume_element(self) -> Tensor:
@@ -125,13 +126,3 @@ class Mesh:
         cell = torch.div(index, shape, rounding_mode="floor")
         inside = index - cell * shape
         return (inside[:, 0] * self.shape[1] + inside[:, 1]) * self.shape[2] + inside[:, 2], cell
-
-    def superpose(self, structure: Structure, functions: Mapping[int, RadialFunction | None]) -> Tensor:
-        """sum over atoms and cells of the spherical function of each element [x, y, z]."""
-        total = self.cell.new_zeros(self.size)
-        splines = {z: UniformSplines.through(f.values[None], f.spacing).to(total) for z, f in functions.items() if f}
-        for position, z in zip(structure.positions, structure.numbers.tolist(), strict=True):
-            if z in splines:
-                index, vectors = self.sphere(position, splines[z].cutoff)
-                total.index_add_(0, self.fold(index)[0], splines[z](vectors.norm(dim=-1))[:, 0])
-        return total.reshape(self.shape)

@@ -221,8 +221,11 @@ def _orbital_table(a: Species, b: Species, operator: Operator, quadrature: Quadr
 
 
 @lru_cache(maxsize=256)
-def _projector_table(a: Species, b: Species, quadrature: Quadrature) -> TwoCenterTable:
-    return TwoCenterTable([o.radial for o in a.orbitals], [p.radial for p in b.projectors], quadrature=quadrature)
+def projection_table(
+    species: Species, functions: tuple[RadialFunction, ...], quadrature: Quadrature = EXACT
+) -> TwoCenterTable:
+    """<phi|beta> of all orbitals of a species with some functions; made once and kept."""
+    return TwoCenterTable([o.radial for o in species.orbitals], functions, quadrature=quadrature)
 
 
 def orbital_tables(
@@ -230,18 +233,6 @@ def orbital_tables(
 ) -> dict[tuple[int, int], TwoCenterTable]:
     """Tables of <phi| O |phi'> for every ordered pair of elements; made once per pair of species and kept."""
     return {(a, b): _orbital_table(s, t, operator, quadrature) for a, s in species.items() for b, t in species.items()}
-
-
-def projector_tables(
-    species: Mapping[int, Species], quadrature: Quadrature = EXACT
-) -> dict[tuple[int, int], TwoCenterTable]:
-    """Tables of <phi_a|chi_b>, for elements b that have projectors."""
-    return {
-        (a, b): _projector_table(s, t, quadrature)
-        for a, s in species.items()
-        for b, t in species.items()
-        if t.projectors
-    }
 
 
 def overlap(
@@ -265,10 +256,11 @@ class ProjectorPairs:
     R: Tensor
 
 
-def projector_pairs(structure: Structure, species: Mapping[int, Species]) -> ProjectorPairs:
+def touching_pairs(structure: Structure, species: Mapping[int, Species], reach: Mapping[int, float]) -> ProjectorPairs:
+    """reach: radius of the functions on the atoms of each element [Bohr]; 0 for none."""
     numbers = structure.numbers.cpu().tolist()
     orbital = torch.tensor([species[z].orbital_cutoff for z in numbers], dtype=torch.float64)
-    projector = torch.tensor([species[z].projector_cutoff for z in numbers], dtype=torch.float64)
+    projector = torch.tensor([reach[z] for z in numbers], dtype=torch.float64)
     i, k, R = neighbours(structure, float(orbital.max() + projector.max()))
     own = torch.arange(len(structure))
     i, k, R = torch.cat([i, own]), torch.cat([k, own]), torch.cat([R, R.new_zeros(len(structure), 3)])
@@ -279,7 +271,7 @@ def projector_pairs(structure: Structure, species: Mapping[int, Species]) -> Pro
     return ProjectorPairs(i[keep].to(device), k[keep].to(device), R[keep].to(device))
 
 
-def _through_projectors(touching: ProjectorPairs) -> tuple[Tensor, Tensor]:
+def through_projectors(touching: ProjectorPairs) -> tuple[Tensor, Tensor]:
     """All (p, q): entries of `touching` with the same projector atom, so that orbitals i_p and i_q couple through it."""
     order = torch.argsort(touching.k, stable=True)
     counts = torch.bincount(touching.k)
@@ -298,49 +290,11 @@ def matrix_layout(structure: Structure, species: Mapping[int, Species]) -> Block
     numbers = structure.numbers.cpu().tolist()
     radii = torch.tensor([species[z].orbital_cutoff for z in numbers], dtype=torch.float64)
     pairs = Pairs.within(structure, radii)
-    touching = projector_pairs(structure, species)
+    touching = touching_pairs(structure, species, {z: s.projector_cutoff for z, s in species.items()})
     if len(touching.i):
-        p, q = _through_projectors(touching)
+        p, q = through_projectors(touching)
         through = torch.unique(
             torch.cat([touching.i[p, None], touching.i[q, None], touching.R[p] - touching.R[q]], 1), dim=0
         )
         pairs = pairs.union(Pairs(through[:, 0], through[:, 1], through[:, 2:], len(structure)))
     return BlockLayout(Basis.of(structure.numbers, {z: s.shells for z, s in species.items()}), pairs)
-
-
-def nonlocal_potential(
-    structure: Structure, species: Mapping[int, Species], layout: BlockLayout, quadrature: Quadrature = EXACT
-) -> BlockMatrix:
-    """V_NL = sum_k |chi_k> e_k <chi_k| in the orbitals (Kleinman-Bylander), Ha."""
-    touching = projector_pairs(structure, species)
-    values = structure.cell.new_zeros(layout.size)
-    if not len(touching.i):
-        return BlockMatrix(layout, values[None])
-    vectors = (
-        structure.positions[touching.k]
-        + touching.R.to(structure.cell) @ structure.cell
-        - structure.positions[touching.i]
-    )
-    zi, zk = structure.numbers[touching.i], structure.numbers[touching.k]
-    blocks: dict[tuple[int, int], Tensor] = {}
-    place = torch.zeros(len(touching.i), dtype=torch.int64, device=layout.device)
-    for (za, zb), table in projector_tables(species, quadrature).items():
-        which = ((zi == za) & (zk == zb)).nonzero()[:, 0]
-        blocks[za, zb] = table(vectors[which])
-        place[which] = torch.arange(len(which), device=layout.device)
-    p, q = _through_projectors(touching)
-    pair = layout.pairs.find(touching.i[p], touching.i[q], touching.R[p] - touching.R[q])
-    for zk_, owner in species.items():
-        if not owner.projectors:
-            continue
-        energies = vectors.new_tensor([e.energy for e in owner.projectors for _ in range(2 * e.l + 1)])
-        for za in species:
-            for zb in species:
-                chosen = ((zk[p] == zk_) & (zi[p] == za) & (zi[q] == zb)).nonzero()[:, 0]
-                for part in chosen.split(200_000):
-                    left, right = blocks[za, zk_][place[p[part]]], blocks[zb, zk_][place[q[part]]]
-                    product = (left * energies) @ right.mT
-                    size = product.shape[1] * product.shape[2]
-                    index = layout.boundaries[pair[part]][:, None] + torch.arange(size, device=layout.device)
-                    values = values.index_add(0, index.flatten(), product.flatten())
-    return BlockMatrix(layout, values[None])

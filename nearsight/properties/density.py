@@ -17,7 +17,6 @@ from nearsight.core.units import HARTREE_EV
 from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.settings import Settings
 from nearsight.dft.setup import functional_for, load_species
-from nearsight.dft.terms import ExchangeCorrelation, PotentialTerm
 from nearsight.dft.wavefunction import orbital_on_mesh
 from nearsight.electrons.eigen import factorise
 from nearsight.formats.registry import read
@@ -46,16 +45,10 @@ def field_on_mesh(functional: EnergyFunctional, density_matrix: BlockMatrix, wha
     with torch.no_grad():
         state = functional.state(density_matrix.on(functional.layout))
         if what == "density":
-            return state.density.sum(0)
+            return state.charge
         if what == "spin":
-            return state.density[0] - state.density[-1]
-        total = torch.zeros_like(state.density[0])
-        for term in functional.terms:
-            if isinstance(term, PotentialTerm) and not (
-                what == "electrostatic" and isinstance(term, ExchangeCorrelation)
-            ):
-                total = total + term.energy_and_potential(state)[1].mean(0)
-        return total
+            return state.spin.channel_moment(state.density)[2]
+        return state.spin.charge_part(functional.potential(state, electrostatic=what == "electrostatic"))
 
 
 def functional_of(calculation: Calculation, name: str = "the calculation") -> EnergyFunctional:

@@ -13,7 +13,6 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
-from nearsight.dft.terms import MatrixTerm
 from nearsight.formats import registry
 from nearsight.formats.volumetric import Volume, read_cube, read_xsf, write_cube, write_volume, write_xsf
 from nearsight.properties.density import field_on_mesh, functional_of, write_density
@@ -143,9 +142,10 @@ def test_the_potential_is_that_of_the_hamiltonian(folder: Path) -> None:
     assert calculation.density_matrix is not None
     potential = field_on_mesh(functional, calculation.density_matrix, "potential")
     total = functional.grid.matrix(potential[None])
+    state = functional.state(calculation.density_matrix.on(functional.layout))
     for term in functional.terms:
-        if isinstance(term, MatrixTerm):
-            total = total + term.matrix
+        matrix = term.evaluate(state)[1].matrix
+        total = total if matrix is None else total + matrix
     made = functional.evaluate(calculation.density_matrix.on(functional.layout)).hamiltonian
     assert total.values.numpy() == pytest.approx(made.values.numpy(), abs=1e-12)
     assert made.values.numpy() == pytest.approx(calculation.require_hamiltonian().values.numpy(), abs=1e-9)

@@ -20,8 +20,8 @@ from nearsight.electrons.levels import Filling
 from nearsight.electrons.solvers.dense import Dense
 from nearsight.integrals import two_center
 from nearsight.integrals.mesh import Mesh, fft_size, mesh_shape
+from nearsight.integrals.projections import nonlocal_potential
 from nearsight.integrals.window import Window
-from nearsight.xc.functionals import FUNCTIONALS
 from tests import cases
 
 close = torch.testing.assert_close
@@ -48,7 +48,7 @@ def test_rotating_the_crystal_rotates_its_two_centre_matrices(improper):
     for matrix in (
         lambda x: two_center.overlap(x, species, layout),
         lambda x: two_center.assemble(layout, x, kinetic),
-        lambda x: two_center.nonlocal_potential(x, species, layout),
+        lambda x: nonlocal_potential(x, species, layout),
     ):
         close(matrix(turned).values, matrix(s).rotate(r).values, atol=1e-10, rtol=0)
         close(matrix(s).values, matrix(s).dagger().values, atol=1e-12, rtol=0)
@@ -136,26 +136,6 @@ def test_energy_per_atom_of_a_supercell_is_that_of_the_cell_with_its_k_points():
     double = EnergyFunctional.of(supercell(s, (2, 1, 1)), species, "pbe", (2 * shape[0], shape[1], shape[2]))
     two = ground_state(double, kpoints.mesh((1, 1, 1)), 0.01)
     assert abs(two.total - 2 * one.total) < 1e-7
-
-
-@pytest.mark.parametrize("name", ["lda", "pbe"])
-def test_xc_derivatives_are_those_of_the_energy(name):
-    n = torch.logspace(-6, 1, 40, dtype=torch.float64).requires_grad_()
-    sigma = (n.detach() ** (8 / 3) * torch.linspace(0.01, 8.0, 40, dtype=torch.float64)).requires_grad_()
-    e, vn, vs = FUNCTIONALS[name](n, sigma)
-    dn, ds = torch.autograd.grad(e.sum(), [n, sigma], allow_unused=True)
-    close(vn, dn, rtol=1e-10, atol=1e-14)
-    if name == "pbe":
-        close(vs, ds, rtol=1e-10, atol=1e-14)
-
-
-def test_xc_energies_of_the_uniform_gas():
-    """PW92: correlation energy per electron of -0.0598 Ha at rs = 1 and -0.0282 at rs = 5; exchange -0.4582/rs."""
-    rs = torch.tensor([1.0, 5.0], dtype=torch.float64)
-    n = 3 / (4 * torch.pi * rs**3)
-    for name in ("lda", "pbe"):
-        e, _, _ = FUNCTIONALS[name](n, torch.zeros_like(n))
-        close(e / n + 0.458165 / rs, torch.tensor([-0.0598, -0.0282], dtype=torch.float64), atol=6e-5, rtol=0)
 
 
 def test_poisson_of_a_gaussian_and_gradients_on_a_skew_mesh():

@@ -17,35 +17,11 @@ from nearsight.dft.problem import Problem
 from nearsight.dft.scf import SCF
 from nearsight.electrons import kpoints
 from nearsight.integrals.mesh import mesh_shape
-from nearsight.xc import spin as xc_spin
-from nearsight.xc.functionals import FUNCTIONALS
 from tests import cases
 from tests.laws.test_dft import functional, random_direction
 
 close = torch.testing.assert_close
 GAMMA = kpoints.mesh((1, 1, 1))
-
-
-@pytest.mark.parametrize("name", ["lda", "pbe", "pbesol"])
-def test_equal_spins_give_the_unpolarised_energy_and_potential(name):
-    n = torch.logspace(-5, 0.5, 30, dtype=torch.float64)
-    sigma = n ** (8 / 3) * torch.linspace(0.01, 6.0, 30, dtype=torch.float64)
-    e, v, w = FUNCTIONALS[name](n, sigma)
-    halves = torch.stack([n, n]) / 2
-    products = None if name == "lda" else torch.stack([sigma, sigma, sigma]) / 4
-    e2, v2, w2 = xc_spin.with_derivatives(FUNCTIONALS[name], halves, products)
-    close(e2, e, rtol=2e-6, atol=1e-14)
-    close(v2[0], v, rtol=2e-6, atol=1e-10)
-    close(v2[0], v2[1])
-    if w is not None:  # de/dsigma of the sum: sigma_uu + 2 sigma_ud + sigma_dd, each moved by a quarter
-        close((w2[0] + w2[1] + w2[2]) / 4, w, rtol=2e-6, atol=1e-10)
-
-
-def test_fully_polarised_gas():
-    """Exchange of one spin is 2^(1/3) that of two; PW92's ferromagnetic correlation at rs = 2 is -0.0240 Ha."""
-    n = torch.tensor([3 / (4 * torch.pi * 8)], dtype=torch.float64)
-    e, _, _ = xc_spin.with_derivatives(FUNCTIONALS["lda"], torch.stack([n, n * 0]), None)
-    close(e / n + 2 ** (1 / 3) * 0.458165 / 2, torch.tensor([-0.0240], dtype=torch.float64), atol=3e-4, rtol=0)
 
 
 def test_spin_without_moments_is_no_spin():

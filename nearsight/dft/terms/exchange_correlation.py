@@ -1,0 +1,132 @@
+"""The energy of exchange and correlation on the mesh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from nearsight.core.errors import BadInput
+from nearsight.dft.terms.contract import ALL, BoundTerm, Gradient, State, Symmetry, System, Term
+from nearsight.integrals.band_limited import Refinement
+from nearsight.integrals.mesh import Mesh
+from nearsight.integrals.window import Window
+from nearsight.xc.functionals import PBE, Functional, by_parts, differentiable
+from nearsight.xc.gas import FLOOR
+
+
+@dataclass(frozen=True)
+class ExchangeCorrelation(Term):
+    """E_xc = int e_xc(n + n_core, |grad (n + n_core)|^2), where there is density only.
+
+    refinement: how many times finer along each axis the mesh is on which it is evaluated (lessens the egg box).
+    """
+
+    functional: Functional = PBE
+    refinement: int = 1
+
+    def on(self, system: System) -> BoundTerm:
+        if self.functional.uses_kinetic:
+            raise BadInput(f"{self.functional!r} needs the kinetic energy density, which the mesh does not have yet")
+        cores = {z: s.core_density for z, s in system.species.items()}
+        touched, mesh, refinement = system.grid.touched, system.mesh, None
+        if self.refinement > 1:
+            refinement = Refinement(mesh.shape, self.refinement)
+            mesh = Mesh(refinement.fine, mesh.cell)
+            for axis in range(3):
+                touched = touched.repeat_interleave(self.refinement, axis)
+        core = system.superpose(cores, mesh)
+        occupied = touched | (core > 0)
+        window = Window.around(mesh, occupied)
+        # interpolated densities ripple outside of what orbitals touch
+        inside = window.cut(occupied) if refinement is None else torch.ones(window.lengths, dtype=torch.bool)
+        points = inside.flatten().nonzero()[:, 0].to(mesh.cell.device)
+        return BoundExchangeCorrelation(self.functional, window.cut(core), window, points, refinement)
+
+
+@dataclass(frozen=True, eq=False)
+class BoundExchangeCorrelation(BoundTerm):
+    """The potential is the exact derivative of the sum over mesh points: v = de/dn - div(2 de/dsigma grad n) with the adjoint
+    of the same finite differences (White and Bird, Phys. Rev. B 50, 4954 (1994)).
+
+    window: the part of its mesh that holds all density; the mesh is finer than the density's where `refinement` takes it there.
+    core: partial core density in the window [x, y, z].  points: of the window, flat, that may hold density.
+    """
+
+    functional: Functional
+    core: Tensor
+    window: Window
+    points: Tensor
+    refinement: Refinement | None = None
+    name: str = "Exc"
+
+    keeps: ClassVar[frozenset[Symmetry]] = ALL
+
+    @property
+    def _floor(self) -> float:
+        """Below it interpolated densities are ripples around zero."""
+        return FLOOR if self.refinement is None else 1e-10
+
+    def _in_window(self, density: Tensor) -> Tensor:
+        return self.window.cut(density if self.refinement is None else self.refinement.up(density))
+
+    def _on_mesh(self, potential: Tensor) -> Tensor:
+        whole = self.window.paste(potential)
+        return whole if self.refinement is None else self.refinement.down(whole)
+
+    def _inputs(self, state: State) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor | None]:
+        """On the window: densities [1 or 2, x, y, z] with the core, gradients [1 or 2, 3, ...]; on the points: whether there is
+        density, n, sigma. Where there is none, n is 1 and sigma 0."""
+        valence = state.spin.majority_minority(self._in_window(state.density))
+        n = valence + self.core / len(valence)
+        local = n.flatten(1).index_select(1, self.points)
+        active = (local[0] if len(local) == 1 else local.sum(0)) > self._floor
+        gradient = sigma = None
+        if self.functional.uses_gradient:
+            gradient = _stack([self.window.gradient(x) for x in n])
+            sigma = torch.where(active, _products(gradient.flatten(2).index_select(2, self.points)), 0.0)
+        return n, gradient, active, torch.where(active, local, 1.0), sigma
+
+    def energy(self, state: State) -> Tensor:
+        _, _, active, n, sigma = self._inputs(state)
+        e = torch.where(active, differentiable(self.functional, n, sigma), 0.0)
+        return e.sum() * self.window.mesh.volume_element
+
+    def evaluate(self, state: State) -> tuple[Tensor, Gradient]:
+        n, gradient, active, local, sigma = self._inputs(state)
+        found = by_parts(self.functional, local, sigma)
+        energy = torch.where(active, found.e, 0.0).sum() * self.window.mesh.volume_element
+        potential = self._spread(torch.where(active, found.by_density, 0.0), n)
+        if gradient is not None and found.by_sigma is not None:
+            weight = self._spread(torch.where(active, found.by_sigma, 0.0), n)
+            flux = _fluxes(weight, gradient)
+            potential = _stack([v - self.window.divergence(f) for v, f in zip(potential, flux, strict=True)])
+        potential = state.spin.along_moment(potential, lambda: self._in_window(state.density))
+        return energy, Gradient(channels=_stack([self._on_mesh(x) for x in potential]))
+
+    def _spread(self, values: Tensor, like: Tensor) -> Tensor:
+        """Values [m, points] in the window [m, x, y, z], zero elsewhere."""
+        flat = values.new_zeros(len(values), like[0].numel()).index_copy(1, self.points, values)
+        return flat.reshape(len(values), *like.shape[1:])
+
+
+def _stack(parts: list[Tensor]) -> Tensor:
+    return parts[0][None] if len(parts) == 1 else torch.stack(parts)
+
+
+def _products(gradient: Tensor) -> Tensor:
+    """|grad n|^2 [1, ...], or up.up, up.down, down.down [3, ...], of gradients [1 or 2, 3, ...]."""
+    if len(gradient) == 1:
+        return gradient.square().sum(1)
+    up, down = gradient
+    return torch.stack([(up * up).sum(0), (up * down).sum(0), (down * down).sum(0)])
+
+
+def _fluxes(weight: Tensor, gradient: Tensor) -> list[Tensor]:
+    """de/d(grad n) [3, x, y, z] of each spin from de/dsigma."""
+    if len(gradient) == 1:
+        return [2 * weight[0] * gradient[0]]
+    up, down = gradient
+    return [2 * weight[0] * up + weight[1] * down, 2 * weight[2] * down + weight[1] * up]

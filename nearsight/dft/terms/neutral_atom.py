@@ -1,0 +1,39 @@
+"""The potential of the neutral atoms, acting on what the density is more than theirs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from nearsight.dft.terms.contract import ALL, BoundTerm, Gradient, State, Symmetry, System, Term
+
+
+@dataclass(frozen=True)
+class NeutralAtom(Term):
+    """DE_na = int V_NA (n - n_atom)"""
+
+    def on(self, system: System) -> BoundTerm:
+        functions = {z: s.neutral_atom_potential for z, s in system.species.items()}
+        return BoundNeutralAtom(system.superpose_smooth(functions))
+
+
+@dataclass(frozen=True, eq=False)
+class BoundNeutralAtom(BoundTerm):
+    """potential: V_NA [x, y, z] in Ha."""
+
+    potential: Tensor
+    name: str = "DEna"
+
+    keeps: ClassVar[frozenset[Symmetry]] = ALL
+    electrostatic: ClassVar[bool] = True
+
+    def energy(self, state: State) -> Tensor:
+        return state.integral(self.potential, state.excess)
+
+    def evaluate(self, state: State) -> tuple[Tensor, Gradient]:
+        return self.energy(state), Gradient(scalar=self.potential)
+
+    def kernel(self, state: State, change: State) -> Gradient:
+        return Gradient()

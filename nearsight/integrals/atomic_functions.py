@@ -1,0 +1,137 @@
+"""Functions that atoms carry along - orbitals, densities, potentials - on the points of a mesh, and sums of them over atoms.
+
+A sum over atoms is differentiable in positions and cell: the adjoint goes back atom by atom, in the memory of one atom.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nearsight.core import so3
+from nearsight.core.errors import BadInput
+from nearsight.core.species import RadialFunction, Species
+from nearsight.core.structure import Structure
+from nearsight.integrals.mesh import Mesh
+from nearsight.integrals.splines import UniformSplines
+
+
+def length(vectors: Tensor) -> Tensor:
+    """|v| [...] of vectors [..., 3], differentiable at 0 (with no slope there)."""
+    x, y, z = vectors.unbind(-1)
+    squared = x * x + y * y + z * z
+    at_atom = squared < 1e-24
+    return torch.where(at_atom, 0.0, torch.where(at_atom, 1.0, squared).sqrt())
+
+
+class AtomicFunction(ABC):
+    """A function f(r - R) of an atom at R, zero from `cutoff` on [Bohr]."""
+
+    cutoff: float
+
+    @abstractmethod
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Values [points] at vectors from the atom [points, 3]; differentiable."""
+
+
+@dataclass(frozen=True, eq=False)
+class Spherical(AtomicFunction):
+    """f(|r|) by the spline of its table."""
+
+    splines: UniformSplines
+
+    @staticmethod
+    def of(function: RadialFunction) -> Spherical:
+        return Spherical(UniformSplines.through(function.values[None], function.spacing))
+
+    @staticmethod
+    def each(functions: Mapping[int, RadialFunction | None]) -> dict[int, AtomicFunction]:
+        """Of every element that has one."""
+        return {z: Spherical.of(f) for z, f in functions.items() if f}
+
+    @property
+    def cutoff(self) -> float:  # type: ignore[override]
+        return self.splines.cutoff
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        return self.splines.to(vectors)(length(vectors))[:, 0]
+
+
+@dataclass(frozen=True, eq=False)
+class Orbitals:
+    """All orbitals phi of a species as functions of the vector from its atom."""
+
+    species: Species
+    splines: tuple[UniformSplines, ...]
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """phi [..., orbitals] in 1/Bohr^(3/2) at vectors [..., 3]; differentiable."""
+        r = length(vectors)
+        shells = self.species.shells
+        harmonics = so3.solid_harmonics(max(shells), vectors)
+        return torch.cat([f.to(r)(r) * harmonics[l] for f, l in zip(self.splines, shells, strict=True)], -1)
+
+
+@lru_cache(maxsize=256)
+def orbitals_of(species: Species) -> Orbitals:
+    """The orbitals of a species; their splines are made once."""
+    return Orbitals(species, tuple(UniformSplines.of([o.radial for o in species.orbitals])))
+
+
+def superpose(mesh: Mesh, structure: Structure, functions: Mapping[int, AtomicFunction]) -> Tensor:
+    """sum over atoms and cells of the function of each element [x, y, z]; differentiable in positions and cell, once."""
+    total: Tensor = _Sum.apply(structure.positions, mesh.cell, mesh, structure.numbers.tolist(), dict(functions))
+    return total.reshape(mesh.shape)
+
+
+def vectors_to(mesh: Mesh, position: Tensor, index: Tensor) -> Tensor:
+    """From an atom to mesh points [n, 3], which move with the cell."""
+    return (index.to(mesh.cell) / mesh.cell.new_tensor(mesh.shape)) @ mesh.cell - position
+
+
+def pull_back(mesh: Mesh, position: Tensor, index: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    """What d/d(vectors) [n, 3] means for the position [3] and the cell [3, 3] of `vectors_to`."""
+    return -slope.sum(0), (index.to(mesh.cell) / mesh.cell.new_tensor(mesh.shape)).T @ slope
+
+
+def refuse_second_derivative() -> None:
+    """Raises BadInput where a graph of derivatives in positions or cell is asked for."""
+    if torch.is_grad_enabled():
+        raise BadInput("second derivatives in positions or cell are not available: take differences of forces")
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, positions: Tensor, cell: Tensor, mesh: Mesh, numbers: list[int], functions: dict[int, AtomicFunction]
+    ) -> Tensor:
+        ctx.mesh, ctx.numbers, ctx.functions = mesh.detached, numbers, functions
+        ctx.save_for_backward(positions)
+        total = cell.new_zeros(mesh.size)
+        for position, z in zip(positions, numbers, strict=True):
+            if z in functions:
+                index, vectors = ctx.mesh.sphere(position, functions[z].cutoff)
+                total.index_add_(0, ctx.mesh.fold(index)[0], functions[z](vectors))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
+        (positions,), mesh = ctx.saved_tensors, ctx.mesh
+        by_position, by_cell = torch.zeros_like(positions), torch.zeros_like(mesh.cell)
+        for a, (position, z) in enumerate(zip(positions, ctx.numbers, strict=True)):
+            if z in ctx.functions:
+                index, _ = mesh.sphere(position, ctx.functions[z].cutoff)
+                with torch.enable_grad():
+                    vectors = vectors_to(mesh, position, index).detach().requires_grad_()
+                    weighted = (grads[0][mesh.fold(index)[0]] * ctx.functions[z](vectors)).sum()
+                (slope,) = torch.autograd.grad(weighted, [vectors])
+                by_position[a], change = pull_back(mesh, position, index, slope)
+                by_cell += change
+        return by_position, by_cell, None, None, None

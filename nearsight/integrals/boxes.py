@@ -1,0 +1,302 @@
+"""Orbitals of a structure in small boxes of mesh points: which reach where, their values, and where they stand in a matrix.
+
+Boxes with about as many orbitals make a batch. Nothing here, nor in the kernels that read batches (grid.py), holds more than
+one batch of dense numbers at a time; what is kept are the values where they are not zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from nearsight.core.layout import BlockLayout
+from nearsight.core.species import Species
+from nearsight.core.structure import Structure
+from nearsight.integrals.atomic_functions import length, orbitals_of
+from nearsight.integrals.mesh import Mesh
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Atom images by the box they reach into: box [n], atom [n], cell R [n, 3], and the row of its first orbital [n].
+
+    active: which orbitals of the atom are not zero all over the box [n, most orbitals]; only these have rows.
+    """
+
+    box: Tensor
+    atom: Tensor
+    R: Tensor
+    active: Tensor
+    row: Tensor
+
+    @cached_property
+    def rank(self) -> Tensor:
+        """Row of each active orbital within its image [n, most orbitals]."""
+        return self.active.cumsum(1) - 1
+
+    def __getitem__(self, which: Tensor) -> Images:
+        return Images(self.box[which], self.atom[which], self.R[which], self.active[which], self.row[which])
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Boxes padded to one number of rows.
+
+    points [boxes, points]: flat mesh indices (the mesh's size where a box sticks out).  images: the rows' orbitals, box of the
+    batch.  support [shells, points]: where each shell of each image is not zero, the last one nowhere.  shell [boxes * rows]:
+    of each row.  values: of all rows, one after another, where they are not zero.  elements [boxes, pairs]: of the sparse
+    matrix, for the lower triangle of pairs of rows, int32 (the layout's size where there is none).
+    """
+
+    rows: int
+    points: Tensor
+    images: Images
+    support: Tensor
+    shell: Tensor
+    values: Tensor
+    elements: Tensor
+
+    @property
+    def boxes(self) -> int:
+        return len(self.points)
+
+    def orbitals(self) -> Tensor:
+        """Dense values [boxes, rows, points]."""
+        dense = self.values.new_zeros(self.boxes * self.rows, self.points.shape[1])
+        dense.masked_scatter_(self.support.index_select(0, self.shell), self.values)
+        return dense.reshape(self.boxes, self.rows, -1)
+
+    @property
+    def lower(self) -> Tensor:
+        """Pairs of rows that `elements` has, as places in [rows, rows]."""
+        return _lower_triangle(self.rows, self.points.device)
+
+
+def _lower_triangle(n: int, device: torch.device) -> Tensor:
+    """Flat places of the lower triangle of a matrix [n, n]."""
+    i, j = torch.tril_indices(n, n, device=device)
+    return i * n + j
+
+
+def box_edge(n: int) -> int:
+    """Points along an edge of a box: 5 to 8, whichever leaves the fewest empty points along an axis of n points."""
+    return min((8, 7, 6, 5), key=lambda b: (-(-n // b) * b / n + 0.02 * abs(b - 6), b))
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """How a structure's mesh is cut.  edges: points of a box [3].  counts: boxes along each axis [3]."""
+
+    structure: Structure
+    species: Mapping[int, Species]
+    layout: BlockLayout
+    mesh: Mesh
+    edges: Tensor
+    counts: Tensor
+
+    @staticmethod
+    def of(structure: Structure, species: Mapping[int, Species], layout: BlockLayout, mesh: Mesh) -> Boxes:
+        edges = torch.tensor([box_edge(n) for n in mesh.shape], device=layout.device)
+        shape = torch.tensor(mesh.shape, device=layout.device)
+        return Boxes(structure, species, layout, mesh, edges, (shape + edges - 1) // edges)
+
+    @cached_property
+    def shape(self) -> Tensor:
+        return torch.tensor(self.mesh.shape, device=self.edges.device)
+
+    @cached_property
+    def middle(self) -> Tensor:
+        """Positions in steps of the mesh [atoms, 3]."""
+        return torch.stack([p @ self.mesh.inverse_steps for p in self.structure.positions])
+
+    @cached_property
+    def offsets(self) -> Tensor:
+        """Points of a box from its corner [points, 3]."""
+        axes = [torch.arange(int(e), device=self.edges.device) for e in self.edges]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+
+    def batches(self, elements: int) -> Iterator[Batch]:
+        """All boxes that orbitals reach.  elements: how many dense numbers a batch may hold."""
+        images = self._images()
+        count = images.active.sum(1)
+        used, box_of_image = torch.unique(images.box, return_inverse=True)
+        rows = torch.zeros(len(used), dtype=torch.int64, device=used.device).index_add(0, box_of_image, count)
+        order = torch.argsort(rows, descending=True)  # boxes of like size share a batch
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(len(order), device=used.device)
+        by_rank = torch.argsort(rank[box_of_image], stable=True)  # images, box after box in that order
+        box, ends = rank[box_of_image][by_rank], count[by_rank].cumsum(0)
+        starts = torch.cat([rows.new_zeros(1), rows[order].cumsum(0)])
+        first_row = ends - count[by_rank] - starts[box]
+        images = images[by_rank]
+        images = Images(box, images.atom, images.R, images.active, first_row)
+        bounds = torch.searchsorted(box, torch.arange(len(used) + 1, device=used.device)).tolist()
+        for first, last, padded in _groups(rows[order].tolist(), len(self.offsets), elements):
+            part = images[torch.arange(bounds[first], bounds[last], device=used.device)]
+            part = Images(part.box - first, part.atom, part.R, part.active, part.row)
+            yield self._batch(used[order[first:last]], part, padded)
+
+    def _images(self) -> Images:
+        """Of every atom, in every box that one of its orbitals reaches."""
+        numbers = self.structure.numbers.tolist()
+        most = max(s.orbital_count for s in self.species.values())
+        box, atom, cells, active = [], [], [], []
+        for a, (position, z) in enumerate(zip(self.structure.positions, numbers, strict=True)):
+            index, vectors = self.mesh.sphere(position, self.species[z].orbital_cutoff)
+            _, cell = self.mesh.fold(index)
+            which = (index - cell * self.shape) // self.edges
+            flat = (which[:, 0] * self.counts[1] + which[:, 1]) * self.counts[2] + which[:, 2]
+            low = cell.amin(0)
+            span = cell.amax(0) - low + 1
+            shifted = cell - low
+            key = ((flat * span[0] + shifted[:, 0]) * span[1] + shifted[:, 1]) * span[2] + shifted[:, 2]
+            rest, slot = torch.unique(key, return_inverse=True)
+            parts = []
+            for x in (2, 1, 0):
+                parts.append(rest % span[x] + low[x])
+                rest = rest // span[x]
+            nearest = vectors.new_full((len(rest),), torch.inf).scatter_reduce(0, slot, length(vectors), "amin")
+            box.append(rest)
+            cells.append(-torch.stack(parts[::-1], -1))  # the point's own cell moved home: the atom stands in minus it
+            atom.append(torch.full_like(rest, a))
+            cutoffs = nearest.new_tensor(_cutoffs(self.species[z], most))
+            active.append(nearest[:, None] < cutoffs)
+        joined = torch.cat(box)
+        return Images(joined, torch.cat(atom), torch.cat(cells), torch.cat(active), torch.zeros_like(joined))
+
+    def vectors(self, images: Images, corners: Tensor) -> tuple[Tensor, Tensor]:
+        """From atom images to all points of their boxes: mesh indices as the atoms at home see them, vectors [n, points, 3].
+
+        corners: index of each box's first point [boxes, 3].
+        """
+        index = corners[images.box][:, None] + self.offsets - (images.R * self.shape)[:, None]
+        away = index.to(self.middle) - self.middle[images.atom][:, None]
+        parts = [away[..., x, None] * self.mesh.steps[x] for x in range(3)]
+        return index, parts[0] + parts[1] + parts[2]
+
+    def slopes(self, batch: Batch, weights: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """d(sum of weights x orbitals) / d(vector from the atom to the point), for weights [boxes, rows, points].
+
+        For each element: atoms [n], mesh indices as the atoms at home see them [n, 3], and slopes [n, 3].
+        """
+        images, size = batch.images, batch.points.shape[1]
+        first = batch.points[:, 0]  # the corner, which is never outside of the mesh
+        n = self.mesh.shape
+        corners = torch.stack([first // (n[1] * n[2]), first // n[2] % n[1], first % n[2]], -1)
+        index, vectors = self.vectors(images, corners)
+        r = torch.where((batch.points < self.mesh.size)[images.box], length(vectors), torch.inf)
+        place = (images.box * batch.rows + images.row)[:, None] + images.rank
+        flat, numbers = weights.flatten(), self.structure.numbers[images.atom]
+        for z, s in self.species.items():
+            image, point = ((r < s.orbital_cutoff) & (numbers == z)[:, None]).nonzero().unbind(1)
+            if len(image):
+                active = images.active[image, : s.orbital_count]
+                at = place[image, : s.orbital_count].clamp(min=0) * size + point[:, None]
+                weight = torch.where(active, flat[at], 0.0)
+                with torch.enable_grad():
+                    moving = vectors[image, point].requires_grad_()
+                    total = (weight * orbitals_of(s)(moving)).sum()
+                (slope,) = torch.autograd.grad(total, [moving])
+                yield images.atom[image], index[image, point], slope
+
+    def corners(self, which: Tensor) -> Tensor:
+        n = self.counts
+        return torch.stack([which // (n[1] * n[2]), which // n[2] % n[1], which % n[2]], -1) * self.edges
+
+    def _batch(self, which: Tensor, images: Images, rows: int) -> Batch:
+        corners = self.corners(which)
+        index = corners[:, None] + self.offsets
+        inside = (index < self.shape).all(-1)
+        flat = (index[..., 0] * self.mesh.shape[1] + index[..., 1]) * self.mesh.shape[2] + index[..., 2]
+        points = torch.where(inside, flat, self.mesh.size)
+        _, vectors = self.vectors(images, corners)
+        r = torch.where(inside[images.box], length(vectors), torch.inf)
+        count, size = len(which), points.shape[1]
+        place = (images.box * rows + images.row)[:, None] + images.rank  # row of each orbital
+        start = torch.where(images.active, place, count * rows) * size  # one row more takes what has none
+        dense = vectors.new_zeros((count * rows + 1) * size)
+        shells = max(len(s.orbitals) for s in self.species.values())
+        support = torch.zeros(len(images.box), shells, size, dtype=torch.bool, device=which.device)
+        shell = torch.full((count * rows,), len(images.box) * shells, dtype=torch.int32, device=which.device)
+        numbers = self.structure.numbers[images.atom]
+        for z, s in self.species.items():
+            of_element = numbers == z
+            image, point = ((r < s.orbital_cutoff) & of_element[:, None]).nonzero().unbind(1)
+            if not len(image):
+                continue
+            values = orbitals_of(s)(vectors[image, point])
+            at = start[:, : values.shape[1]].index_select(0, image) + point[:, None]
+            dense[at.flatten()] = values.flatten()
+            for n, (orbital, first) in enumerate(zip(s.orbitals, _first_orbitals(s), strict=True)):
+                support[of_element, n] = r[of_element] < orbital.radial.cutoff
+                for m in range(first, first + 2 * orbital.l + 1):
+                    image = (of_element & images.active[:, m]).nonzero()[:, 0]
+                    shell[place[image, m]] = (image * shells + n).to(torch.int32)
+        support = torch.cat([support.flatten(0, 1), support.new_zeros(1, size)])
+        mask = support.index_select(0, shell)
+        values = dense[: count * rows * size].reshape(-1, size).masked_select(mask)
+        elements = _element_map(self.layout, images, count, rows)[:, _lower_triangle(rows, which.device)]
+        return Batch(rows, points, images, support, shell, values, elements.contiguous())
+
+
+def _groups(sizes: list[int], points: int, elements: int) -> Iterator[tuple[int, int, int]]:
+    """First box, last box + 1 and padded rows of each batch, of boxes in descending order of their rows."""
+    start = 0
+    while start < len(sizes):
+        padded = sizes[start]
+        stop = start
+        limit = max(1, elements // (padded * max(points, padded)))
+        while stop < len(sizes) and stop - start < limit and sizes[stop] >= 0.85 * padded - 4:
+            stop += 1
+        yield start, stop, padded
+        start = stop
+
+
+def _first_orbitals(species: Species) -> list[int]:
+    """Index of the first orbital of each shell."""
+    found = [0]
+    for l in species.shells[:-1]:
+        found.append(found[-1] + 2 * l + 1)
+    return found
+
+
+def _cutoffs(species: Species, length: int) -> list[float]:
+    """Radius of each orbital, filled up with zeros."""
+    found = [o.radial.cutoff for o in species.orbitals for _ in range(2 * o.l + 1)]
+    return found + [0.0] * (length - len(found))
+
+
+def _element_map(layout: BlockLayout, images: Images, boxes: int, rows: int) -> Tensor:
+    """Element of the sparse matrix for each pair of rows [boxes, rows * rows], int32; the layout's size where there is none."""
+    device = layout.device
+    per_box = torch.bincount(images.box, minlength=boxes)
+    slots = torch.arange(len(images.box), device=device) - (per_box.cumsum(0) - per_box)[images.box]
+    widest = int(per_box.max())
+    # pairs of images first (few); one slot more stands for rows without an orbital
+    grid = torch.full((boxes, widest + 1), -1, dtype=torch.int64, device=device)
+    grid[images.box, slots] = torch.arange(len(images.box), device=device)
+    nobody = grid < 0
+    atom = torch.where(nobody, 0, images.atom[grid.clamp(min=0)])
+    R = images.R[grid.clamp(min=0)]
+    shape = (boxes, widest + 1, widest + 1)
+    pair = layout.pairs.find(atom[:, :, None].expand(shape), atom[:, None].expand(shape), R[:, None] - R[:, :, None])
+    missing = (pair == len(layout.pairs)) | nobody[:, :, None] | nobody[:, None]
+    start = torch.where(missing, layout.size, layout.boundaries[torch.where(missing, 0, pair)])
+    # then their orbitals (many): passes over all pairs of rows, as narrow as the size allows
+    narrow = torch.int32 if layout.size < 2**30 else torch.int64
+    image, orbital = images.active.nonzero().unbind(1)
+    place = (images.box[image], images.row[image] + images.rank[image, orbital])
+    slot = torch.full((boxes, rows), widest, dtype=torch.int64, device=device)
+    local = torch.zeros((boxes, rows), dtype=narrow, device=device)
+    columns = torch.zeros_like(local)
+    slot[place], local[place] = slots[image], orbital.to(narrow)
+    columns[place] = layout.basis.counts.to(device)[images.atom[image]].to(narrow)
+    by_row = start.to(narrow).gather(1, slot[:, :, None].expand(-1, -1, widest + 1))
+    element = by_row.gather(2, slot[:, None].expand(-1, rows, -1))
+    element += local[:, :, None] * columns[:, None]
+    element += local[:, None]
+    return element.clamp_(max=layout.size).to(torch.int32).flatten(1)
