@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.ground_state import GroundState
 from nearsight.dft.problem import Step
 from nearsight.dft.settings import Settings
-from nearsight.dft.setup import Setup, load_species, resolved
+from nearsight.dft.setup import MOMENTS_WITHOUT_SPIN, Setup, load_species, resolved
 from nearsight.formats.structures import check_structure
 
 _HELD = 0.1
@@ -123,7 +124,9 @@ class Nearsight(Calculator):
 
     def _ground_state(self, atoms: Atoms) -> GroundState:
         structure = check_structure(Structure.from_ase(atoms), atoms.get_chemical_formula())
-        settings = self._settings_for(structure, atoms)
+        settings = self._settings_for(structure)
+        if structure.moments is not None and settings.electrons.spin == "none":
+            warnings.warn(MOMENTS_WITHOUT_SPIN, stacklevel=2)
         setup = Setup.of(structure, settings, self._species_for(structure))
         functional = setup.functional
         superposed = functional.initial_hamiltonian()
@@ -148,14 +151,10 @@ class Nearsight(Calculator):
             self._species |= load_species(missing, self.settings)
         return {z: self._species[z] for z in numbers}
 
-    def _settings_for(self, structure: Structure, atoms: Atoms) -> Settings:
-        """The settings with the meshes of the structure that they were chosen for, and the moments of the atoms."""
+    def _settings_for(self, structure: Structure) -> Settings:
+        """The settings with the meshes of the structure that they were chosen for."""
         numbers, heights = structure.numbers.tolist(), 1 / torch.linalg.inv(structure.cell).norm(dim=0)
         held = self._meshes
         if held is None or held[0] != numbers or float((heights / held[1] - 1).abs().max()) > _HELD:
             held = self._meshes = (numbers, heights, resolved(structure, self.settings))
-        settings, electrons = held[2], held[2].electrons
-        initial = atoms.get_initial_magnetic_moments()
-        if electrons.spin != "none" and electrons.moments_mu_b is None and initial.any():
-            settings = settings.model_copy(update={"electrons": {"moments_mu_b": tuple(initial.tolist())}})
-        return settings
+        return held[2]

@@ -17,6 +17,7 @@ from scipy.optimize import brentq
 from nearsight.atoms.library import pseudopotential
 from nearsight.atoms.neutral_atom import LocalPart, core_density, grid, neutral_atom_potential, projectors
 from nearsight.atoms.radial import PseudoAtom, RadialPotential, Sphere, solve_atom
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.species import Orbital, RadialFunction, Species
 from nearsight.formats.pseudopotential import Pseudopotential
@@ -110,6 +111,8 @@ class ConfinedState:
     energy: float
     sphere: Sphere
     coefficients: NDArray[np.float64]
+
+    __repr__ = one_line
 
     def tabulate(self) -> RadialFunction:
         r, h = grid(self.sphere.radius)

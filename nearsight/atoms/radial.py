@@ -15,6 +15,7 @@ from scipy.interpolate import CubicSpline
 from scipy.linalg import eigh
 from scipy.special import spherical_jn
 
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, MissingData, NotConverged
 from nearsight.formats.pseudopotential import Pseudopotential, SeparableChannel
 from nearsight.xc.radial import derivatives
@@ -92,6 +93,8 @@ class RadialPotential:
     projector_grid: NDArray[np.float64]
     wave_number: float = _WAVE_NUMBER
 
+    __repr__ = one_line
+
     def sphere(self, l: int, radius: float) -> Sphere:
         """Functions as fine as those of the atom."""
         return Sphere(l, radius, self.wave_number)
@@ -138,6 +141,8 @@ class AtomicShell:
     wave: NDArray[np.float64]
     reference_energy: float  # as the pseudopotential file states it [Ha]
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, eq=False)
 class PseudoAtom:
@@ -148,6 +153,8 @@ class PseudoAtom:
     density: NDArray[np.float64]
     potential: RadialPotential
     iterations: int
+
+    __repr__ = one_line
 
 
 def solve_atom(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core import so3
+from nearsight.core.display import shortened
 from nearsight.core.errors import MissingData
 from nearsight.core.structure import SYMBOLS
 
@@ -23,6 +24,10 @@ class Basis:
 
     numbers: tuple[int, ...]
     shells: Mapping[int, tuple[int, ...]]
+
+    def __repr__(self) -> str:
+        shells = ", ".join(f"{SYMBOLS[z]} l = {' '.join(map(str, ls))}" for z, ls in self.shells.items())
+        return shortened(f"Basis({len(self.numbers)} atoms, {self.size} orbitals: {shells}", ")")
 
     @staticmethod
     def of(numbers: Tensor, shells: Mapping[int, tuple[int, ...]]) -> Basis:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nearsight.core.display import one_line
 from nearsight.core.layout import BlockLayout, Bundle
 
 CHUNK = 1 << 22  # numbers in one temporary array
@@ -33,6 +34,8 @@ class BlochSum:
     cosine: Tensor
     sine: Tensor
     spread: Tensor | None
+
+    __repr__ = one_line
 
     @staticmethod
     def at(layout: BlockLayout, k: Tensor) -> BlochSum:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nearsight.core.basis import Basis
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.display import drawn_by
 from nearsight.core.errors import MissingData
 from nearsight.core.layout import BlockLayout
 from nearsight.core.order import reordered_layout
@@ -157,6 +158,8 @@ class Calculation:
         if self.atom_order is None:
             return self
         return self.reordered(torch.argsort(torch.tensor(self.atom_order)).tolist())
+
+    _repr_html_ = drawn_by("nearsight.report.notebook:calculation")
 
     def __repr__(self) -> str:
         held = " ".join({"overlap": "S", "hamiltonian": "H", "density_matrix": "D"}[name] for name in self.matrices)

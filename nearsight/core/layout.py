@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.basis import Basis
+from nearsight.core.display import one_line
 from nearsight.core.pairs import Pairs
 
 
@@ -27,6 +28,8 @@ class Bundle:
     rows: int
     columns: int
     size: int  # rows of the dense matrix
+
+    __repr__ = one_line
 
     @property
     def count(self) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nearsight.core.display import one_line
 from nearsight.core.structure import Structure
 
 
@@ -23,6 +24,8 @@ class Pairs:
     j: Tensor
     R: Tensor
     atoms: int
+
+    __repr__ = one_line
 
     def __len__(self) -> int:
         return len(self.i)

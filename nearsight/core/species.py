@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from nearsight.core.display import one_line
+
 
 @dataclass(frozen=True, eq=False)
 class RadialFunction:
@@ -19,6 +21,8 @@ class RadialFunction:
     l: int
     values: NDArray[np.float64]
     spacing: float
+
+    __repr__ = one_line
 
     @property
     def cutoff(self) -> float:
@@ -45,6 +49,8 @@ class Orbital:
     population: float
     polarization: bool = False
 
+    __repr__ = one_line
+
     @property
     def l(self) -> int:  # noqa: E743
         return self.radial.l
@@ -60,6 +66,8 @@ class Projector:
     radial: RadialFunction
     energy: float
     j: float | None = None
+
+    __repr__ = one_line
 
     @property
     def l(self) -> int:  # noqa: E743
@@ -93,6 +101,12 @@ class Species:
         None  # 1/2 int V_local n_local [Ha] as the generating program has it; None: from the charge
     )
     provenance: dict[str, str] = field(default_factory=dict)  # where it came from: file, sha256, basis settings, xc
+
+    def __repr__(self) -> str:
+        shells = " ".join(str(l) for l in self.shells)
+        return (
+            f"Species({self.symbol}, {self.valence:g} electrons, l = {shells}, radius {self.orbital_cutoff:.2f} Bohr)"
+        )
 
     @property
     def shells(self) -> tuple[int, ...]:

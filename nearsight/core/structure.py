@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nearsight.core.display import drawn_by
 from nearsight.core.errors import BadInput
 from nearsight.core.units import BOHR_ANG
 
@@ -133,6 +134,8 @@ class Structure:
         index = torch.tensor(list(order), dtype=torch.int64, device=self.numbers.device)
         moments, charges = (None if x is None else x[index] for x in (self.moments, self.charges))
         return Structure(self.cell, self.positions[index], self.numbers[index], moments, charges)
+
+    _repr_html_ = drawn_by("nearsight.report.notebook:structure")
 
     def __repr__(self) -> str:
         try:

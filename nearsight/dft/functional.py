@@ -46,6 +46,13 @@ class EnergyFunctional:
     terms: tuple[BoundTerm, ...]
     electrons: float
 
+    def __repr__(self) -> str:
+        mesh = "x".join(str(n) for n in self.mesh.shape)
+        return (
+            f"EnergyFunctional({self.structure.formula}, {self.electrons:g} electrons, {self.layout.basis.size} orbitals, "
+            f"mesh {mesh}, {len(self.terms)} terms)"
+        )
+
     @staticmethod
     def of(
         structure: Structure,

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
+from nearsight.core.display import drawn_by
 from nearsight.core.errors import NearsightError
 from nearsight.core.spin import COLLINEAR, NONE
 from nearsight.core.structure import Structure
+from nearsight.core.units import HARTREE_EV
 from nearsight.dft.functional import EnergyFunctional, Evaluation
 from nearsight.dft.minimisation import DirectMinimisation
 from nearsight.dft.problem import Problem, SCFState, Step
@@ -44,6 +46,15 @@ class GroundState:
     smearing: Smearing
     converged: bool
     steps: tuple[Step, ...] = field(repr=False)
+
+    _repr_html_ = drawn_by("nearsight.report.notebook:ground_state")
+
+    def __repr__(self) -> str:
+        how = "converged" if self.converged else "NOT converged"
+        return (
+            f"GroundState({self.structure.formula}, E = {self.total * HARTREE_EV:.6f} eV, "
+            f"Fermi level {self.fermi_level * HARTREE_EV:.4f} eV, {how} in {len(self.steps)} iterations)"
+        )
 
     @property
     def structure(self) -> Structure:

@@ -16,7 +16,7 @@ from nearsight.dft.ground_state import GroundState
 from nearsight.dft.problem import SCFState, Step
 from nearsight.dft.result import Result, write_result
 from nearsight.dft.settings import Settings
-from nearsight.dft.setup import Setup
+from nearsight.dft.setup import MOMENTS_WITHOUT_SPIN, Setup
 from nearsight.formats.registry import read
 from nearsight.formats.structures import check_structure
 
@@ -47,6 +47,8 @@ def run_scf(
             f"{functional.electrons:g} electrons without spin: half-filled levels are spread over both spins; "
             "the energy is that of no magnetic moment"
         )
+    if warn and setup.moments is None and structure.moments is not None:
+        warn(MOMENTS_WITHOUT_SPIN)
     if start is None and place is not None:
         start = start_from(place, functional, settings.electrons.spin)
     state = setup.ground_state(start, progress, observe)

@@ -34,6 +34,9 @@ from nearsight.integrals.mesh import mesh_shape
 from nearsight.integrals.two_center import EXACT, SIESTA, Quadrature
 
 REMEDIES = "lower solver.mixing.weight (0.1), solver.method variational, more solver.max_iterations, a larger smearing"
+MOMENTS_WITHOUT_SPIN = (
+    "the structure states initial magnetic moments, but this calculation is without spin: take spin collinear for them"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +226,11 @@ def chosen_kpoints(functional: EnergyFunctional, settings: Settings, moments: Se
 
 
 def initial_moments(functional: EnergyFunctional, settings: Settings) -> list[float] | None:
-    """The moment of each atom to begin with [mu_B]; None without spin. Raises BadInput for moments without spin."""
+    """The moment of each atom to begin with [mu_B]; None without spin.
+
+    As the settings say, else as the structure states, else by Hund's rule, all parallel.
+    Raises BadInput for moments without spin, and for vectors with collinear spin.
+    """
     electrons = settings.electrons
     if electrons.spin == "none":
         if electrons.moments_mu_b is not None or electrons.total_moment_mu_b is not None:
@@ -231,6 +238,13 @@ def initial_moments(functional: EnergyFunctional, settings: Settings) -> list[fl
         return None
     if electrons.moments_mu_b is not None:
         return list(electrons.moments_mu_b)
+    stated = functional.structure.moments
+    if stated is not None:
+        if stated.ndim == 2:
+            raise BadInput(
+                "the structure states moments as vectors, collinear spin has one number an atom: give --moments"
+            )
+        return [float(m) for m in stated]
     hund = {
         z: sum(min(o.population, 2 * (2 * o.l + 1) - o.population) for o in s.orbitals)
         for z, s in functional.species.items()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.display import one_line
 from nearsight.core.errors import NearsightError
 from nearsight.core.structure import Structure
 
@@ -53,6 +54,8 @@ class KPoints:
     weights: Tensor
     symmetry: Projection | None = None
     time_reversal: bool = True
+
+    __repr__ = one_line
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -123,6 +126,8 @@ class BandPath:
     k: Tensor
     distance: Tensor
     labels: tuple[tuple[int, str], ...]
+
+    __repr__ = one_line
 
 
 def band_path(structure: Structure, points: int = 200, labels: str | None = None) -> BandPath:

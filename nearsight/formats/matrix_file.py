@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nearsight.core.basis import Basis
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
@@ -38,6 +39,8 @@ class MatrixFile:
     chunk_shapes: NDArray[np.int64]
     chunk_boundaries: NDArray[np.int64]
     entries: NDArray[Any]
+
+    __repr__ = one_line
 
     @staticmethod
     def of(atom_pairs: NDArray[np.int64], chunk_shapes: NDArray[np.int64], entries: NDArray[Any]) -> MatrixFile:

@@ -10,6 +10,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from nearsight.core.display import one_line
+
 
 @dataclass(frozen=True, eq=False)
 class Beta:
@@ -18,6 +20,8 @@ class Beta:
     l: int
     j: float | None
     r_beta: NDArray[np.float64]
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +36,8 @@ class ReferenceShell:
     energy: float
     wave: NDArray[np.float64]
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, eq=False)
 class SeparableChannel:
@@ -41,6 +47,8 @@ class SeparableChannel:
     j: float | None
     waves: NDArray[np.float64]
     energies: NDArray[np.float64]
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +77,8 @@ class Pseudopotential:
     sha256: str
     path: Path = field(default_factory=Path)
     wave_number: float = 16.0
+
+    __repr__ = one_line
 
     def relativistic_channels(self) -> tuple[SeparableChannel, ...]:
         """One channel per (l, j), diagonalised; empty unless the pseudopotential is fully relativistic."""

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nearsight.core.display import one_line
 from nearsight.core.errors import NearsightError
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
@@ -30,6 +31,8 @@ class Volume:
     structure: Structure
     values: Tensor
     comment: str = ""
+
+    __repr__ = one_line
 
 
 def write_volume(path: Path | str, volume: Volume, quantity: Quantity = "plain") -> None:

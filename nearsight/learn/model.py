@@ -16,6 +16,7 @@ import nearsight
 from nearsight.core.basis import Basis
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
+from nearsight.core.display import shortened
 from nearsight.core.errors import NearsightError
 from nearsight.core.layout import BlockLayout
 from nearsight.core.structure import SYMBOLS, Structure
@@ -43,6 +44,15 @@ class TrainedModel:
     architecture: Mapping[str, Any]
     target: str
     reference: OrbitalReference | None
+
+    def __repr__(self) -> str:
+        elements = " ".join(SYMBOLS[int(z)] for z in self.architecture["shells"])
+        weights = sum(w.numel() for w in self.network.parameters())
+        knows = "" if self.reference is not None else ", without its orbitals"
+        return shortened(
+            f"TrainedModel({self.architecture['kind']} of {elements}, {weights} weights, target {self.target}{knows}",
+            ")",
+        )
 
     def check(self, structure: Structure) -> None:
         """Raises NearsightError for a structure with an element that the model never saw, or no sound structure."""
@@ -130,6 +140,14 @@ class TrainedModel:
                 read_species(folder / "species", numbers), Settings.stored(settings, folder / "config.json")
             )
         return TrainedModel(network.to(place).eval(), architecture, config["target"], reference)
+
+
+def load_model(path: Path | str, device: str = "cpu") -> TrainedModel:
+    """A trained model from its folder: called with a structure, it gives H [Ha]; see `TrainedModel`.
+
+    device: cpu, cuda or cuda:N.  Raises NearsightError as `TrainedModel.load`.
+    """
+    return TrainedModel.load(path, device)
 
 
 def build(architecture: Mapping[str, Any], seed: int = 0) -> DeepH2:

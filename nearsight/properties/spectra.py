@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
+from nearsight.core.display import drawn_by, shortened
 from nearsight.core.spin import SPINOR
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.electrons.eigen import eigenvalues
@@ -31,6 +32,13 @@ class Bands:
     path: BandPath
     energies: Tensor
     fermi_level: float | None = None
+
+    _repr_html_ = drawn_by("nearsight.report.notebook:bands")
+
+    def __repr__(self) -> str:
+        spins, points, levels = self.energies.shape
+        corners = "-".join(name for _, name in self.path.labels)
+        return shortened(f"Bands({spins} spin components, {points} k-points, {levels} levels, {corners}", ")")
 
     @property
     def ticks(self) -> tuple[list[float], list[str]]:

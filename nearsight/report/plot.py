@@ -47,6 +47,17 @@ def plot_bands(
     the first known Fermi level.  window_ev: energies shown, relative to it [eV].  title, note: text above and below.
     Raises NearsightError where the paths differ or the file cannot be written.
     """
+    save(band_figure(results, window_ev=window_ev, title=title, note=note), out)
+
+
+def band_figure(
+    results: Sequence[tuple[str, Bands]],
+    *,
+    window_ev: tuple[float, float] = (-10.0, 10.0),
+    title: str | None = None,
+    note: str | None = None,
+) -> Figure:
+    """The figure of `plot_bands`. Raises NearsightError where the paths differ."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -65,7 +76,7 @@ def plot_bands(
             figure.suptitle(title, fontsize=9)
         if note:
             figure.supxlabel(note, fontsize=7.5, color="0.35")
-        save(figure, out)
+    return figure
 
 
 def _draw(axes: Axes, results: Sequence[tuple[str, Bands]], window_ev: tuple[float, float]) -> None:

@@ -43,7 +43,14 @@ class Origin:
         Raises MissingData where a file of the basis is not there.
         """
         files = {SYMBOLS[z]: self._sha256(z) for z in sorted(set(structure.numbers.tolist()))}
-        return _sha256(_geometry(structure), self._table, files, dict(more or {}))
+        return _sha256(_geometry(structure), self._table, files, {**(more or {}), **self._moments(structure)})
+
+    def _moments(self, structure: Structure) -> dict[str, Any]:
+        """Those that a calculation with spin begins with because the structure states them, else nothing."""
+        electrons = self.settings.electrons
+        if electrons.spin == "none" or electrons.moments_mu_b is not None or structure.moments is None:
+            return {}
+        return {"moments": structure.moments.tolist()}
 
     def _sha256(self, z: int) -> str:
         if z not in self._files:

@@ -21,6 +21,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, MissingData, NotConverged
 from nearsight.core.pairs import neighbours
 from nearsight.core.structure import Structure, supercell
@@ -88,6 +89,8 @@ class Harmonic:
     minimum: Structure
     hessian: Tensor
     molecule: bool
+
+    __repr__ = one_line
 
     @cached_property
     def masses(self) -> Tensor:
