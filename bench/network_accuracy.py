@@ -104,12 +104,10 @@ def expansion_error(model: TrainedModel, folder: str) -> float:
     """MAE [meV] of the cluster expansion alone, without the network."""
     found = read(folder)
     hamiltonian = found.require_hamiltonian()
-    graph = model.network.prepare(found.structure, hamiltonian.layout)
-    values = graph.baseline.double()
-    if model.target == "delta":
-        assert model.reference is not None
-        values = values + model.reference.initial_hamiltonian(found.structure).on(hamiltonian.layout).values[0]
-    return 27211.386 * float((values - hamiltonian.values[0]).abs().mean())
+    inputs = model.inputs(found.structure, hamiltonian.layout)
+    baseline = model.network.prepare(found.structure, hamiltonian.layout, inputs).baseline
+    values = model.network.target.matrix(baseline[None], inputs)
+    return 27211.386 * float((values - hamiltonian.values).abs().mean())
 
 
 def main() -> None:

@@ -24,8 +24,7 @@ from nearsight.core.basis import Basis
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
 from nearsight.core.structure import Structure, supercell
-from nearsight.learn.config import PRESETS
-from nearsight.models.deeph2 import DeepH2, EdgeConvolution
+from nearsight.models.deeph2 import PRESETS, DeepH2, EdgeConvolution
 from nearsight.models.so2 import FrameIrreps, edge_rotations, out_of_frame, wigner_matrices
 
 RESULTS = Path(__file__).parent / "results"
@@ -67,11 +66,11 @@ def whole_model(n: int) -> dict[str, float]:
 
     def both() -> None:
         network.zero_grad()
-        network(graph).abs().mean().backward()
+        network(graph).values.abs().mean().backward()
 
     return {
         "atoms": len(structure),
-        "edges": graph.edges,
+        "edges": graph.edge_count,
         "prepare_s": prepare,
         "forward_s": timed(forward),
         "forward_backward_s": timed(both),

@@ -20,7 +20,7 @@ from nearsight.core.errors import BadInput, Unavailable
 
 #: group -> kind -> "module:name". Modules load when a kind is asked for.
 BUILT_IN: dict[str, dict[str, str]] = {
-    "models": {},
+    "models": {"deeph2": "nearsight.models.deeph2:DeepH2"},
     "terms": {
         "ions": "nearsight.dft.terms.ions:Ions",
         "kinetic": "nearsight.dft.terms.one_body:Kinetic",

@@ -19,6 +19,15 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class OfKinds(Table):
+    """A table whose further keys depend on its `kind`, which other distributions may add to."""
+
+    @classmethod
+    def of_kind(cls, given: Mapping[str, Any]) -> type[BaseModel]:
+        """The table with all keys of the kind that is given; this one where the kind is not known."""
+        return cls
+
+
 @dataclass(frozen=True)
 class Renamed:
     """Where a key of an earlier schema went.  path: in today's tables.  words: values that are said in other words now."""
@@ -173,7 +182,8 @@ def inner_table(model: type[BaseModel], key: str, given: Any = None) -> type[Bas
 def chosen_table(tables: list[type[BaseModel]], given: Any) -> type[BaseModel] | None:
     """Of several kinds of table the one that is given: by its `kind`, else the only one that knows all its keys."""
     if len(tables) == 1:
-        return tables[0]
+        [only] = tables
+        return only.of_kind(given) if issubclass(only, OfKinds) and isinstance(given, Mapping) else only
     if not isinstance(given, Mapping):
         return None
     fitting = [t for t in tables if given.get("kind") in tags_of(t)] or [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
-from nearsight.core.pairs import Pairs
+from nearsight.core.registry import load
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG
 from nearsight.dft.scf import SCF
 from nearsight.dft.settings import Settings
 from nearsight.dft.setup import load_species
-from nearsight.learn.config import EnergyLossConfig, ModelConfig, TrainingConfig
-from nearsight.learn.dataset import HamiltonianData, SampleStore, split
+from nearsight.formats.files import read_json
+from nearsight.learn.cache import DiskCache, default_folder
+from nearsight.learn.config import EnergyLossConfig, TrainingConfig
+from nearsight.learn.data import LabelledData, Reader, TrainingData, digest_of_orbitals, split
 from nearsight.learn.energy import EnergyLoss, ProblemCache
-from nearsight.learn.judges import BlocksJudge, EnergyJudge, Judges
+from nearsight.learn.losses import BlocksTerm, EnergyTerm, Loss, LossTerm
 from nearsight.learn.model import TrainedModel, build
 from nearsight.learn.newton import NewtonSteps
+from nearsight.learn.parallel import Ranks
+from nearsight.learn.preparation import prepare
 from nearsight.learn.progress import TrainingProgress
 from nearsight.learn.reference import (
     OrbitalReference,
@@ -33,10 +39,10 @@ from nearsight.learn.reference import (
     read_species,
     recorded_settings,
 )
-from nearsight.learn.statistics import LEAST_SHARE, fit_scales, fit_statistics, mean_neighbours
+from nearsight.learn.samples import SampleStore
 from nearsight.learn.structures import Copies, StructureData, shared_settings
 from nearsight.learn.validation import Validator
-from nearsight.models.graph import Graph
+from nearsight.models.contract import LEAST_SHARE, ModelConfig, Prepared, Setting
 
 STATISTICS_FROM = 200  # structures, 399 at most
 SURVEYED = 600  # atoms of structures whose first steps of self-consistency set the scales, where there are no labels
@@ -46,61 +52,87 @@ ENOUGH_FOR_EXPANSION = 8  # structures: an expansion fitted to fewer is exact an
 
 @dataclass
 class Assembled:
-    """All that the loop needs. validator: None where nothing but labels judges. newton: Gauss-Newton steps, if wanted."""
+    """All that the loop needs. validator: None where only labels are trained on.  newton: Gauss-Newton steps, if wanted."""
 
     trained: TrainedModel
     store: SampleStore
     held_out: SampleStore
-    judges: Judges
+    loss: Loss
     validator: Validator | None
     newton: NewtonSteps | None = None
 
 
-def assemble(settings: TrainingConfig, out: Path, resumed: bool, bar: TrainingProgress) -> Assembled:
+@dataclass(frozen=True)
+class _Given:
+    """What every step of the assembly is told: configuration, folder, whether a checkpoint has weights and statistics."""
+
+    settings: TrainingConfig
+    out: Path
+    resumed: bool
+    bar: TrainingProgress
+    ranks: Ranks
+    disk: DiskCache
+    start: TrainedModel | None
+
+    @property
+    def target(self) -> str:
+        return self.settings.model.target if self.start is None else self.start.target
+
+
+def assemble(settings: TrainingConfig, out: Path, resumed: bool, bar: TrainingProgress, ranks: Ranks) -> Assembled:
     """resumed: a checkpoint holds the weights and the statistics.  bar: told what is noteworthy, and how far it is.
 
     Raises NearsightError for bad input, or a model to begin with that does not fit the data or the functional.
     """
     start = None if settings.init_from is None else TrainedModel.load(settings.init_from)
-    if settings.energy is None:
-        return _on_labels(settings, out, resumed, start)
-    return _on_energy(settings, settings.energy, out, resumed, start, bar)
+    disk = DiskCache(settings.data.cache or default_folder(), settings.data.cache_gb * 1e9, bar.note)
+    given = _Given(settings, out, resumed, bar, ranks, disk, start)
+    return _on_labels(given) if settings.energy is None else _on_energy(given, settings.energy)
 
 
-def _on_labels(settings: TrainingConfig, out: Path, resumed: bool, start: TrainedModel | None) -> Assembled:
+def _on_labels(given: _Given) -> Assembled:
+    settings, start = given.settings, given.start
     folders = split(settings.data)
-    everything = HamiltonianData(folders.train + folders.validation)
-    shells, reach = everything.shells()
-    orbitals = find_reference(settings.data, settings.reference, folders.train, shells, out / "cache")
-    target = settings.model.target if start is None else start.target
-    if target == "delta" and orbitals is None:
+    reader = Reader(settings.trainer.cache_gb * 1e9, given.disk.folder / "folders")
+    everything = LabelledData(folders.train + folders.validation, reader)
+    shells, reach = everything.shells(lambda done, total: given.bar.prepared(done, total, "folders read"))
+    orbitals = find_reference(settings.data, settings.reference, folders.train, shells, None)
+    if given.target == "delta" and orbitals is None:
         raise NearsightError(
             "model.target delta needs the orbitals of the data: give data.species (a folder of <Symbol>.ion.xml)"
         )
-    if start is not None:
-        _same_shells(start, shells)
-        if orbitals is not None and start.reference is not None:
+    known = "" if orbitals is None else digest_of_orbitals(orbitals)
+    if orbitals is not None:
+        orbitals = replace(orbitals, cache=given.disk.folder / "h0" / known[:16])
+        if start is not None and start.reference is not None:
             _same_functional(settings, start, orbitals.settings, orbitals)
-    h0 = orbitals.initial_hamiltonian if target == "delta" and orbitals is not None else None
-    train_data, validation_data = (HamiltonianData(f, h0) for f in (folders.train, folders.validation))
-    some = [train_data.structure(k) for k in range(min(len(train_data), 20))]
-    trained = _network(settings, start, shells, reach, some, target, orbitals)
-    store, held_out = _stores(settings, trained, train_data, validation_data)
-    if start is None and not resumed:
+    train_data, validation_data = (everything.part(f, orbitals, known) for f in (folders.train, folders.validation))
+    some = partial(map, train_data.structure, range(min(len(train_data), 20)))
+    trained = _network(given, shells, reach, some, orbitals)
+    everything.check(trained.network)
+    store, held_out = _stores(given, trained, train_data, validation_data)
+    if start is None and not given.resumed:
         used = range(0, len(store), max(1, len(store) // STATISTICS_FROM))
-        fit_statistics(trained.network.readout, (store.exact(k) for k in used))
+        _fit(given, trained, _labelled(given, store, used))
     assert settings.blocks is not None
-    return Assembled(trained, store, held_out, Judges([BlocksJudge(settings.blocks)]), None)
+    return Assembled(trained, store, held_out, Loss([BlocksTerm(settings.blocks)]), None)
 
 
-def _on_energy(
-    settings: TrainingConfig,
-    energy: EnergyLossConfig,
-    out: Path,
-    resumed: bool,
-    start: TrainedModel | None,
-    bar: TrainingProgress,
-) -> Assembled:
+def _fit(given: _Given, trained: TrainedModel, samples: list[tuple[Prepared, Tensor]]) -> None:
+    trained.network.fit_baseline(samples, partial(given.bar.prepared, what="parts of the baseline"))
+
+
+def _labelled(given: _Given, store: SampleStore, used: Sequence[int]) -> list[tuple[Prepared, Tensor]]:
+    """Samples with their labels in float64, the work shared between processes."""
+    told = partial(given.bar.prepared, what="samples to fit")
+    prepare(store, given.ranks.share(used), True, given.settings.data.workers, told)
+    given.ranks.wait()
+    found = (store.exact(k) for k in used)
+    return [(sample, target) for sample, target in found if target is not None]
+
+
+def _on_energy(given: _Given, energy: EnergyLossConfig) -> Assembled:
+    settings, start, bar = given.settings, given.start, given.bar
     labelled = settings.blocks is not None
     paths = split(settings.data, labelled)
     recorded = recorded_settings(paths.train[0])
@@ -109,10 +141,9 @@ def _on_energy(
     functional = functional.model_copy(
         update={"solver": {"device": "cuda" if settings.trainer.device.startswith("cuda") else "cpu"}}
     )
-    given = energy.scf
-    species = _species(settings, functional, given, paths.train, recorded, known)
-    target = settings.model.target if start is None else start.target
-    orbitals = OrbitalReference(species, _of_the_operator(functional, energy), out / "cache")
+    chosen = energy.scf
+    species = _species(settings, functional, chosen, paths.train, recorded, known)
+    orbitals = OrbitalReference(species, _of_the_operator(functional, energy))
     if start is not None:
         if known is None:
             raise NearsightError(
@@ -120,82 +151,74 @@ def _on_energy(
             )
         _same_functional(settings, start, functional, orbitals)
     problems = ProblemCache(functional, species, energy.memory_gb * 1e9)
-    common = (functional, given, problems, target == "delta", labelled, settings.data.vacuum_ang)
+    common = (functional, chosen, problems, labelled, settings.data.vacuum_ang)
     copies = Copies(settings.data.copies, settings.data.copies_sigma_ang / BOHR_ANG, settings.data.seed)
     data = StructureData(paths.train, *common, copies)
     held = StructureData(paths.validation, *common)
     loss = EnergyLoss(problems, energy.residual_weight, energy.reuse)
-    judge = EnergyJudge(energy, data, loss, bar.note)
+    term = EnergyTerm(energy, data, loss, bar.note)
     broken = data.broken()
     for k, reason in broken.items():
-        judge.set_aside(k, reason)
-    judge.data = data = data.without(broken)
+        term.set_aside(k, reason)
+    term.data = data = data.without(broken)
     validator = Validator(held)
     for k, reason in (unusable := held.broken()).items():
         validator.skipped[held.name(k)] = reason
         bar.note(f"{held.name(k)} cannot be validated on: {reason}")
     validator.data = held = held.without(unusable)
     if not len(data):
-        reason = next(iter(judge.skipped.values()))
+        reason = next(iter(term.skipped.values()))
         raise NearsightError(f"none of the {len(broken)} structures to train on can be computed: {reason}")
     validator.check()
     shells = {z: tuple(s.shells) for z, s in species.items()}
     some = [data.structure(k) for k in range(min(len(data), 20))]
     pairs = [data.layout(k).pairs.vectors(s).norm(dim=1).max() for k, s in enumerate(some)]
     reach = max(max(float(p) for p in pairs), 2 * max(s.orbital_cutoff for s in species.values()))
-    trained = _network(settings, start, shells, reach, some, target, orbitals)
-    store, held_out = _stores(settings, trained, data, held)
-    if start is None and not resumed:
-        share = LEAST_SHARE if settings.trainer.newton_from is None else 1.0
-        _statistics(trained, store, data, judge, share, bar.prepared)
-    blocks = [] if settings.blocks is None else [BlocksJudge(settings.blocks)]
+    trained = _network(given, shells, reach, lambda: some, orbitals)
+    store, held_out = _stores(given, trained, data, held)
+    if start is None and not given.resumed:
+        _statistics(given, trained, store, data, term)
+    terms: list[LossTerm] = [] if settings.blocks is None else [BlocksTerm(settings.blocks)]
     newton = None if settings.trainer.newton_from is None else NewtonSteps(data, store)
-    return Assembled(trained, store, held_out, Judges([*blocks, judge]), validator, newton)
+    return Assembled(trained, store, held_out, Loss([*terms, term]), validator, newton)
 
 
 def _statistics(
-    trained: TrainedModel,
-    store: SampleStore,
-    data: StructureData,
-    judge: EnergyJudge,
-    share: float,
-    prepared: Callable[[int, int], None],
+    given: _Given, trained: TrainedModel, store: SampleStore, data: StructureData, term: EnergyTerm
 ) -> None:
-    """Expansion and scales from labels where they are to be learnt, else from the first steps towards self-consistency."""
-    readout = trained.network.readout
-    used: Sequence[int]
+    """Baseline and scales from labels where they are to be learnt, else from the first steps towards self-consistency."""
+    network = trained.network
     if data.labelled:
         used = range(0, len(store), max(1, len(store) // STATISTICS_FROM))
-    else:
-        atoms = sum(len(data.structure(k)) for k in range(len(data))) / len(data)
-        surveyed = min(len(data), max(ENOUGH_FOR_EXPANSION, round(SURVEYED / atoms)))
-        used = [k * len(data) // surveyed for k in range(surveyed)]
-    samples: list[tuple[Graph, Tensor]] = []
-    for done, k in enumerate(used):
-        prepared(done, len(used))
-        if data.labelled:
-            samples.append(store.exact(k))
-            continue
+        _fit(given, trained, _labelled(given, store, used))
+        return
+    atoms = sum(len(data.structure(k)) for k in range(len(data))) / len(data)
+    surveyed = min(len(data), max(ENOUGH_FOR_EXPANSION, round(SURVEYED / atoms)))
+    samples: list[tuple[Prepared, Tensor]] = []
+    for done in range(surveyed):
+        given.bar.prepared(done, surveyed)
+        k = done * len(data) // surveyed
         try:
-            values = first_steps(data, k) - data.offset(k)
+            calculation = data.calculation(k, first_steps(data, k))
+            labels = network.labels(calculation, data.inputs(k, network.target.needs))
         except (NearsightError, torch.linalg.LinAlgError) as error:
-            judge.set_aside(k, " ".join(str(error).split()))
+            term.set_aside(k, " ".join(str(error).split()))
             continue
-        graph = trained.network.graph(data.structure(k), data.layout(k))
-        samples.append((graph, values.to(graph.distance)))
-    prepared(len(used), len(used))
+        source = data.source(k, network)
+        samples.append((network.geometry(source.structure, source.layout, source.inputs), labels))
+    given.bar.prepared(surveyed, surveyed)
     if not samples:
         raise NearsightError(
-            f"no structure to train on can be computed, the first because: {next(iter(judge.skipped.values()))}"
+            f"no structure to train on can be computed, the first because: {next(iter(term.skipped.values()))}"
         )
-    if len(samples) < ENOUGH_FOR_EXPANSION and not data.labelled:
-        fit_scales(readout, samples, share)
+    if len(samples) < ENOUGH_FOR_EXPANSION:
+        network.fit_scales(samples, LEAST_SHARE if given.settings.trainer.newton_from is None else 1.0)
     else:
-        fit_statistics(readout, samples)
+        _fit(given, trained, samples)
 
 
-def first_steps(data: StructureData, index: int) -> Tensor:
-    """H after a few steps of self-consistency from superposed atomic densities [size], Ha: what scales are taken from.
+def first_steps(data: StructureData, index: int) -> BlockMatrix:
+    """H [Ha] after a few steps of self-consistency from superposed atomic densities: what scales are taken from.
 
     Raises NearsightError where it is not finite.
     """
@@ -204,7 +227,7 @@ def first_steps(data: StructureData, index: int) -> Tensor:
     trial, _, _ = SCF(max_iterations=FIRST_STEPS).solve(problem, start, None)
     if not isfinite(trial.free):
         raise NearsightError("the functional gives no finite energy near superposed atomic densities")
-    return trial.evaluation.hamiltonian.values[0].cpu()
+    return trial.evaluation.hamiltonian.to("cpu")
 
 
 def _species(
@@ -216,9 +239,7 @@ def _species(
     known: OrbitalReference | None,
 ) -> dict[int, Any]:
     """Orbitals of all elements of the training structures (or of the model to begin with)."""
-    probe = StructureData(
-        paths, functional, given, ProblemCache(functional, {}), False, False, settings.data.vacuum_ang
-    )
+    probe = StructureData(paths, functional, given, ProblemCache(functional, {}), False, settings.data.vacuum_ang)
     numbers: set[int] = set()
     for k in range(len(probe)):
         try:
@@ -253,55 +274,41 @@ def _same_functional(
         raise NearsightError(f"{settings.init_from} was trained with another functional: {'; '.join(wrong)}")
 
 
-def _same_shells(start: TrainedModel, shells: Mapping[int, tuple[int, ...]]) -> None:
-    known = start.network.readout.slots.shells
-    for z, s in shells.items():
-        if known.get(z) != tuple(s):
-            raise NearsightError(
-                f"the model to begin with has shells {known.get(z)} for element {z}, the data {tuple(s)}"
-            )
-
-
 def _network(
-    settings: TrainingConfig,
-    start: TrainedModel | None,
+    given: _Given,
     shells: Mapping[int, tuple[int, ...]],
     reach: float,
-    some: Sequence[Structure],
-    target: str,
+    some: Callable[[], Iterable[Structure]],
     orbitals: OrbitalReference | None,
 ) -> TrainedModel:
+    """The network to begin or go on with. some: structures to train on, if they are asked for."""
+    settings, start = given.settings, given.start
     dtype = getattr(torch, settings.trainer.dtype)
     if start is not None:
         network = start.network.train().to(settings.trainer.device).to(dtype)
-        return TrainedModel(network, start.architecture, target, orbitals or start.reference)
-    architecture = _architecture(settings.model, shells, reach, some)
-    network = build(architecture, settings.trainer.seed).to(dtype)
-    return TrainedModel(network.to(settings.trainer.device), architecture, target, orbitals)
+        return TrainedModel(network, start.architecture, orbitals or start.reference)
+    architecture = _remembered(given) or _architecture(settings.model, Setting(shells, reach, list(some())))
+    network = build(architecture, settings.model.target, settings.trainer.seed).to(dtype)
+    return TrainedModel(network.to(settings.trainer.device), architecture, orbitals)
+
+
+def _remembered(given: _Given) -> Mapping[str, Any] | None:
+    """The architecture of a training that is gone on with."""
+    config = given.out / "config.json"
+    if not given.resumed or not config.exists():
+        return None
+    found: Mapping[str, Any] | None = read_json(config).get("architecture")
+    return found
+
+
+def _architecture(model: ModelConfig, setting: Setting) -> dict[str, Any]:
+    kind = load("models", model.kind)
+    shells = {str(z): list(s) for z, s in sorted(setting.shells.items())}
+    return {"kind": model.kind, "shells": shells, "arguments": kind.arguments(model, setting)}
 
 
 def _stores(
-    settings: TrainingConfig, trained: TrainedModel, train: Any, validation: Any
+    given: _Given, trained: TrainedModel, train: TrainingData, validation: TrainingData
 ) -> tuple[SampleStore, SampleStore]:
-    limit = settings.trainer.cache_gb * 1e9
-    return SampleStore(train, trained.network, limit), SampleStore(validation, trained.network, limit)
-
-
-def _architecture(
-    model: ModelConfig, shells: Mapping[int, tuple[int, ...]], reach: float, some: Sequence[Structure]
-) -> dict[str, Any]:
-    cutoff = model.cutoff_ang / BOHR_ANG
-    counts = [(len(Pairs.within(s, cutoff)) - len(s), len(s)) for s in some]
-    assert model.irreps is not None and model.edge is not None and model.hidden is not None
-    arguments = {
-        "cutoff": cutoff,
-        "reach": reach,
-        "irreps": model.irreps,
-        "edge": list(model.edge),
-        "hidden": list(model.hidden),
-        "layers": model.layers,
-        "radial": model.radial,
-        "width": model.width,
-        "neighbours": mean_neighbours(counts),
-    }
-    return {"kind": model.kind, "shells": {str(z): list(s) for z, s in sorted(shells.items())}, "arguments": arguments}
+    limit, disk = given.settings.trainer.cache_gb * 1e9, given.disk
+    return SampleStore(train, trained.network, limit, disk), SampleStore(validation, trained.network, limit, disk)

@@ -6,37 +6,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Discriminator, Field, field_serializer, field_validator, model_validator
+from pydantic import BaseModel, Discriminator, Field, SerializeAsAny, field_serializer, field_validator, model_validator
 
+from nearsight.core.configuration import validated
+from nearsight.core.errors import BadInput
+from nearsight.core.registry import load
 from nearsight.core.tables import PATH, Table, Versioned
 from nearsight.dft.settings import Settings
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "small": {
-        "irreps": "32x0e+16x1o+8x2e+4x3o+4x4e+4x1e+4x2o",
-        "edge": (32, 4, 16, 8, 4, 4),
-        "hidden": (48, 4, 24, 16, 8, 4),
-        "layers": 1,
-        "width": 48,
-    },
-    "base": {
-        "irreps": "64x0e+32x1o+16x2e+8x3o+4x4e+8x1e+8x2o+4x3e",
-        "edge": (64, 8, 32, 16, 8, 4),
-        "hidden": (64, 8, 40, 24, 12, 6),
-        "layers": 2,
-        "width": 64,
-    },
-    "large": {
-        "irreps": "96x0e+64x1o+32x2e+16x3o+8x4e+16x1e+16x2o+8x3e",
-        "edge": (96, 16, 64, 32, 16, 8),
-        "hidden": (128, 16, 80, 48, 24, 12),
-        "layers": 3,
-        "width": 96,
-    },
-}
+from nearsight.models.contract import ModelConfig
 
 
-class DataConfig(Table):
+class PreparationConfig(Table):
+    """The part of `data` that may change where a training is resumed: where prepared samples are kept, and who makes them.
+
+    See DataConfig.
+    """
+
+    cache: Path | None = None
+    cache_gb: float = Field(10.0, ge=0)
+    workers: int | None = Field(None, ge=1)
+
+
+class DataConfig(PreparationConfig):
     """Folders of calculation folders (or calculation folders themselves).
 
     For the energy loss alone, structure files too: any that ASE reads, each frame of it; Hamiltonians are not needed.
@@ -45,6 +36,9 @@ class DataConfig(Table):
     copies, copies_sigma_ang: for the energy loss alone, which needs no labels: how many copies of each training structure to
     train on beside it, every atom displaced along x, y and z by Gaussian steps of this width [Angstrom], at most 2.5 of it.
     vacuum_ang: box around molecules of structure files without a cell [Angstrom].
+    cache, cache_gb: folder of prepared samples and H0, which every training may share, and what it may hold; by default
+    nearsight/ in the user's cache (XDG_CACHE_HOME or ~/.cache). It may be deleted at any time.
+    workers: processes that prepare samples where that takes long; null counts the cores.
     species: folder of <Symbol>.ion.xml of the orbitals, so that a prediction can compute overlaps (and H0). Without it:
     `species/` beside the samples, or the settings that the samples' result.json records.
     """
@@ -96,36 +90,17 @@ class EnergyLossConfig(Table):
         return scf.model_dump(mode="json", exclude_unset=True)
 
 
+def model_config(table: Mapping[str, Any]) -> ModelConfig:
+    """The table `model:` as the class that its kind declares. Raises NearsightError, with the near miss of a key or kind."""
+    try:
+        kind = load("models", str(table.get("kind", "deeph2")))
+    except BadInput as error:
+        raise BadInput(f"model.kind: {error}") from error
+    found: ModelConfig = validated(kind.Config, table, "model")
+    return found
+
+
 LossConfig = Annotated[BlocksLossConfig | EnergyLossConfig, Discriminator("kind")]
-
-
-class ModelConfig(Table):
-    """kind and preset of the network; further keys replace the preset's.
-
-    target: `total` is H; `delta` is H - H0, with H0 of superposed atomic densities computed by the DFT engine.
-    cutoff_ang: reach of one message [Angstrom].  irreps: features of atoms.  edge, hidden: channels in the edge's frame
-    (m = 0 even, m = 0 odd, m = 1, 2, ...).  layers: interactions.  radial: functions of the distance.  width: of the
-    networks on them.
-    """
-
-    kind: Literal["deeph2"] = "deeph2"
-    preset: Literal["small", "base", "large"] = "base"
-    target: Literal["total", "delta"] = "total"
-    cutoff_ang: float = Field(4.25, gt=0)
-    irreps: str | None = None
-    edge: tuple[int, ...] | None = Field(None, min_length=3)
-    hidden: tuple[int, ...] | None = Field(None, min_length=3)
-    layers: int | None = Field(None, ge=1)
-    radial: int = Field(8, ge=1)
-    width: int | None = Field(None, ge=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_preset(cls, table: Any) -> Any:
-        if isinstance(table, Mapping) and table.get("preset", "base") in PRESETS:
-            given = {k: v for k, v in table.items() if v is not None}
-            return {**PRESETS[table.get("preset", "base")], **given}
-        return table
 
 
 class ReferenceConfig(Table):
@@ -139,7 +114,7 @@ class BudgetConfig(Table):
     """The part of `trainer` that may change where a training is resumed: how long, how often it is looked at, and on what.
 
     max_minutes, max_epochs: whichever comes first ends the training; schedules run over that budget.  validations: how many
-    over the budget.  resume: go on from the checkpoint in the output folder.  cache_gb: of samples kept in memory.
+    over the budget.  resume: go on from the checkpoint in the output folder.  cache_gb: what samples may take in memory.
     """
 
     max_minutes: float | None = Field(20.0, gt=0)
@@ -191,11 +166,16 @@ class TrainingConfig(Versioned):
 
     schema_version: int = 2
     data: DataConfig
-    model: ModelConfig = ModelConfig()
+    model: SerializeAsAny[ModelConfig] = Field(default_factory=lambda: model_config({}))
     loss: tuple[LossConfig, ...] = (BlocksLossConfig(),)
     init_from: Path | None = None
     reference: ReferenceConfig = ReferenceConfig()
     trainer: TrainerConfig = TrainerConfig()
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _of_its_kind(cls, table: Any) -> Any:
+        return model_config(table) if isinstance(table, Mapping) else table
 
     @field_validator("loss", mode="before")
     @classmethod
@@ -223,7 +203,11 @@ class TrainingConfig(Versioned):
 
     def that_matters(self) -> dict[str, Any]:
         """The tables on which a resumed training must agree with the one before: no budget, no solver, no outputs."""
-        unbound: Any = {"schema_version": True, "trainer": set(BudgetConfig.model_fields)}
+        unbound: Any = {
+            "schema_version": True,
+            "data": set(PreparationConfig.model_fields),
+            "trainer": set(BudgetConfig.model_fields),
+        }
         table = self.model_dump(mode="json", exclude=unbound)
         for loss in table["loss"]:
             loss["scf"] = {

@@ -20,10 +20,7 @@ from torch import Tensor, nn
 
 from nearsight.core.errors import BadInput
 from nearsight.dft.mixing import Pulay, PulayState
-from nearsight.models.deeph2 import DeepH2
-from nearsight.models.graph import Graph
-from nearsight.models.layers import Linear
-from nearsight.models.so2 import FrameLinear
+from nearsight.models.contract import HamiltonianModel, LastLayer, Prepared
 
 Map = Callable[[Tensor], Tensor]
 Factors = tuple[Tensor, Tensor]  # V, d of V^T d V: the product itself would lose what d spans
@@ -57,17 +54,17 @@ class GaussNewton:
     limit: int = 100
     cut: float = 1e-7
 
-    def move(self, network: DeepH2, graph: Graph, difference: Tensor) -> Move:
-        """Change the weights so that the prediction for a prepared graph (or several in one) moves by `difference` [size].
+    def move(self, network: HamiltonianModel, sample: Prepared, difference: Tensor) -> Move:
+        """Change the weights so that the prediction for a prepared sample (or several in one) moves by `difference` [size].
 
         Raises NearsightError for a network that is not float64.
         """
-        layers = LastLayers(network, graph, self.cut)
+        layers = LastLayers(network, sample, self.cut)
         y = _conjugate_residuals(layers.kernel, difference, self.accuracy, self.limit)
         step = layers.metric(layers.pull(y))
         layers.add(network, step)
         with torch.no_grad():
-            reached = network(graph)
+            reached = network(sample).values.flatten()
         left = float((layers.values + difference - reached).norm() / difference.norm())
         if not left < 1:  # rounding has won
             layers.add(network, [torch.zeros_like(x) for x in step])
@@ -77,24 +74,21 @@ class GaussNewton:
 
 
 class LastLayers:
-    """The prediction of a graph as a (linear) function of the last layers' weights.
+    """The prediction of a sample as a (linear) function of the last layers' weights.
 
     values: [size].  weights: by name.  push(v): J v [size].  pull(u): J^T u.  metric(v): M v.
     """
 
-    def __init__(self, network: DeepH2, graph: Graph, cut: float) -> None:
-        if network.embedding.dtype != torch.float64:
+    def __init__(self, network: HamiltonianModel, sample: Prepared, cut: float) -> None:
+        if network.dtype != torch.float64:
             raise BadInput("Gauss-Newton steps need a network in float64: network.to(torch.float64), then prepare")
         every = dict(network.named_parameters())
-        inputs = _inputs(network, graph)
-        self.inverse = {
-            f"{name}.{key}": value
-            for name, x in inputs.items()
-            for key, value in _inverse_grams(network.get_submodule(name), x, network, graph, cut)
-        }
+        with torch.no_grad():
+            last = network.last_layers(sample)
+            self.inverse = {name: value for layer in last for name, value in _inverse_grams(layer, cut)}
         self.weights = {name: every[name].detach().clone().requires_grad_() for name in self.inverse}
         fixed = {name: x.detach() for name, x in every.items()}
-        values = torch.func.functional_call(network, fixed | self.weights, (graph,))
+        values = torch.func.functional_call(network, fixed | self.weights, (sample,)).values.flatten()
         # J^T u is linear in u, and the derivative of v . J^T u by u is J v
         dual = torch.zeros_like(values, requires_grad=True)
         pulled = torch.autograd.grad(values, list(self.weights.values()), dual, create_graph=True)
@@ -119,57 +113,20 @@ class LastLayers:
         return self.push(self.metric(self.pull(u)))
 
     @torch.no_grad()
-    def add(self, network: DeepH2, step: list[Tensor]) -> None:
+    def add(self, network: HamiltonianModel, step: list[Tensor]) -> None:
         every = dict(network.named_parameters())
         for (name, x), d in zip(self.weights.items(), step, strict=True):
             every[name].copy_(x + d)
 
 
-@torch.no_grad()
-def _inputs(network: DeepH2, graph: Graph) -> dict[str, Any]:
-    """What goes into each of the last layers."""
-    seen: dict[str, Any] = {}
-    hooks = [
-        network.get_submodule(name).register_forward_pre_hook(lambda _, x, name=name: seen.update({name: x[0]}))
-        for name in network.LAST_LAYERS
-    ]
-    try:
-        network(graph)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return seen
-
-
-@torch.no_grad()
-def _inverse_grams(
-    layer: nn.Module, x: Any, network: DeepH2, graph: Graph, cut: float
-) -> Iterator[tuple[str, Factors]]:
-    """M of each of the weights, in factors: (X^T w X)^-1, X: features [rows, inputs], w: mean square of their scales."""
-    if isinstance(layer, FrameLinear):
-        stored = graph.block.new_zeros(graph.atoms + graph.edges, dtype=torch.bool)
-        stored[graph.block] = True  # message edges that are no pairs of the matrix say nothing
-        root = (graph.scale.square().mean(1) * stored[graph.atoms :]).sqrt()
-        rows = [x[0] * root[:, None], *((y * root[:, None, None]).flatten(0, 1) for y in x[1:])]
-        first = [layer.source.even, *(y.shape[1] for y in rows[1:])]
-        names = [f"weights.{m}" for m in range(len(layer.weights))]
-    elif isinstance(layer, Linear):
-        root = network.readout.site_scale.square().mean(1).sqrt()[graph.species]
-        blocks = {
-            l: (x * root[:, None])[:, s : s + (2 * l + 1) * c].reshape(-1, c) for l, s, c in layer.source.blocks()
-        }
-        rows = [blocks[int(l)] for l in layer.weights]
-        first = [layer.source.true[int(l)] for l in layer.weights]
-        names = [f"weights.{l}" for l in layer.weights]
-    else:
-        raise TypeError(f"no Gram matrix for {type(layer).__name__}")
-    largest = max(float(y.norm()) for y in rows)
-    for name, y, split in zip(names, rows, first, strict=False):
-        parts = [_inverse_gram(part, cut, ABSENT * largest) for part in (y[:, :split], y[:, split:])]
+def _inverse_grams(layer: LastLayer, cut: float) -> Iterator[tuple[str, Factors]]:
+    """M of each of the weights, in factors: (X^T X)^-1, X: features [rows, inputs] in the scale of what they make."""
+    largest = max(float(f.rows.norm()) for f in layer.features)
+    for f in layer.features:
+        parts = [_inverse_gram(part, cut, ABSENT * largest) for part in (f.rows[:, : f.first], f.rows[:, f.first :])]
         v, inverse = zip(*parts, strict=True)  # parities do not mix
-        yield name, (torch.block_diag(*v), torch.cat(inverse)[:, None])
-    rest = layer.bias.detach()
-    yield "bias", (torch.eye(len(rest)).to(rest), torch.ones_like(rest) / root.square().sum().clamp(min=1e-300))
+        yield f"{layer.name}.{f.name}", (torch.block_diag(*v), torch.cat(inverse)[:, None])
+    yield f"{layer.name}.bias", (torch.eye(len(layer.bias)).to(layer.bias), 1 / layer.bias.clamp(min=1e-300))
 
 
 def _inverse_gram(x: Tensor, cut: float, absent: float) -> tuple[Tensor, Tensor]:
@@ -203,7 +160,7 @@ def _conjugate_residuals(kernel: Map, goal: Tensor, accuracy: float, limit: int)
 
 @dataclass
 class WeightCycle:
-    """A self-consistency cycle in the weights of a network, for one structure or several in one graph (mutable).
+    """A self-consistency cycle in the weights of a network, for one structure or several in one sample (mutable).
 
     mixing: how dH is made, for each structure on its own; its inputs are predictions that the network has reached.
     rise: a residual so many times the least one (or without a number) sends the last layers back to where it was least,
@@ -218,36 +175,39 @@ class WeightCycle:
     best: dict[str, Tensor] = field(default_factory=dict)
     histories: list[PulayState] = field(default_factory=list)
 
-    def step(self, network: DeepH2, graph: Graph, residual: Tensor, preconditions: Sequence[Map] | None = None) -> Move:
-        """One step, from F - H [size] of what the network now predicts for the graph, in which H may stand for H - H0.
+    def step(
+        self, network: HamiltonianModel, sample: Prepared, residual: Tensor, preconditions: Sequence[Map] | None = None
+    ) -> Move:
+        """One step, from F - H [size] of what the network now predicts for the sample, in which H may stand for H - H0.
 
         preconditions: for each structure, of its residual (dft/dielectric.py).
         """
         with torch.no_grad():
-            values = network(graph)
+            predicted = network(sample).values
+        values = predicted.flatten()
         size = float(residual.norm())
         if not size <= self.rise * self.least:
-            return self._retreat(network, graph)
+            return self._retreat(network, sample)
         if size < self.least:
             self.least, self.best = size, {k: x.detach().clone() for k, x in _last(network).items()}
         if size == 0:
             return Move(values, 0.0, 0, 0.0)
-        self.histories = self.histories or [PulayState(self.mixing) for _ in graph.values]
-        parts = zip(self.histories, *(x.split(list(graph.values)) for x in (values, residual)), strict=True)
+        self.histories = self.histories or [PulayState(self.mixing) for _ in sample.sizes]
+        pieces = (x.view_as(predicted).split(list(sample.sizes), -1) for x in (values, residual))
         targets = [
-            history.next(h, r, *(preconditions[k : k + 1] if preconditions else ()))
-            for k, (history, h, r) in enumerate(parts)
+            history.next(h.flatten(), r.flatten(), *(preconditions[k : k + 1] if preconditions else ())).view_as(h)
+            for k, (history, h, r) in enumerate(zip(self.histories, *pieces, strict=True))
         ]
-        return self.method.move(network, graph, self.share * (torch.cat(targets) - values))
+        return self.method.move(network, sample, self.share * (torch.cat(targets, -1).flatten() - values))
 
-    def _retreat(self, network: DeepH2, graph: Graph) -> Move:
+    def _retreat(self, network: HamiltonianModel, sample: Prepared) -> Move:
         self.share *= 0.5
         for history in self.histories:
             history.forget()
         with torch.no_grad():
             for k, x in _last(network).items():
                 x.copy_(self.best.get(k, x))
-            return Move(network(graph), 1.0, 0, 0.0, retreat=True)
+            return Move(network(sample).values.flatten(), 1.0, 0, 0.0, retreat=True)
 
     def state_dict(self) -> dict[str, Any]:
         """What a cycle that was cut off goes on from; the weights are the network's own."""
@@ -259,5 +219,5 @@ class WeightCycle:
         self.histories = [PulayState(self.mixing, list(h["inputs"]), list(h["residuals"])) for h in state["histories"]]
 
 
-def _last(network: DeepH2) -> dict[str, nn.Parameter]:
-    return {k: x for k, x in network.named_parameters() if k.startswith(network.LAST_LAYERS)}
+def _last(network: HamiltonianModel) -> dict[str, nn.Parameter]:
+    return {k: x for k, x in network.named_parameters() if k.startswith(network.last_layer_names)}

@@ -1,31 +1,43 @@
-"""How wrong predicted matrix elements are, in meV."""
+"""How wrong predictions are: by labels, by the energy functional, or both; structures that spoil a batch are set aside."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite, sqrt
+from statistics import median
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from nearsight.core.errors import NearsightError
 from nearsight.core.units import HARTREE_EV
+from nearsight.learn.config import BlocksLossConfig, EnergyLossConfig
+from nearsight.learn.energy import EnergyLoss, EnergyOutcome
+from nearsight.learn.samples import Sample
+from nearsight.learn.structures import StructureData
+from nearsight.models.targets import Prediction
 
 MEV = 1000 * HARTREE_EV  # 1 Ha in meV
+ENOUGH = 8  # structures whose energy must be known before one is called an outlier
+OUTLIER = 1e4  # energy above the minimum against the median: a hundred times its error of H
+PATIENCE = 4  # evaluations in a row as an outlier
 
 
-def gauge_shifts(error: Tensor, overlap: Tensor, values: Sequence[int]) -> Tensor:
-    """mu S of each structure that brings error + mu S nearest to zero in least squares [size].
+def gauge_shifts(error: Tensor, overlap: Tensor, sizes: Sequence[int]) -> Tensor:
+    """mu S of each structure that brings error + mu S nearest to zero in least squares [..., size].
 
     H and H + mu S are the same physics: the zero of energy of a periodic system has no meaning.
     """
-    parts = zip(error.split(list(values)), overlap.split(list(values)), strict=True)
-    return torch.cat([-(e * s).sum() / (s * s).sum() * s for e, s in parts])
+    parts = zip(error.split(list(sizes), -1), overlap.split(list(sizes), -1), strict=True)
+    return torch.cat([-(e * s).sum() / (s * s).sum() * s for e, s in parts], -1)
 
 
 @dataclass(frozen=True, eq=False)
-class Judgement:
-    """What a loss says of predicted elements. value: meV.  gradient: its derivative in the elements [size]."""
+class LossValue:
+    """A loss and its derivative. value: meV.  gradient: in the prediction's values, of their shape."""
 
     value: float
     gradient: Tensor
@@ -41,21 +53,209 @@ class BlockLoss:
     kind: Literal["mae", "mse", "mixed"] = "mae"
     gauge_invariant: bool = False
 
-    def __call__(self, predicted: Tensor, target: Tensor, overlap: Tensor, values: Sequence[int]) -> Tensor:
-        """predicted, target [size], Ha; overlap [size]; values: elements of each structure. -> scalar."""
+    def __call__(self, predicted: Tensor, target: Tensor, overlap: Tensor, sizes: Sequence[int]) -> Tensor:
+        """predicted, target, overlap [..., size], Ha; sizes: elements of each structure. -> scalar."""
         error = (predicted - target) * MEV
         if self.gauge_invariant:
-            error = error + gauge_shifts(error, overlap, values)
+            error = error + gauge_shifts(error, overlap, sizes)
         if self.kind == "mae":
             return error.abs().mean()
         if self.kind == "mse":
             return error.square().mean()
         return 0.5 * (error.abs().mean() + (error.square().mean() + 1e-6).sqrt())
 
-    def judge(self, predicted: Tensor, target: Tensor, overlap: Tensor, values: Sequence[int]) -> Judgement:
+    def with_gradient(self, predicted: Tensor, target: Tensor, overlap: Tensor, sizes: Sequence[int]) -> LossValue:
         """The loss with its derivative in `predicted`."""
         free = predicted.detach().requires_grad_()
         with torch.enable_grad():
-            loss = self(free, target, overlap, values)
+            loss = self(free, target, overlap, sizes)
         [gradient] = torch.autograd.grad(loss, free)
-        return Judgement(float(loss.detach()), gradient)
+        return LossValue(float(loss.detach()), gradient)
+
+
+class LossTerm(ABC):
+    """One of the losses whose weighted sum is trained on.
+
+    keeps: whether it remembers something of each structure, which must then always be of the same process.
+    """
+
+    weight: float
+    keeps: bool = False
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Structures that are set aside, with the reason."""
+        return {}
+
+    def forget(self) -> None:  # noqa: B027  # most terms remember nothing
+        """Drop what was learnt near predictions that are given up."""
+
+    @abstractmethod
+    def size(self, sample: Sample) -> float:
+        """What a mean over a batch is divided by."""
+
+    @abstractmethod
+    def __call__(self, predicted: Prediction, sample: Sample) -> LossValue:
+        """The mean over the sample."""
+
+
+class BlocksTerm(LossTerm):
+    """Predicted values against labels."""
+
+    def __init__(self, config: BlocksLossConfig) -> None:
+        self.loss, self.weight = BlockLoss(config.error, config.gauge_invariant), config.weight
+
+    def size(self, sample: Sample) -> float:
+        return float(sum(sample.sizes))
+
+    def __call__(self, predicted: Prediction, sample: Sample) -> LossValue:
+        assert sample.target is not None and sample.overlap is not None
+        return self.loss.with_gradient(predicted.values, sample.target, sample.overlap, sample.sizes)
+
+
+class EnergyTerm(LossTerm):
+    """The mean over structures of the energy above the minimum [meV per atom], or of its square root, with the residual.
+
+    A structure whose functional cannot be built or gives no number, or which stays 10^4 times further from its minimum than
+    the median, is set aside: told once, listed in `skipped`, and no longer part of any batch.
+    """
+
+    keeps = True
+
+    def __init__(
+        self, config: EnergyLossConfig, data: StructureData, loss: EnergyLoss, say: Callable[[str], None]
+    ) -> None:
+        self.config, self.data, self.loss, self.say = config, data, loss, say
+        self.weight = config.weight
+        self._skipped: dict[str, str] = {}
+        self._excess: dict[int, float] = {}
+        self._strikes: dict[int, int] = {}
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        return self._skipped
+
+    def forget(self) -> None:
+        """Drop the quadratic models."""
+        self.loss.forget()
+
+    def size(self, sample: Sample) -> float:
+        return float(sum(self.data.name(k) not in self._skipped for k in sample.members))
+
+    def outcome(self, index: int, hamiltonian: Tensor) -> EnergyOutcome | None:
+        """What the functional says of one structure's H [components, size], Ha; None if it is set aside."""
+        name = self.data.name(index)
+        if name in self._skipped:
+            return None
+        try:
+            values = hamiltonian.detach().cpu()
+            found = self.loss(self.data.sources[index], self.data.structure(index), values, self.data.settings(index))
+        except (NearsightError, torch.linalg.LinAlgError) as error:
+            self.set_aside(index, " ".join(str(error).split()))
+            return None
+        if found.evaluated and self._outlier(index, found.excess / len(self.data.structure(index))):
+            self.set_aside(
+                index, f"does not converge: {found.excess * MEV:.3g} meV above its minimum, the others far less"
+            )
+            return None
+        return found
+
+    def __call__(self, predicted: Prediction, sample: Sample) -> LossValue:
+        values = predicted.values.detach().requires_grad_()
+        nowhere = torch.zeros_like(values)
+        value, count = 0.0, max(1.0, self.size(sample))
+        with torch.enable_grad():
+            parts = Prediction(values, predicted.sizes, predicted.target).parts()
+            matrices, gradients = [], []
+            for index, part in zip(sample.members, parts, strict=True):
+                if not bool(torch.isfinite(part.values).all()):
+                    return LossValue(float("nan"), nowhere)  # the network's fault, not the structure's
+                if self.data.name(index) in self._skipped:
+                    continue
+                h = self._matrix(index, part)
+                found = None if h is None else self.outcome(index, h)
+                if h is None or found is None:
+                    continue
+                excess, g = self._measured(index, found)
+                value += excess / count
+                matrices.append(h)
+                gradients.append((g / count).to(h))
+            if not matrices:
+                return LossValue(value, nowhere)
+            [gradient] = torch.autograd.grad(matrices, values, gradients)
+        return LossValue(value, gradient)
+
+    def _matrix(self, index: int, part: Prediction) -> Tensor | None:
+        try:
+            return self.data.matrix(index, part)
+        except NearsightError as error:
+            self.set_aside(index, " ".join(str(error).split()))
+            return None
+
+    def _measured(self, index: int, found: EnergyOutcome) -> tuple[float, Tensor]:
+        """The energy above the minimum, or its root, with its derivative in H [components, size]."""
+        per_atom = MEV / len(self.data.structure(index))
+        excess, g = found.excess * per_atom, found.gradient * per_atom
+        if self.config.measure == "root":
+            excess = sqrt(max(excess, 0.0))
+            return excess, g / (2 * max(excess, 1e-6))
+        return excess, g * self._limit(index)
+
+    def _limit(self, index: int) -> float:
+        """Factor that keeps one structure from drowning the others: at most 30 times the median's gradient."""
+        if len(self._excess) < ENOUGH:
+            return 1.0
+        typical = median(self._excess.values())
+        return min(1.0, sqrt(900 * typical / max(self._excess.get(index, 0.0), 1e-300)))
+
+    def _outlier(self, index: int, excess: float) -> bool:
+        if not isfinite(excess):
+            return True
+        self._excess[index] = max(excess, 0.0)
+        if len(self._excess) < ENOUGH:
+            return False
+        far = excess > OUTLIER * median(self._excess.values()) and excess * MEV > 1e-3
+        self._strikes[index] = self._strikes.get(index, 0) + 1 if far else 0
+        return self._strikes[index] >= PATIENCE
+
+    def set_aside(self, index: int, reason: str) -> None:
+        """Leave a structure out from now on, and say so."""
+        name = self.data.name(index)
+        if name not in self._skipped:
+            self._skipped[name] = reason = reason.removeprefix(f"{name}: ")
+            self.say(f"{name} is set aside: {reason}")
+
+
+class Loss:
+    """The weighted sum of all terms of a training."""
+
+    def __init__(self, terms: Sequence[LossTerm]) -> None:
+        self.terms = tuple(terms)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a structure must always be of the same process."""
+        return any(t.keeps for t in self.terms)
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        return {k: reason for t in self.terms for k, reason in t.skipped.items()}
+
+    def forget(self) -> None:
+        """Drop what was learnt near predictions that are given up."""
+        for term in self.terms:
+            term.forget()
+
+    def sizes(self, sample: Sample | None) -> list[float]:
+        """For each term what its mean over this sample is divided by."""
+        return [0.0 if sample is None else t.size(sample) for t in self.terms]
+
+    def __call__(self, predicted: Prediction, sample: Sample, shares: Sequence[float]) -> LossValue:
+        """shares: the part that this sample is of each term's batch, where several processes share it."""
+        fixed = Prediction(predicted.values.detach(), predicted.sizes, predicted.target)
+        found = [t(fixed, sample) for t in self.terms]
+        factors = [t.weight * s for t, s in zip(self.terms, shares, strict=True)]
+        gradient = torch.zeros_like(predicted.values)
+        for f, value in zip(factors, found, strict=True):
+            gradient += f * value.gradient
+        return LossValue(sum(f * v.value for f, v in zip(factors, found, strict=True)), gradient)

@@ -17,33 +17,40 @@ from nearsight.core.basis import Basis
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
 from nearsight.core.display import shortened
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput, MissingData, NearsightError
 from nearsight.core.layout import BlockLayout
+from nearsight.core.registry import load
 from nearsight.core.structure import SYMBOLS, Structure
+from nearsight.core.versions import KEY, checked_version
 from nearsight.dft.settings import Settings
 from nearsight.dft.setup import load_species
 from nearsight.formats.files import read_json, whole_file, write_json
 from nearsight.formats.registry import find, read, read_structure, write
 from nearsight.formats.structures import check_structure
 from nearsight.learn.reference import OrbitalReference, differences, read_species
-from nearsight.models.deeph2 import DeepH2
+from nearsight.models.contract import HamiltonianModel
+from nearsight.models.targets import Inputs
 
 FORMAT = "nearsight-model-1"
-ARCHITECTURES = {"deeph2": DeepH2}
+SCHEMA = 1  # raised where an older reader would misread config.json
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
     """A network with what it needs to know of the orbitals.
 
-    architecture: kind, shells and keyword arguments of the network.  target: total or delta.  reference: the orbitals;
-    None if the data did not tell them, and then a prediction needs a layout from elsewhere.
+    architecture: kind, shells and keyword arguments of the network.  reference: the orbitals; None if the data did not
+    tell them, and then a prediction needs a layout from elsewhere.
     """
 
-    network: DeepH2
+    network: HamiltonianModel
     architecture: Mapping[str, Any]
-    target: str
     reference: OrbitalReference | None
+
+    @property
+    def target(self) -> str:
+        """What the network's numbers stand for: total or delta."""
+        return self.network.target.name
 
     def __repr__(self) -> str:
         elements = " ".join(SYMBOLS[int(z)] for z in self.architecture["shells"])
@@ -57,7 +64,7 @@ class TrainedModel:
     def check(self, structure: Structure) -> None:
         """Raises NearsightError for a structure with an element that the model never saw, or no sound structure."""
         check_structure(structure)
-        self.network.readout.slots.index_of(structure.numbers)
+        self.network.check(structure.numbers)
 
     def layout(self, structure: Structure) -> BlockLayout:
         self.check(structure)
@@ -73,13 +80,19 @@ class TrainedModel:
         """The Hamiltonian [Ha], float64, on a layout; without one, on the pairs that the DFT engine would use."""
         self.check(structure)
         layout = layout or self.layout(structure)
-        graph = self.network.prepare(structure, layout)
-        matrix = BlockMatrix(layout, self.network(graph).double().to(layout.device)[None])
-        if self.target == "delta":
-            if self.reference is None:
-                raise NearsightError("a model of H - H0 needs the orbitals of its data: its folder has lost species/")
-            matrix = matrix + self.reference.initial_hamiltonian(structure).on(layout)
-        return matrix
+        return self.network.matrix(structure, layout, self.inputs(structure, layout))
+
+    def inputs(self, structure: Structure, layout: BlockLayout) -> Inputs:
+        """What the network needs beside structure and pairs. Raises MissingData where the orbitals are not known."""
+        names = self.network.inputs
+        if not names:
+            return Inputs()
+        if self.reference is None:
+            raise MissingData("this model needs the orbitals of its data: its folder has lost species/")
+        reference = self.reference
+        overlap = reference.overlap(structure, layout).values[0] if "overlap" in names else None
+        h0 = reference.initial_hamiltonian(structure).on(layout).values if "initial_hamiltonian" in names else None
+        return Inputs(overlap, h0)
 
     def start_for(self, structure: Structure, settings: Settings) -> BlockMatrix:
         """The prediction [Ha] as the start of a self-consistency cycle with these settings.
@@ -109,6 +122,7 @@ class TrainedModel:
             folder / "config.json",
             {
                 "format": FORMAT,
+                KEY: SCHEMA,
                 "architecture": dict(self.architecture),
                 "target": self.target,
                 "reference": reference,
@@ -119,19 +133,21 @@ class TrainedModel:
 
     @staticmethod
     def load(folder: Path | str, device: str = "cpu") -> TrainedModel:
-        """Raises NearsightError for a folder that is no model, one whose files do not fit together, or a missing device."""
+        """The model of a folder, in double precision whatever it was trained in.
+
+        Raises NearsightError for a folder that is no model, one whose files do not fit together, or a missing device.
+        """
         folder, place = Path(folder), find_device(device)
         if not folder.is_dir():
             raise NearsightError(f"no such model: {folder}")
         config = _read_config(folder)
-        architecture, settings = config["architecture"], config["reference"]
-        network = build(architecture)
+        architecture, settings = config["architecture"], config.get("reference")
+        network = build(architecture, config["target"])
         try:
             weights = load_file(folder / "model.safetensors")
-            network = network.to(next(w.dtype for w in weights.values() if w.is_floating_point()))
-            network.load_state_dict(weights)
-        except (OSError, SafetensorError, RuntimeError, StopIteration) as error:
-            reason = (str(error) or "it holds no weights").splitlines()[0]
+            network.double().load_state_dict(weights)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
             raise NearsightError(f"{folder}/model.safetensors does not fit its config.json: {reason}") from error
         reference = None
         if settings is not None:
@@ -139,7 +155,7 @@ class TrainedModel:
             reference = OrbitalReference(
                 read_species(folder / "species", numbers), Settings.stored(settings, folder / "config.json")
             )
-        return TrainedModel(network.to(place).eval(), architecture, config["target"], reference)
+        return TrainedModel(network.to(place).eval(), architecture, reference)
 
 
 def load_model(path: Path | str, device: str = "cpu") -> TrainedModel:
@@ -150,12 +166,20 @@ def load_model(path: Path | str, device: str = "cpu") -> TrainedModel:
     return TrainedModel.load(path, device)
 
 
-def build(architecture: Mapping[str, Any], seed: int = 0) -> DeepH2:
-    """The network of an architecture {kind, shells, arguments}; first weights are drawn from `seed` alone."""
+def build(architecture: Mapping[str, Any], target: str = "total", seed: int = 0) -> HamiltonianModel:
+    """The network of an architecture {kind, shells, arguments}; first weights are drawn from `seed` alone.
+
+    Raises BadInput for a kind that is not known, Unavailable for one whose package cannot be loaded.
+    """
+    kind = load("models", architecture["kind"])
     shells = {int(z): tuple(s) for z, s in architecture["shells"].items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ARCHITECTURES[architecture["kind"]](shells, **architecture["arguments"])
+        try:
+            made: HamiltonianModel = kind(shells, target=target, **architecture["arguments"])
+        except TypeError as error:
+            raise BadInput(f"a {architecture['kind']} of another version is needed: {error}") from error
+        return made
 
 
 def save_weights(network: torch.nn.Module, folder: Path) -> None:
@@ -203,7 +227,7 @@ predict_folder = predict
 
 def _same_basis(basis: Basis, trained: TrainedModel) -> None:
     for z, shells in basis.shells.items():
-        known = trained.network.readout.slots.shells[z]
+        known = trained.network.shells[z]
         if tuple(shells) != known:
             raise NearsightError(
                 f"{SYMBOLS[z]} has shells {list(shells)} in this folder, the model was trained on {list(known)}"
@@ -217,6 +241,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
     config = read_json(path)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise NearsightError(f"{path} is not a model's configuration of the form {FORMAT}")
+    by = config.get("versions", {}).get("nearsight")
+    checked_version(config.get(KEY), SCHEMA, path, by)
+    missing = [k for k in ("architecture", "target") if k not in config]
+    if missing:
+        raise BadInput(f"{path} has no {missing[0]}: the file is damaged")
     return config
 
 

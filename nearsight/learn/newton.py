@@ -11,11 +11,12 @@ from torch import Tensor
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NotConverged
 from nearsight.dft.problem import SCFState
-from nearsight.learn.dataset import SampleStore
 from nearsight.learn.gauss_newton import WeightCycle
 from nearsight.learn.losses import MEV
+from nearsight.learn.samples import SampleStore
 from nearsight.learn.structures import StructureData
-from nearsight.models.deeph2 import DeepH2
+from nearsight.models.contract import HamiltonianModel
+from nearsight.models.targets import Prediction
 
 CONVERGED = 1e-11  # mean |F - H| at which rounding begins to rule [Ha]
 STUCK = 3  # steps in a row that moved the prediction by less than STUCK_SHARE of what they should
@@ -31,7 +32,7 @@ class NewtonSteps:
         self.done = False
         self._stuck = 0
 
-    def step(self, network: DeepH2) -> float:
+    def step(self, network: HamiltonianModel) -> float:
         """One step; the energy above the minimum before it, by its quadratic model, meV per atom (mean over structures).
 
         Raises NearsightError where the functional gives no number.
@@ -39,22 +40,22 @@ class NewtonSteps:
         indices = list(range(len(self.store)))
         sample = self.store.together(indices)
         with torch.no_grad():
-            parts = network(sample.graph).split(list(sample.graph.values))
-        states = [self._state(k, values) for k, values in zip(indices, parts, strict=True)]
-        difference = torch.cat([t.difference[0] for t in states])
+            parts = network(sample.prepared).parts()
+        states = [self._state(k, part) for k, part in zip(indices, parts, strict=True)]
+        difference = torch.cat([t.difference for t in states], -1).flatten()
         excess = sum(self._excess(k, t) for k, t in zip(indices, states, strict=True)) / len(states)
         if float(difference.abs().mean()) < CONVERGED:
             self.done = True
             return excess
-        move = self.cycle.step(network, sample.graph, difference, self._preconditions(indices, states))
+        move = self.cycle.step(network, sample.prepared, difference, self._preconditions(indices, states))
         self._stuck = self._stuck + 1 if move.left > 1 - STUCK_SHARE or move.retreat else 0
         self.done = self._stuck >= STUCK
         return excess
 
-    def _state(self, index: int, values: Tensor) -> SCFState:
+    def _state(self, index: int, prediction: Prediction) -> SCFState:
         problem = self.data.problem(index)
-        elements = values.double().cpu() + self.data.offset(index)
-        h = BlockMatrix(problem.functional.layout, elements[None].to(problem.functional.layout.device)).hermitian()
+        layout = problem.functional.layout
+        h = BlockMatrix(layout, self.data.matrix(index, prediction).to(layout.device)).hermitian()
         state = problem(problem.kpoints.symmetric(h))
         if not bool(torch.isfinite(state.difference).all()):
             raise NotConverged(f"{self.data.name(index)}: the functional gives no finite energy for the prediction")
@@ -66,6 +67,7 @@ class NewtonSteps:
 
     def _preconditions(self, indices: Sequence[int], states: Sequence[SCFState]):  # type: ignore[no-untyped-def]
         def screened(index: int, state: SCFState, residual: Tensor) -> Tensor:
-            return self.data.screening(index)(self.data.problem(index), state, residual[None])[0]
+            shape = state.difference.shape
+            return self.data.screening(index)(self.data.problem(index), state, residual.view(shape)).flatten()
 
         return [partial(screened, k, t) for k, t in zip(indices, states, strict=True)]

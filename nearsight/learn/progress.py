@@ -45,10 +45,13 @@ class TrainingProgress:
         if self.bar.live.is_started:
             self.bar.stop()
 
-    def prepared(self, done: int, total: int) -> None:
-        """So many structures are ready for training."""
+    def prepared(self, done: int, total: int, what: str = "structures") -> None:
+        """So many structures (or what else) are ready for training."""
+        if not total:
+            return
         if self.bar.live.is_started:
-            self.bar.update(self.task, description="preparing", completed=done / total, figures=f"{done} of {total}")
+            figures = f"{done} of {total} {what}"
+            self.bar.update(self.task, description="preparing", completed=done / total, figures=figures)
             if done == total:
                 self.bar.reset(self.task, total=1.0, description="training", figures="")
             return
@@ -58,7 +61,7 @@ class TrainingProgress:
         if now - self.told > LINE_EVERY and 0 < done < total:
             self.told = now
             left = (now - self.begun) / done * (total - done)
-            self.note(f"preparing: {done} of {total} structures, {left:.0f} s left")
+            self.note(f"preparing: {done} of {total} {what}, {left:.0f} s left")
 
     def advance(self, share: float, loss: float | None, progress: Any) -> None:
         if self.bar.live.is_started:

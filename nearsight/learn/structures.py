@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.calculation import Calculation
 from nearsight.core.errors import BadInput, MissingData, NearsightError
 from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
@@ -24,8 +26,11 @@ from nearsight.dft.settings import Settings, differing
 from nearsight.formats.registry import find, read, read_structure
 from nearsight.formats.structures import check_structure
 from nearsight.integrals.two_center import matrix_layout, overlap
+from nearsight.learn.data import Source, content, hash_of
 from nearsight.learn.energy import ProblemCache
 from nearsight.learn.reference import recorded_settings
+from nearsight.models.contract import HamiltonianModel
+from nearsight.models.targets import Inputs, Prediction
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,7 @@ class StructureData:
 
     paths: calculation folders, folders with a POSCAR, or frames of structure files.  settings: of all functionals; those in
     `given`, which the user chose, hold against what a folder records of itself.  problems: the functionals.
-    delta: the network gives H - H0.  labelled: the folders' Hamiltonians are targets.  copies: distorted ones of each
-    structure, which follow all others.
+    labelled: the folders' Hamiltonians are labels.  copies: distorted ones of each structure, which follow all others.
     """
 
     def __init__(
@@ -59,17 +63,17 @@ class StructureData:
         settings: Settings,
         given: Settings,
         problems: ProblemCache,
-        delta: bool,
         labelled: bool = False,
         vacuum: float | None = None,
         copies: Copies | None = None,
     ) -> None:
         self.shared, self.given, self.problems = settings, given, problems
-        self.delta, self.labelled, self.vacuum, self.copies = delta, labelled, vacuum, copies
+        self.labelled, self.vacuum, self.copies = labelled, vacuum, copies
         count = 1 + (copies.count if copies else 0)
         self.sources = tuple((p, n) for n in range(count) for p in paths)
         self._structures: dict[int, Structure] = {}
-        self._offsets: dict[int, Tensor] = {}
+        self._initial: dict[int, Tensor] = {}
+        self._digests: dict[int, str] = {}
         self._settings: dict[int, Settings] = {}
 
     def __len__(self) -> int:
@@ -94,19 +98,50 @@ class StructureData:
         structure = self.structure(index)
         return matrix_layout(structure, self._species(structure))
 
-    def overlap(self, index: int) -> Tensor | None:
-        if not self.labelled:
-            return None
-        structure = self.structure(index)
-        return overlap(structure, self._species(structure), self.layout(index)).values[0]
+    def source(self, index: int, model: HamiltonianModel) -> Source:
+        """What the store of samples is given. Raises NearsightError for a folder that should have a label and has none."""
+        names = model.needs | (model.target.needs if self.labelled else frozenset())
+        calculation = None
+        if self.labelled:
+            label = self.label(index)
+            if label is None:
+                raise MissingData(f"{self.name(index)} has no hamiltonian.h5: there is nothing to learn from it")
+            calculation = self.calculation(index, label)
+        return Source(self.structure(index), self.layout(index), self.inputs(index, names), calculation)
 
-    def target(self, index: int) -> Tensor | None:
-        if not self.labelled:
-            return None
-        label = self.label(index)
-        if label is None:
-            raise MissingData(f"{self.name(index)} has no hamiltonian.h5: there is nothing to learn from it")
-        return label.values[0] - self.offset(index)
+    def job(self, index: int, model: HamiltonianModel) -> Callable[[], Source]:
+        """The source itself: functionals stay in this process."""
+        return partial(_given, self.source(index, model))
+
+    def digest(self, index: int, model: HamiltonianModel) -> str:
+        """Of the structure and its pairs, and of labels and inputs where there are any."""
+        if index not in self._digests:
+            if self.labelled or model.needs:
+                found = self.source(index, model)
+                matrices = [] if found.calculation is None else [found.calculation.require_hamiltonian()]
+                h0 = found.inputs.initial_hamiltonian
+                offset = "" if h0 is None else hash_of(h0)
+                self._digests[index] = f"{content(found.structure, found.layout, *matrices)} {offset}"
+            else:
+                self._digests[index] = content(self.structure(index), self.layout(index))
+        return f"{self._digests[index]} {model.target.name} {sorted(model.needs)}"
+
+    def calculation(self, index: int, hamiltonian: BlockMatrix) -> Calculation:
+        """The structure with a Hamiltonian on its layout [Ha]."""
+        structure, layout = self.structure(index), hamiltonian.layout
+        s = overlap(structure, self._species(structure), layout)
+        return Calculation(structure, s, hamiltonian)
+
+    def inputs(self, index: int, names: frozenset[str]) -> Inputs:
+        """Those named, of the functional. H0 [1, size], Ha."""
+        functional = self.problem(index).functional if names & {"overlap", "functional"} else None
+        h0 = self._initial_hamiltonian(index) if "initial_hamiltonian" in names else None
+        s = functional.overlap.values[0].cpu() if functional is not None and "overlap" in names else None
+        return Inputs(s, h0, None, functional if "functional" in names else None)
+
+    def matrix(self, index: int, prediction: Prediction) -> Tensor:
+        """H [components, size], Ha, float64, of a prediction for one structure, on the CPU."""
+        return prediction.matrix(self.inputs(index, prediction.target.needs)).cpu()
 
     def settings(self, index: int) -> Settings:
         """Of this structure: what all share, and what its folder records of its own cell."""
@@ -130,13 +165,10 @@ class StructureData:
         """The dielectric operator of the functional."""
         return self.problems.screening(self.sources[index], self.structure(index), self.settings(index))
 
-    def offset(self, index: int) -> Tensor:
-        """What is added to the network's elements to give H [size], Ha: H0, or zero."""
-        if not self.delta:
-            return torch.zeros(1, dtype=torch.float64)
-        if index not in self._offsets:
-            self._offsets[index] = self.problem(index).functional.initial_hamiltonian().values[0].cpu()
-        return self._offsets[index]
+    def _initial_hamiltonian(self, index: int) -> Tensor:
+        if index not in self._initial:
+            self._initial[index] = self.problem(index).functional.initial_hamiltonian().values.cpu()
+        return self._initial[index]
 
     def label(self, index: int) -> BlockMatrix | None:
         """The folder's Hamiltonian [Ha] on the layout, None without one.
@@ -172,7 +204,7 @@ class StructureData:
 
     def without(self, broken: Mapping[int, str]) -> StructureData:
         """The same data without some structures."""
-        same = (self.shared, self.given, self.problems, self.delta, self.labelled, self.vacuum, self.copies)
+        same = (self.shared, self.given, self.problems, self.labelled, self.vacuum, self.copies)
         rest = StructureData((), *same)
         rest.sources = tuple(s for k, s in enumerate(self.sources) if k not in broken)
         return rest
@@ -197,6 +229,10 @@ class StructureData:
         """What the folder says of its structure; of a file, or a folder that says nothing, what all share."""
         path, _ = self.sources[index]
         return recorded_settings(path) or self.shared
+
+
+def _given(source: Source) -> Source:
+    return source
 
 
 def shared_settings(given: Settings, recorded: Settings | None, model: Settings | None) -> Settings:

@@ -21,13 +21,16 @@ from nearsight.dft.settings import Settings
 from nearsight.electrons.levels import Levels
 from nearsight.electrons.solvers.contract import Electrons
 from nearsight.learn.config import DataConfig
-from nearsight.learn.dataset import SampleStore, in_order, split
+from nearsight.learn.data import split
 from nearsight.learn.energy import ProblemCache, harris_excess
 from nearsight.learn.losses import MEV
 from nearsight.learn.model import TrainedModel
+from nearsight.learn.packing import in_order
 from nearsight.learn.reference import differences, recorded_settings
+from nearsight.learn.samples import SampleStore
 from nearsight.learn.structures import StructureData, shared_settings
-from nearsight.models.graph import Graph
+from nearsight.models.contract import HamiltonianModel
+from nearsight.models.targets import Prediction
 
 WINDOW_EV = 5.0  # bands up to this far above the Fermi level are compared
 
@@ -96,24 +99,24 @@ class Validator:
             self.data.label(k)
 
     @torch.no_grad()
-    def __call__(self, predict: Callable[[int], Tensor], indices: Sequence[int]) -> list[EnergyFigures]:
-        """predict: the network's elements [size] of structure `index`, Ha. Structures that cannot be computed are skipped."""
+    def __call__(self, predict: Callable[[int], Prediction], indices: Sequence[int]) -> list[EnergyFigures]:
+        """predict: what the model says of structure `index`. Structures that cannot be computed are skipped."""
         found = []
         for k in indices:
             if self.data.name(k) in self.skipped:
                 continue
             try:
-                found.append(self.figures(k, predict(k).double().cpu() + self.data.offset(k)))
+                found.append(self.figures(k, self.data.matrix(k, predict(k))))
             except (NearsightError, torch.linalg.LinAlgError) as error:
                 self.skipped[self.data.name(k)] = " ".join(str(error).split())
         return found
 
     @torch.no_grad()
     def figures(self, index: int, values: Tensor) -> EnergyFigures:
-        """values: H on the structure's layout [size], Ha. Raises NearsightError where that gives no finite energy."""
+        """values: H on the layout [components, size], Ha. Raises NearsightError where that gives no finite energy."""
         problem = self.data.problem(index)
         layout = problem.functional.layout
-        state = problem(BlockMatrix(layout, values[None].to(layout.device)).hermitian())
+        state = problem(BlockMatrix(layout, values.to(layout.device)).hermitian())
         if not bool(torch.isfinite(state.evaluation.hamiltonian.values).all()):
             raise NotConverged("the functional gives no finite energy for the predicted Hamiltonian")
         atoms = len(problem.functional.structure)
@@ -154,7 +157,7 @@ class Validator:
         return found
 
 
-def label_errors(network: Callable[[Graph], Tensor], held_out: SampleStore, edges: int) -> tuple[float, float, float]:
+def label_errors(network: HamiltonianModel, held_out: SampleStore, edges: int) -> tuple[float, float, float]:
     """MAE [meV] over all elements of labelled samples, over on-site and over off-site ones (nan without any).
 
     edges: in one batch.
@@ -162,8 +165,8 @@ def label_errors(network: Callable[[Graph], Tensor], held_out: SampleStore, edge
     sums = [torch.zeros(()) for _ in range(4)]
     for sample in in_order(held_out, edges):
         assert sample.target is not None
-        error = ((network(sample.graph) - sample.target).abs() * MEV).double().cpu()
-        on_site = (sample.graph.block < sample.graph.atoms).cpu()
+        error = ((network(sample.prepared).values - sample.target).abs() * MEV).double().cpu()
+        on_site = sample.on_site.cpu().expand_as(error)
         parts: list[Tensor] = [error[on_site].sum(), on_site.sum(), error[~on_site].sum(), (~on_site).sum()]
         sums = [a + b for a, b in zip(sums, parts, strict=True)]
     a, n, b, m = (float(x) for x in sums)
@@ -231,12 +234,17 @@ def evaluate(
     if wrong:
         raise BadInput(f"the model was trained with another functional: {'; '.join(wrong)}")
     problems = ProblemCache(settings, dict(trained.reference.species), limit=1e9)
-    data_ = StructureData(paths, settings, given, problems, trained.target == "delta")
+    data_ = StructureData(paths, settings, given, problems)
     validator = Validator(data_, remember=False)
     network = trained.network
+
+    def prepared(index: int) -> Any:
+        inputs = data_.inputs(index, network.needs)
+        return network.prepare(data_.structure(index), data_.layout(index), inputs)
+
     found = []
     for k in range(len(data_)):
-        found += validator(lambda k: network(network.prepare(data_.structure(k), data_.layout(k))), [k])
+        found += validator(lambda k: network(prepared(k)), [k])
         if told:
             told(k + 1, len(data_))
     return found, validator.skipped

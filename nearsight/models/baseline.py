@@ -7,24 +7,21 @@ terms <i|V_k|j>, whatever the atoms do. With the neighbour density of atom i,
 
 an off-site block is a linear function of (A_i, A_j), seen in the frame of the bond, times functions of r_ij; an on-site
 block is one of A_i and, for what is not additive (screening, exchange-correlation), of its products A_i x A_i. Both are
-equivariant, exact in the limit, and fixed by ridge regression in seconds (learn/statistics.py); the network learns the rest.
+equivariant, exact in the limit, and fixed by ridge regression in seconds (statistics.py); the network learns the rest.
 Always in float64: the coefficients cancel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from nearsight.core import so3
+from nearsight.models.graph import Graph
 from nearsight.models.layers import Irreps, RadialBasis, envelope
 from nearsight.models.so2 import FrameIrreps, into_frame
-
-if TYPE_CHECKING:
-    from nearsight.models.graph import Graph
 
 CHUNK = 2000  # edges whose features are in memory at one time
 
@@ -89,17 +86,17 @@ class ClusterExpansion(nn.Module):
 
     def densities(self, graph: Graph) -> list[Tensor]:
         """A_i for each l [atoms, 2l+1, elements * radial], radial fastest; each l and n weighted by how rough it is."""
-        n, c = graph.messages, self.density.true[0]
-        r = graph.distance[:n]
+        n, c = graph.edges.messages, self.density.true[0]
+        r = graph.edges.distance[:n]
         radial = self.radial(r) * envelope(r, self.cutoff)[:, None] * self.radial_weight
         weights = radial.new_zeros(n, self.elements, radial.shape[1])
-        weights[torch.arange(n, device=r.device), graph.species[graph.j[:n]]] = radial
+        weights[torch.arange(n, device=r.device), graph.edges.species[graph.edges.j[:n]]] = radial
         weights = weights.view(n, c)
         result = []
         for l in range(self.l_max + 1):
             harmonics = graph.wigner[l - 1][:n, l, :] if l else r.new_ones(n, 1)
             terms = harmonics[:, :, None] * weights[:, None, :] / (2 * l + 1) ** 0.5
-            result.append(terms.new_zeros(graph.atoms, 2 * l + 1, c).index_add(0, graph.i[:n], terms))
+            result.append(terms.new_zeros(graph.edges.atoms, 2 * l + 1, c).index_add(0, graph.edges.i[:n], terms))
         return result
 
     def site_features(self, densities: list[Tensor], l: int, parity: int) -> Tensor:
@@ -122,8 +119,8 @@ class ClusterExpansion(nn.Module):
         """m = 0: [edges, features]; m > 0: [edges, 2, features]."""
         flat = torch.cat([d.flatten(1) for d in densities], 1)
         wigner = [w[edges] for w in graph.wigner[: self.l_max]]
-        ends = [into_frame(self.density, flat[index[edges]], wigner) for index in (graph.i, graph.j)]
-        across = self.across(graph.distance[edges]) * self.across_weight
+        ends = [into_frame(self.density, flat[index[edges]], wigner) for index in (graph.edges.i, graph.edges.j)]
+        across = self.across(graph.edges.distance[edges]) * self.across_weight
         result = []
         for m in range(min(self.l_max, len(self.frame.pairs)) + 1):
             both = torch.cat([ends[0][m], ends[1][m]], -1)
@@ -137,14 +134,14 @@ class ClusterExpansion(nn.Module):
     def forward(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """On-site irreps [atoms, irreps.dim] and bond-frame components [edges, frame.dim] of a float64 graph."""
         densities = self.densities(graph)
-        site = graph.distance.new_zeros(graph.atoms, self.irreps.dim)
+        site = graph.edges.distance.new_zeros(graph.edges.atoms, self.irreps.dim)
         for l, parity, columns in self.site_blocks():
             columns = columns.to(site.device)
-            weight = getattr(self, f"site_{l}_{parity}")[graph.species]
+            weight = getattr(self, f"site_{l}_{parity}")[graph.edges.species]
             values = self.site_features(densities, l, parity) @ weight
             site[:, columns] = values.flatten(1)
-        pair = graph.species[graph.i] * self.elements + graph.species[graph.j]
-        edge = graph.distance.new_zeros(graph.edges, self.frame.dim)
+        pair = graph.edges.kinds(self.elements)
+        edge = graph.edges.distance.new_zeros(len(graph.edges), self.frame.dim)
         for p in torch.unique(pair).tolist():
             for chunk in (pair == p).nonzero()[:, 0].split(CHUNK):
                 features = self.edge_features(graph, densities, chunk)

@@ -7,18 +7,20 @@ two-centre statistics (see readout.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import sqrt
+from typing import Any, Literal, cast
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from nearsight.core.basis import Basis
-from nearsight.core.blocks import BlockMatrix
 from nearsight.core.layout import BlockLayout
-from nearsight.core.pairs import Pairs
 from nearsight.core.structure import Structure
-from nearsight.models.graph import Graph, build_graph
+from nearsight.core.units import BOHR_ANG
+from nearsight.models.contract import HamiltonianModel, LastLayer, ModelConfig, Setting, Told, silent
+from nearsight.models.edges import mean_neighbours
+from nearsight.models.graph import Graph
 from nearsight.models.layers import MLP, Gate, Irreps, Linear, RadialBasis, envelope
 from nearsight.models.readout import BlockReadout, flatten_frame
 from nearsight.models.so2 import (
@@ -32,6 +34,59 @@ from nearsight.models.so2 import (
     out_of_frame,
     scaled,
 )
+from nearsight.models.statistics import fit_scales, fit_statistics
+from nearsight.models.targets import TOTAL, Inputs, Prediction, Target
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "small": {
+        "irreps": "32x0e+16x1o+8x2e+4x3o+4x4e+4x1e+4x2o",
+        "edge": (32, 4, 16, 8, 4, 4),
+        "hidden": (48, 4, 24, 16, 8, 4),
+        "layers": 1,
+        "width": 48,
+    },
+    "base": {
+        "irreps": "64x0e+32x1o+16x2e+8x3o+4x4e+8x1e+8x2o+4x3e",
+        "edge": (64, 8, 32, 16, 8, 4),
+        "hidden": (64, 8, 40, 24, 12, 6),
+        "layers": 2,
+        "width": 64,
+    },
+    "large": {
+        "irreps": "96x0e+64x1o+32x2e+16x3o+8x4e+16x1e+16x2o+8x3e",
+        "edge": (96, 16, 64, 32, 16, 8),
+        "hidden": (128, 16, 80, 48, 24, 12),
+        "layers": 3,
+        "width": 96,
+    },
+}
+
+
+class DeepH2Config(ModelConfig):
+    """kind and preset of the network; further keys replace the preset's.
+
+    cutoff_ang: reach of one message [Angstrom].  irreps: features of atoms.  edge, hidden: channels in the edge's frame
+    (m = 0 even, m = 0 odd, m = 1, 2, ...).  layers: interactions.  radial: functions of the distance.  width: of the
+    networks on them.
+    """
+
+    kind: Literal["deeph2"] = "deeph2"
+    preset: Literal["small", "base", "large"] = "base"
+    cutoff_ang: float = Field(4.25, gt=0)
+    irreps: str | None = None
+    edge: tuple[int, ...] | None = Field(None, min_length=3)
+    hidden: tuple[int, ...] | None = Field(None, min_length=3)
+    layers: int | None = Field(None, ge=1)
+    radial: int = Field(8, ge=1)
+    width: int | None = Field(None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, table: Any) -> Any:
+        if isinstance(table, Mapping) and table.get("preset", "base") in PRESETS:
+            given = {k: v for k, v in table.items() if v is not None}
+            return {**PRESETS[table.get("preset", "base")], **given}
+        return table
 
 
 class EdgeConvolution(nn.Module):
@@ -89,8 +144,8 @@ class Interaction(nn.Module):
         self.enter, self.leave = Linear(node, self.gate.source), Linear(node, node)
 
     def forward(self, x: Tensor, edge: Frame, radial: Tensor, fade: Tensor, graph: Graph) -> tuple[Tensor, Frame]:
-        n = graph.messages
-        i, j = graph.i[:n], graph.j[:n]
+        n = graph.edges.messages
+        i, j = graph.edges.i[:n], graph.edges.j[:n]
         wigner = [w[:n] for w in graph.wigner]
         message, update = self.convolution(x, edge, radial, i, j, wigner)
         arrived = out_of_frame(self.node, message, wigner) * fade
@@ -100,8 +155,8 @@ class Interaction(nn.Module):
         return x, faded
 
 
-class DeepH2(nn.Module):
-    """Structure -> Hamiltonian (or its difference from a reference), equivariant under all of O(3), strictly local.
+class DeepH2(HamiltonianModel):
+    """Structure -> Hamiltonian (or what `target` says), equivariant under all of O(3), strictly local.
 
     shells: angular momenta of each element's shells.  cutoff: reach of one message [Bohr].  reach: longest distance of a
     matrix pair [Bohr].  irreps: features of atoms.  edge, hidden: channels in the edge's frame (even m = 0, odd m = 0, then
@@ -111,12 +166,15 @@ class DeepH2(nn.Module):
     A new network gives zero, so that the first prediction is the cluster expansion.
     """
 
-    LAST_LAYERS = ("pair.leave.0", "pair.straight", "site_leave")  # the prediction is linear in their weights
+    Config = DeepH2Config
+    Sample = Graph
+    last_layer_names = ("pair.leave.0", "pair.straight", "site_leave")
     column: Tensor
 
     def __init__(
         self,
         shells: Mapping[int, Sequence[int]],
+        target: str | Target = TOTAL,
         *,
         cutoff: float,
         reach: float,
@@ -128,11 +186,11 @@ class DeepH2(nn.Module):
         width: int = 64,
         neighbours: float = 12.0,
     ) -> None:
-        super().__init__()
+        super().__init__(shells, target)
         self.irreps = node = Irreps.parse(irreps).reaching(2 * max(max(s) for s in shells.values()))
         self.readout = BlockReadout(shells, cutoff, reach, node.l_max)
         edge_irreps, hidden_irreps = (_frame_irreps(f, node.l_max) for f in (edge, hidden))
-        self.cutoff, self.neighbours = cutoff, neighbours
+        self.cutoff, self.layers, self.neighbours = cutoff, layers, neighbours
         elements = len(self.readout.slots.numbers)
         self.embedding = nn.Parameter(torch.randn(elements, width) / 2)
         self.basis = RadialBasis(radial, max(cutoff, 1.05 * reach))
@@ -153,22 +211,94 @@ class DeepH2(nn.Module):
         self.site_leave = Linear(node, self.readout.irreps, 0.0)
         self.register_buffer("column", node.channel_of_column(), persistent=False)
 
-    def prepare(self, structure: Structure, layout: BlockLayout) -> Graph:
-        """All that does not depend on the network's weights, to be computed once."""
-        return self.readout.prepare(self.graph(structure, layout))
+    @classmethod
+    def arguments(cls, config: DeepH2Config, setting: Setting) -> dict[str, Any]:
+        """Keyword arguments of the constructor, from the table and the data."""
+        cutoff = config.cutoff_ang / BOHR_ANG
+        assert config.irreps is not None and config.edge is not None and config.hidden is not None
+        return {
+            "cutoff": cutoff,
+            "reach": setting.reach,
+            "irreps": config.irreps,
+            "edge": list(config.edge),
+            "hidden": list(config.hidden),
+            "layers": config.layers,
+            "radial": config.radial,
+            "width": config.width,
+            "neighbours": mean_neighbours(setting.structures, cutoff),
+        }
 
-    def graph(self, structure: Structure, layout: BlockLayout) -> Graph:
-        """Edges and frames in float64, on the network's device."""
-        graph = build_graph(structure, layout, self.readout.slots, self.cutoff, self.irreps.l_max)
-        return graph.to(self.embedding.device)
+    @property
+    def locality(self) -> float:
+        """One cutoff for each interaction, and one for the first features of atoms."""
+        return (self.layers + 1) * self.cutoff
 
-    def forward(self, graph: Graph) -> Tensor:
-        """Matrix elements [size], Ha, of a prepared graph."""
-        n = graph.messages
-        kind = self.embedding[graph.species]
-        radial = self.radial(torch.cat([self.basis(graph.distance), kind[graph.i], kind[graph.j]], 1))
+    @property
+    def geometry_settings(self) -> dict[str, Any]:
+        """Cutoff, orbitals, and the highest l of the frames."""
+        return {"cutoff": self.cutoff, "shells": self.shells, "l_max": self.irreps.l_max}
+
+    def geometry(self, structure: Structure, layout: BlockLayout, inputs: Inputs) -> Graph:
+        """Edges and frames. Raises BadInput for an element that the model does not know."""
+        self.check(structure.numbers)
+        return Graph.of(structure.to("cpu"), layout.to("cpu"), self.readout.slots, self.cutoff, self.irreps.l_max)
+
+    def complete(self, sample: Graph) -> Graph:
+        """With the cluster expansion's values and the scales, on the network's device, in its precision."""
+        return self.readout.complete(sample.to(self.device))
+
+    @torch.no_grad()
+    def fit_baseline(self, samples: Iterable[tuple[Graph, Tensor]], told: Told = silent) -> None:
+        """Cluster expansion and scales from samples and labels [1, size], Ha."""
+        fit_statistics(self.readout, self._on_device(samples), told)
+
+    @torch.no_grad()
+    def fit_scales(self, samples: Iterable[tuple[Graph, Tensor]], share: float) -> None:
+        """Scales from samples and labels [1, size], Ha, none below `share` of the largest; no expansion."""
+        fit_scales(self.readout, self._on_device(samples), share)
+
+    def _on_device(self, samples: Iterable[tuple[Graph, Tensor]]) -> list[tuple[Graph, Tensor]]:
+        return [(graph.to(self.device), labels[0].to(self.device)) for graph, labels in samples]
+
+    def fitted(self) -> dict[str, Tensor]:
+        """Coefficients of the cluster expansion, and scales of edges."""
+        return {k: x for k, x in self.readout.state_dict().items() if k.startswith(("cluster.", "log_scale."))}
+
+    def last_layers(self, sample: Graph) -> list[LastLayer]:
+        """Each with its inputs; rows count by the mean square of the scales that they meet, pairs outside the matrix not."""
+        seen: dict[str, Any] = {}
+        hooks = [
+            self.get_submodule(name).register_forward_pre_hook(lambda _, x, name=name: seen.update({name: x[0]}))
+            for name in self.last_layer_names
+        ]
+        try:
+            self(sample)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        stored = torch.zeros_like(sample.edges.i, dtype=torch.bool)
+        stored[sample.blocks.stored(sample.edges)] = True
+        edge = (sample.scale.square().mean(1) * stored).sqrt()
+        site = self.readout.site_scale.square().mean(1).sqrt()[sample.edges.species]
+        roots = {"pair.leave.0": edge, "pair.straight": edge, "site_leave": site}
+        layers = {name: cast("Linear | FrameLinear", self.get_submodule(name)) for name in seen}
+        return [
+            LastLayer(
+                name,
+                layers[name].features(x, roots[name]),
+                roots[name].square().sum().expand(len(layers[name].bias)),
+            )
+            for name, x in seen.items()
+        ]
+
+    def forward(self, graph: Graph) -> Prediction:
+        """Matrix elements [1, size], Ha, of a prepared graph."""
+        edges = graph.edges
+        n = edges.messages
+        kind = self.embedding[edges.species]
+        radial = self.radial(torch.cat([self.basis(edges.distance), kind[edges.i], kind[edges.j]], 1))
         near = radial[:n]
-        fade = envelope(graph.distance[:n], self.cutoff)[:, None]
+        fade = envelope(edges.distance[:n], self.cutoff)[:, None]
         first = self.first_edge(radial)
         x = self._multipoles(graph, kind, near, fade)
         edge: Frame = [first[:n]]
@@ -176,27 +306,15 @@ class DeepH2(nn.Module):
             x, update = interaction(x, edge, near, fade, graph)
             edge = _added(edge, update)
         edge = self._all_edges(edge, first, n)
-        [pairs] = self.pair(x, edge, radial, graph.i, graph.j, graph.wigner)
+        [pairs] = self.pair(x, edge, radial, edges.i, edges.j, graph.wigner)
         site = self.site_gate(self.site_enter(x))
-        site = self.site_leave(site * self.site_factor[graph.species][:, self.column])
-        return self.readout(graph, site, flatten_frame(pairs))
-
-    def __call__(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-        """Of a Graph: forward. Of a Structure (and, if wanted, a layout): a BlockMatrix."""
-        if args and isinstance(args[0], Structure):
-            return self.matrix(*args, **kwargs)
-        return super().__call__(*args, **kwargs)
-
-    def matrix(self, structure: Structure, layout: BlockLayout | None = None) -> BlockMatrix:
-        """The predicted matrix on a layout; without one, on all pairs within the message cutoff."""
-        if layout is None:
-            basis = Basis.of(structure.numbers, self.readout.slots.shells)
-            layout = BlockLayout(basis, Pairs.within(structure, self.cutoff))
-        return BlockMatrix(layout, self(self.prepare(structure, layout))[None])
+        site = self.site_leave(site * self.site_factor[edges.species][:, self.column])
+        values = self.readout(graph, site, flatten_frame(pairs))
+        return Prediction(values[None], graph.sizes, self.target)
 
     def _multipoles(self, graph: Graph, kind: Tensor, radial: Tensor, fade: Tensor) -> Tensor:
         """First features of atoms: their element, and sum_j w_lc(r_ij) Y_lm(r_ij)."""
-        n = graph.messages
+        n = graph.edges.messages
         weights = self.multipoles(radial) * (fade / sqrt(self.neighbours))
         columns = []
         present = [t for t, c in zip(self.irreps.true, self.irreps.channels, strict=True) if c]
@@ -205,7 +323,7 @@ class DeepH2(nn.Module):
             harmonics = graph.wigner[l - 1][:n, l, :] if l else w.new_ones(n, 1)
             y = harmonics[:, :, None] * w[:, None, :]
             columns.append((torch.nn.functional.pad(y, (0, c - t)) if c > t else y).flatten(1))
-        x = kind.new_zeros(graph.atoms, self.irreps.dim).index_add(0, graph.i[:n], torch.cat(columns, 1))
+        x = kind.new_zeros(graph.edges.atoms, self.irreps.dim).index_add(0, graph.edges.i[:n], torch.cat(columns, 1))
         return x + torch.nn.functional.pad(self.first_node(kind), (0, self.irreps.dim - self.irreps.true[0]))
 
     def _all_edges(self, edge: Frame, first: Tensor, n: int) -> Frame:

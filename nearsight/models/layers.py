@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from nearsight.core.errors import NearsightError
+from nearsight.models.contract import Features
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,12 @@ class Linear(nn.Module):
             self.weights[str(l)] = nn.Parameter(scale * torch.randn(mask.shape) * mask / fan.sqrt())
             self.register_buffer(f"mask{l}", None if bool(mask.all()) else mask, persistent=False)
         self.bias = nn.Parameter(torch.zeros(target.true[0]))
+
+    def features(self, x: Tensor, root: Tensor) -> list[Features]:
+        """What each weight multiplies, for inputs x [n, source.dim] whose rows count by root [n]."""
+        columns = {l: slice(s, s + (2 * l + 1) * c) for l, s, c in self.source.blocks()}
+        rows = {l: (x * root[:, None])[:, s].reshape(-1, self.source.channels[l]) for l, s in columns.items()}
+        return [Features(f"weights.{l}", rows[int(l)], self.source.true[int(l)]) for l in self.weights]
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [n, source.dim] -> [n, target.dim]"""

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from nearsight.core import so3
+from nearsight.models.contract import Features
 from nearsight.models.layers import Irreps, parity_mask
 
 Frame = list[Tensor]  # features in the edge frame: [edges, even + odd], then for m = 1, 2, ...: [edges, 2, channels]
@@ -175,6 +176,14 @@ class FrameLinear(nn.Module):
             self.weights.append(scale * torch.randn(rows, columns) / max(1, rows) ** 0.5)
         self.bias = nn.Parameter(torch.zeros(target.even))
         self.register_buffer("mask", mask if target.odd else None, persistent=False)
+
+    def features(self, x: Frame, root: Tensor) -> list[Features]:
+        """What each weight multiplies, for inputs x whose edges count by root [edges]."""
+        rows = [x[0] * root[:, None], *((y * root[:, None, None]).flatten(0, 1) for y in x[1:])]
+        first = [self.source.even, *(y.shape[1] for y in rows[1:])]
+        return [Features(f"weights.{m}", y, n) for m, (y, n) in enumerate(zip(rows, first, strict=True))][
+            : len(self.weights)
+        ]
 
     def forward(self, x: Frame) -> Frame:
         n = len(x[0])

@@ -17,8 +17,7 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.structure import Structure
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
-from nearsight.learn.judges import Judges
-from nearsight.learn.losses import Judgement
+from nearsight.learn.losses import Loss, LossValue
 from nearsight.learn.model import TrainedModel
 from nearsight.learn.train import train
 from tests import cases
@@ -82,7 +81,7 @@ def test_the_energy_falls_without_labels_and_every_figure_is_told(data: Path, tm
     assert 0.2 < energy["harris_ueV"] / energy["energy_error_ueV"] < 5
     assert report["skipped"] == {} and report["loss"] == ["energy"]
     model = TrainedModel.load(tmp_path / "model")
-    assert model.network.embedding.dtype == torch.float64
+    assert model.network.dtype == torch.float64
     s = water(20)
     settings = ScfSettings.model_validate({**SCF, "species": tmp_path / "model/species"})
     assert model.start_for(s, settings).layout.size == sum(n for n in model.layout(s).shapes.prod(1).tolist())
@@ -217,14 +216,14 @@ def test_a_loss_without_a_number_goes_back_and_then_stops(data: Path, tmp_path: 
 def test_a_step_gone_wrong_is_taken_back(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    true, calls = Judges.__call__, []
+    true, calls = Loss.__call__, []
 
     def wild(self, predicted, sample, shares):  # type: ignore[no-untyped-def]
         found = true(self, predicted, sample, shares)
         calls.append(found.value)
-        return Judgement(1e5 * found.value, found.gradient) if len(calls) == 9 else found
+        return LossValue(1e5 * found.value, found.gradient) if len(calls) == 9 else found
 
-    monkeypatch.setattr(Judges, "__call__", wild)
+    monkeypatch.setattr(Loss, "__call__", wild)
     report = train(config(data, max_epochs=6), tmp_path / "model")
     assert report["backed_off"] == 1 and report["steps"] == len(calls) - 1
     assert "back to the last good state" in capsys.readouterr().out
@@ -236,6 +235,9 @@ def test_preparation_says_how_far_it_is(
 ) -> None:
     """The first steps of self-consistency of each structure come before the first epoch, and may take minutes."""
     monkeypatch.setattr("nearsight.learn.progress.LINE_EVERY", 0.0)
-    train(config(data, max_epochs=1), tmp_path / "model")
+    table = config(data, max_epochs=1)
+    train({**table, "data": {**table["data"], "cache": str(tmp_path / "cache")}}, tmp_path / "model")
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("preparing")]
-    assert [line.split(",")[0] for line in said] == [f"preparing: {k} of 6 structures" for k in range(1, 6)]
+    for what in ("structures", "samples"):
+        of_it = [line.split(",")[0] for line in said if f" {what}," in line]
+        assert of_it[:5] == [f"preparing: {k} of 6 {what}" for k in range(1, 6)]

@@ -16,13 +16,12 @@ from nearsight.dft.ground_state import GroundState, ground_state
 from nearsight.dft.problem import Problem, SCFState
 from nearsight.dft.scf import SCF
 from nearsight.dft.settings import ScfSettings
-from nearsight.learn.config import PRESETS
 from nearsight.learn.energy import ProblemCache
 from nearsight.learn.gauss_newton import GaussNewton, LastLayers, WeightCycle
 from nearsight.learn.model import build
-from nearsight.learn.statistics import fit_scales
-from nearsight.models.deeph2 import DeepH2
-from nearsight.models.graph import Graph, batch
+from nearsight.models.deeph2 import PRESETS, DeepH2
+from nearsight.models.graph import Graph
+from nearsight.models.targets import Inputs
 from tests import cases
 
 
@@ -60,17 +59,15 @@ def network(*which: int) -> tuple[DeepH2, Graph]:
     shells = {str(z): list(s.shells) for z, s in problem(which[0]).functional.species.items()}
     arguments = {"cutoff": 8.0, "reach": reach, "neighbours": 2.0, "radial": 8, **PRESETS["small"]}
     made = build({"kind": "deeph2", "shells": shells, "arguments": arguments}).double()
-    graphs = [made.graph(water(k), layout) for k, layout in zip(which, layouts, strict=True)]
-    fit_scales(
-        made.readout, [(g, problem(k)(h0(k)).difference[0]) for k, g in zip(which, graphs, strict=True)], share=1.0
-    )
-    return made, batch([made.readout.prepare(g) for g in graphs])
+    graphs = [made.geometry(water(k), layout, Inputs()) for k, layout in zip(which, layouts, strict=True)]
+    made.fit_scales([(g, problem(k)(h0(k)).difference) for k, g in zip(which, graphs, strict=True)], share=1.0)
+    return made, Graph.batch([made.complete(g) for g in graphs])
 
 
 def states(made: DeepH2, graph: Graph, which: tuple[int, ...]) -> list[SCFState]:
     with torch.no_grad():
-        parts = made(graph).split(list(graph.values))
-    return [problem(k)(h0(k).with_values(h0(k).values + x)) for k, x in zip(which, parts, strict=True)]
+        parts = made(graph).parts()
+    return [problem(k)(h0(k).with_values(h0(k).values + x.values)) for k, x in zip(which, parts, strict=True)]
 
 
 def residual(found: list[SCFState]) -> Tensor:
@@ -86,7 +83,7 @@ def test_products_with_the_jacobian_are_differences_of_predictions_and_each_othe
     pushed = layers.push(v)
     layers.add(made, v)
     with torch.no_grad():
-        torch.testing.assert_close(made(graph), layers.values + pushed, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(made(graph).values[0], layers.values + pushed, rtol=1e-10, atol=1e-12)
     pulled = sum((a * b).sum() for a, b in zip(layers.pull(u), v, strict=True))
     torch.testing.assert_close(pulled, u @ pushed, rtol=1e-10, atol=1e-10)
 
@@ -94,7 +91,7 @@ def test_products_with_the_jacobian_are_differences_of_predictions_and_each_othe
 def test_a_move_that_the_network_can_make_is_made() -> None:
     made, graph = network(0)
     goal = converged(0).hamiltonian.values[0] - h0(0).values[0]
-    before = made(graph).detach()
+    before = made(graph).values[0].detach()
     move = GaussNewton(accuracy=1e-6).move(made, graph, goal)
     assert move.left < 2e-6 and move.products <= 30
     torch.testing.assert_close(move.reached, before + goal, rtol=0, atol=1e-6)
@@ -145,16 +142,16 @@ def test_a_residual_that_rises_or_is_no_number_sends_the_weights_back() -> None:
     cycle.step(made, graph, residual(states(made, graph, (0,))))
     for bad in (1e3, float("nan")):
         share = cycle.share
-        move = cycle.step(made, graph, bad * torch.ones(graph.values[0], dtype=torch.float64))
+        move = cycle.step(made, graph, bad * torch.ones(graph.sizes[0], dtype=torch.float64))
         assert move.retreat and cycle.share == 0.5 * share
-        assert float(made(graph).detach().abs().max()) == 0.0  # where it began
+        assert float(made(graph).values.detach().abs().max()) == 0.0  # where it began
         cycle.step(made, graph, residual(states(made, graph, (0,))))
 
 
 def test_single_precision_is_refused() -> None:
     made, graph = network(0)
     with pytest.raises(NearsightError, match="float64"):
-        GaussNewton().move(made.float(), graph, torch.ones(graph.values[0]))
+        GaussNewton().move(made.float(), graph, torch.ones(graph.sizes[0]))
 
 
 def test_equal_scales_leave_no_element_without_a_way_to_move() -> None:

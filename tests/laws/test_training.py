@@ -17,10 +17,11 @@ from nearsight.core.pairs import Pairs
 from nearsight.core.structure import Structure
 from nearsight.formats.registry import read, write
 from nearsight.learn.config import TrainingConfig
-from nearsight.learn.dataset import HamiltonianData, split
+from nearsight.learn.data import LabelledData, Reader, split
 from nearsight.learn.losses import BlockLoss
 from nearsight.learn.model import TrainedModel, predict
 from nearsight.learn.train import train, train_from_config
+from tests import toy_model
 
 SHELLS = {6: (0, 1), 1: (0,)}
 
@@ -141,14 +142,18 @@ def test_what_is_saved_predicts_what_was_validated(data: Path, tmp_path: Path) -
 
 
 def test_a_difference_is_learnt_and_its_reference_put_back(data: Path) -> None:
-    def half(structure: Structure) -> BlockMatrix:
-        layout = BlockLayout(Basis.of(structure.numbers, SHELLS), Pairs.within(structure, 6.0))
-        return made_up_hamiltonian(structure, layout) * 0.5
+    class Half:
+        def initial_hamiltonian(self, structure: Structure) -> BlockMatrix:
+            layout = BlockLayout(Basis.of(structure.numbers, SHELLS), Pairs.within(structure, 6.0))
+            return made_up_hamiltonian(structure, layout) * 0.5
 
     folders = split(TrainingConfig.model_validate(config(data)).data).train
-    set_ = HamiltonianData(folders, half)
-    found = set_.calculation(0)
-    assert torch.allclose(set_.target(0), 0.5 * found.require_hamiltonian().values[0], atol=1e-9)
+    model = toy_model.Model(SHELLS, "delta", cutoff=4.0)
+    source = LabelledData(folders, Reader(), Half()).source(0, model)
+    hamiltonian = read(folders[0]).require_hamiltonian().values
+    labels = model.labels(source.calculation, source.inputs)
+    assert torch.allclose(labels, 0.5 * hamiltonian, atol=1e-9)
+    assert torch.allclose(model.target.matrix(labels, source.inputs), hamiltonian)
 
 
 def test_the_zero_of_energy_can_be_left_out_of_the_loss() -> None:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nearsight.models.contract import LEAST_SHARE, Told, silent
 from nearsight.models.graph import Graph
 from nearsight.models.readout import BlockReadout
 from nearsight.models.so2 import FrameIrreps
 
 WIDTH = 0.3  # window in which the spread is averaged over distances [Bohr]
 FLOOR = 1e-6  # least spread [Ha]; 0.03 meV
-LEAST_SHARE = 0.01  # of the largest scale, where there are a few structures only
 FOLDS = 4  # groups of structures for cross-validation
 RIDGES = tuple(10.0**k for k in range(-12, 2))  # tried, relative to the largest eigenvalue
 WITHOUT_FOLDS = 1e-6  # the ridge where there is one structure only
@@ -79,10 +79,13 @@ def _ridges(normal: Normal, ridges: Sequence[float]) -> Iterator[Tensor]:
         yield vectors @ (z / (values + ridge * values[-1].clamp(min=1e-300))[:, None])
 
 
-def fit_statistics(readout: BlockReadout, samples: Iterable[tuple[Graph, Tensor]]) -> None:
-    """Fill the readout's cluster expansion and scales from float64 graphs and their target elements [size], Ha."""
+def fit_statistics(readout: BlockReadout, samples: Iterable[tuple[Graph, Tensor]], told: Told = silent) -> None:
+    """Fill the readout's cluster expansion and scales from float64 graphs and their target elements [size], Ha.
+
+    told: elements and pairs of elements that are done, and all.
+    """
     kept = list(samples)
-    _fit_cluster(readout, kept)
+    _fit_cluster(readout, kept, told)
     _fit_scales(readout, kept)
 
 
@@ -98,13 +101,9 @@ def fit_scales(readout: BlockReadout, samples: Iterable[tuple[Graph, Tensor]], s
     table.clamp_(min=float(table.max()) + math.log(share))
 
 
-def _stored(graph: Graph) -> Tensor:
-    """Edges that are pairs of the matrix."""
-    return torch.unique(graph.block[graph.block >= graph.atoms]) - graph.atoms
-
-
-def _fit_cluster(readout: BlockReadout, samples: Sequence[tuple[Graph, Tensor]]) -> None:
+def _fit_cluster(readout: BlockReadout, samples: Sequence[tuple[Graph, Tensor]], told: Told) -> None:
     cluster = readout.cluster
+    kinds = cluster.elements + cluster.elements**2
     components = [readout.components(graph, values.double()) for graph, values in samples]
     densities = [cluster.densities(graph) for graph, _ in samples]
 
@@ -113,9 +112,10 @@ def _fit_cluster(readout: BlockReadout, samples: Sequence[tuple[Graph, Tensor]])
             getattr(cluster, name)[kind] = regression.solve()
 
     for z in range(cluster.elements):
+        told(z, kinds)
         work: dict[str, Regression] = defaultdict(Regression)
         for k, (graph, _) in enumerate(samples):
-            own = graph.species == z
+            own = graph.edges.species == z
             if own.any():
                 for l, parity, columns in cluster.site_blocks():
                     features = cluster.site_features([d[own] for d in densities[k]], l, parity)
@@ -123,10 +123,11 @@ def _fit_cluster(readout: BlockReadout, samples: Sequence[tuple[Graph, Tensor]])
                     work[f"site_{l}_{parity}"].add(k, features.flatten(0, 1), target.flatten(0, 1))
         solve(work, z)
     for p in range(cluster.elements**2):  # one at a time: there may be many, and each has large normal equations
+        told(cluster.elements + p, kinds)
         work = defaultdict(Regression)
         for k, (graph, _) in enumerate(samples):
-            stored = _stored(graph)
-            edges = stored[(graph.species[graph.i] * cluster.elements + graph.species[graph.j])[stored] == p]
+            stored = graph.blocks.stored(graph.edges)
+            edges = stored[graph.edges.kinds(cluster.elements)[stored] == p]
             if len(edges):
                 features_of = cluster.edge_features(graph, densities[k], edges)
                 for m, columns in cluster.edge_blocks():
@@ -134,6 +135,7 @@ def _fit_cluster(readout: BlockReadout, samples: Sequence[tuple[Graph, Tensor]])
                     target = components[k][1][edges][:, columns.to(edges.device)]
                     work[f"edge_{m}"].add(k, x, target.reshape(len(x), -1))
         solve(work, p)
+    told(kinds, kinds)
 
 
 def _fit_scales(readout: BlockReadout, samples: Sequence[tuple[Graph, Tensor]]) -> None:
@@ -142,12 +144,12 @@ def _fit_scales(readout: BlockReadout, samples: Sequence[tuple[Graph, Tensor]]) 
     for graph, values in samples:
         site, edge = readout.components(graph, values.double())
         expanded_site, expanded_edge = readout.cluster(graph)
-        stored = _stored(graph)
+        stored = graph.blocks.stored(graph.edges)
         sites.append(site - expanded_site)
-        species.append(graph.species)
+        species.append(graph.edges.species)
         edges.append((edge - expanded_edge)[stored])
-        pairs.append((graph.species[graph.i] * elements + graph.species[graph.j])[stored])
-        distances.append(graph.distance[stored])
+        pairs.append(graph.edges.kinds(elements)[stored])
+        distances.append(graph.edges.distance[stored])
     site, kind = torch.cat(sites), torch.cat(species)
     channel = readout.irreps.channel_of_column().to(site.device)
     for z in torch.unique(kind).tolist():
@@ -185,9 +187,3 @@ def _pooled(square: Tensor, channel: Tensor) -> Tensor:
     total = square.new_zeros(*square.shape[:-1], count).index_add(-1, channel, square)
     number = torch.bincount(channel, minlength=count).to(square)
     return (total / number)[..., channel]
-
-
-def mean_neighbours(counts: Iterable[tuple[int, int]]) -> float:
-    """Mean number of message edges an atom has, from (message edges, atoms) of each structure."""
-    edges, atoms = map(sum, zip(*counts, strict=True))
-    return max(1.0, edges / atoms)

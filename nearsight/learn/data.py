@@ -1,0 +1,337 @@
+"""Training data: which structures, and what each of them brings: atoms, pairs, inputs, labels. Folders are read once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nearsight.core.blocks import BlockMatrix
+from nearsight.core.calculation import Calculation
+from nearsight.core.errors import BadInput, MissingData, NearsightError
+from nearsight.core.layout import BlockLayout
+from nearsight.core.structure import SYMBOLS, Structure
+from nearsight.formats.files import whole_file
+from nearsight.formats.registry import list_folders, list_structures, read
+from nearsight.learn.config import DataConfig
+from nearsight.learn.reference import OrbitalReference
+from nearsight.models.contract import HamiltonianModel
+from nearsight.models.targets import Inputs
+
+
+@dataclass(frozen=True)
+class Split:
+    train: tuple[Path, ...]
+    validation: tuple[Path, ...]
+
+
+def split(config: DataConfig, labelled: bool = True) -> Split:
+    """Which structures to train on and which to hold out.
+
+    labelled: folders with Hamiltonians are wanted, and none is both trained on and validated on.
+    Raises NearsightError for missing or empty folders, or too few.
+    """
+    find = _folders if labelled else _structures
+    train = find(config.train)
+    if config.validation is not None:
+        validation = find(config.validation)
+        held = {p.resolve() for p in validation} if labelled else set()
+        train = [p for p in train if p.resolve() not in held]
+    else:
+        count = min(len(train) - 1, max(1, round(config.validation_fraction * len(train))))
+        count = count if config.validation_fraction > 0 else 0
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed)).tolist()
+        validation = [train[k] for k in sorted(order[:count])]
+        train = [train[k] for k in sorted(order[count:])]
+    if not train:
+        raise NearsightError("no structures are left to train on: the validation set holds all of data.train")
+    return Split(tuple(train), tuple(validation))
+
+
+def _folders(paths: str | list[str]) -> list[Path]:
+    found = [f for p in ([paths] if isinstance(paths, str) else paths) for f in list_folders(p)]
+    return list(dict.fromkeys(found))
+
+
+def _structures(paths: str | list[str]) -> list[Path]:
+    """Structures, whether they have matrices or not, and frames of structure files."""
+    found = [p for path in ([paths] if isinstance(paths, str) else paths) for p in list_structures(path)]
+    return list(dict.fromkeys(found))
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a sample is made of.
+
+    layout: pairs on which the model gives elements.  inputs: those that the model needs.  calculation: with the
+    Hamiltonian that labels are made of; None without one.
+    """
+
+    structure: Structure
+    layout: BlockLayout
+    inputs: Inputs
+    calculation: Calculation | None
+
+
+class TrainingData(Protocol):
+    """What a store of samples asks of a data set, by index."""
+
+    def __len__(self) -> int: ...
+
+    def source(self, index: int, model: HamiltonianModel) -> Source: ...
+
+    def job(self, index: int, model: HamiltonianModel) -> Callable[[], Source]:
+        """`source` as a function that another process can be given."""
+
+    def digest(self, index: int, model: HamiltonianModel) -> str:
+        """Of all that the source holds: the same for the same content, wherever it lies."""
+
+
+class Reference(Protocol):
+    """The orbitals behind a data set (reference.py)."""
+
+    def initial_hamiltonian(self, structure: Structure) -> BlockMatrix: ...
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a training must know of a folder before it makes samples.
+
+    digest: of structure and matrices.  shells: angular momenta of each element's shells.  reach: longest distance of a
+    pair [Bohr].  spin: of the Hamiltonian.
+    """
+
+    digest: str
+    structure: Structure
+    spin: str
+    shells: dict[int, tuple[int, ...]]
+    reach: float
+
+    def note(self) -> str:
+        """As text, to the last bit."""
+        s = self.structure
+        atoms = {"cell": s.cell.tolist(), "positions": s.positions.tolist(), "numbers": s.numbers.tolist()}
+        table = {"digest": self.digest, "spin": self.spin, "shells": self.shells, "reach": self.reach}
+        return json.dumps({"structure": atoms, **table})
+
+    @staticmethod
+    def of_note(text: str) -> Survey:
+        """Raises KeyError, TypeError or ValueError for what is none."""
+        known = json.loads(text)
+        atoms = known["structure"]
+        cell, positions = (torch.tensor(atoms[k], dtype=torch.float64) for k in ("cell", "positions"))
+        structure = Structure(cell, positions, torch.tensor(atoms["numbers"]))
+        shells = {int(z): tuple(s) for z, s in known["shells"].items()}
+        return Survey(known["digest"], structure, known["spin"], shells, known["reach"])
+
+
+@dataclass
+class Reader:
+    """Calculations with Hamiltonians, from their folders (mutable: it remembers those read last).
+
+    limit: bytes that it may remember.  notes: folder in which surveys are kept; None keeps none.
+    """
+
+    limit: float = 0.0
+    notes: Path | None = None
+    _kept: OrderedDict[Path, Calculation] = field(default_factory=OrderedDict)
+    _bytes: int = 0
+
+    def __call__(self, path: Path) -> Calculation:
+        """Raises NearsightError, naming the folder, for one without a sound Hamiltonian."""
+        if path in self._kept:
+            self._kept.move_to_end(path)
+            return self._kept[path]
+        found = read_labelled(path)
+        self._kept[path] = found
+        self._bytes += _nbytes(found)
+        while self._bytes > self.limit and len(self._kept) > 1:
+            self._bytes -= _nbytes(self._kept.popitem(last=False)[1])
+        return found
+
+    def remembered(self, path: Path) -> Calculation | None:
+        return self._kept.get(path)
+
+    def survey(self, path: Path) -> Survey:
+        """Of a folder: noted down from an earlier training, if none of its files has changed since, else read."""
+        note = None if self.notes is None else self.notes / f"{_state_of(path)}.json"
+        if note is not None and note.exists():
+            try:
+                return Survey.of_note(note.read_text())
+            except (OSError, ValueError, KeyError, AttributeError, TypeError):
+                pass  # half a note: made anew
+        found = survey_of(self(path))
+        if note is not None:
+            try:
+                with whole_file(note) as part:
+                    part.write_text(found.note())
+            except NearsightError:
+                self.notes = None  # a disk that cannot be written to: read again next time
+        return found
+
+
+def read_labelled(path: Path) -> Calculation:
+    """A calculation to learn from. Raises NearsightError, naming the folder, for one without a sound Hamiltonian."""
+    found = read(path)
+    if found.hamiltonian is None:
+        raise MissingData(f"{path} has no hamiltonian.h5: there is nothing to learn from it")
+    for name, matrix in (("Hamiltonian", found.hamiltonian), ("overlap", found.require_overlap())):
+        if not bool(torch.isfinite(torch.view_as_real(v) if (v := matrix.values).is_complex() else v).all()):
+            raise BadInput(f"{path}: its {name} holds entries that are not finite: leave this folder out of the data")
+    if found.converged is False:
+        raise BadInput(f"{path} did not converge (result.json): go on with it, or leave this folder out of the data")
+    return found
+
+
+def survey_of(found: Calculation) -> Survey:
+    """Of a calculation with a Hamiltonian."""
+    layout = found.require_hamiltonian().layout
+    reach = float(layout.pairs.vectors(found.structure).norm(dim=1).max())
+    shells = {z: tuple(s) for z, s in found.basis.shells.items()}
+    matrices = found.require_hamiltonian(), found.require_overlap()
+    digest = content(found.structure, layout, *matrices)
+    return Survey(digest, found.structure, matrices[0].spin.name, shells, reach)
+
+
+class LabelledData:
+    """Structures with Hamiltonians, from folders, each read once as far as the reader remembers.
+
+    reference: the orbitals that H0 is made of, where the model's target needs it; orbitals: their digest.
+    """
+
+    def __init__(
+        self, folders: Sequence[Path], reader: Reader, reference: Reference | None = None, orbitals: str = ""
+    ) -> None:
+        self.folders, self.reader, self.reference, self.orbitals = tuple(folders), reader, reference, orbitals
+        self._surveys: dict[int, Survey] = {}
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def part(self, folders: Sequence[Path], reference: Reference | None, orbitals: str) -> LabelledData:
+        """Some of the folders, with what has been found out of them."""
+        rest = LabelledData(folders, self.reader, reference, orbitals)
+        known = {self.folders[k]: s for k, s in self._surveys.items()}
+        rest._surveys = {k: known[p] for k, p in enumerate(rest.folders) if p in known}
+        return rest
+
+    def structure(self, index: int) -> Structure:
+        return self.survey(index).structure
+
+    def calculation(self, index: int) -> Calculation:
+        """Raises NearsightError, naming the folder, for one without a sound Hamiltonian."""
+        return self.reader(self.folders[index])
+
+    def survey(self, index: int) -> Survey:
+        if index not in self._surveys:
+            self._surveys[index] = self.reader.survey(self.folders[index])
+        return self._surveys[index]
+
+    def check(self, model: HamiltonianModel) -> None:
+        """Raises BadInput for a folder of another spin, or of shells that are not the model's."""
+        for index, path in enumerate(self.folders):
+            found = self.survey(index)
+            if found.spin != model.spin.name:
+                raise BadInput(
+                    f"{path} has spin {found.spin}, the model {model.spin}: networks for spin are not available yet"
+                )
+            for z, shells in found.shells.items():
+                if model.shells.get(z) != shells:
+                    raise BadInput(
+                        f"the model has shells {model.shells.get(z)} for element {SYMBOLS[z]}, the data {shells} ({path})"
+                    )
+
+    def source(self, index: int, model: HamiltonianModel) -> Source:
+        return self.job(index, model)()
+
+    def job(self, index: int, model: HamiltonianModel) -> Callable[[], Source]:
+        known = self.reader.remembered(self.folders[index])
+        reference = self.reference if "initial_hamiltonian" in model.inputs else None
+        return partial(_source, self.folders[index], known, reference, "overlap" in model.inputs)
+
+    def digest(self, index: int, model: HamiltonianModel) -> str:
+        orbitals = self.orbitals if "initial_hamiltonian" in model.inputs else ""
+        return f"{self.survey(index).digest} {model.target.name} {model.spin} {sorted(model.inputs)} {orbitals}"
+
+    def shells(
+        self, told: Callable[[int, int], None] = lambda done, total: None
+    ) -> tuple[dict[int, tuple[int, ...]], float]:
+        """Orbitals of all elements, and the longest distance of a pair [Bohr]. told: folders done, and all.
+
+        Raises NearsightError for a folder without a sound Hamiltonian, or one whose orbitals are not those of the others.
+        """
+        known: dict[int, tuple[int, ...]] = {}
+        reach = 0.0
+        for index, path in enumerate(self.folders):
+            told(index, len(self))
+            found = self.survey(index)
+            for z, shells in found.shells.items():
+                if known.setdefault(z, shells) != shells:
+                    raise BadInput(
+                        f"{path}: {SYMBOLS[z]} has shells {list(shells)}, elsewhere {list(known[z])}; "
+                        "one model needs one basis"
+                    )
+            reach = max(reach, found.reach)
+        told(len(self), len(self))
+        return known, reach
+
+
+def _source(path: Path, known: Calculation | None, reference: Reference | None, overlap: bool) -> Source:
+    found = known or read_labelled(path)
+    layout = found.require_hamiltonian().layout
+    h0 = None if reference is None else reference.initial_hamiltonian(found.structure).on(layout).values
+    inputs = Inputs(found.require_overlap().on(layout).values[0] if overlap else None, h0)
+    return Source(found.structure, layout, inputs, found)
+
+
+def content(structure: Structure, layout: BlockLayout, *matrices: BlockMatrix) -> str:
+    """Digest of a structure, the pairs of a layout, its orbitals, and matrices with theirs."""
+    shells = sorted((z, list(s)) for z, s in layout.basis.shells.items())
+    digest = hashlib.sha256(json.dumps([shells, [str(m.spin) for m in matrices]]).encode())
+    places = [x for y in (layout, *(m.layout for m in matrices)) for x in (y.pairs.i, y.pairs.j, y.pairs.R)]
+    for x in (structure.cell, structure.positions, structure.numbers, *places, *(m.values for m in matrices)):
+        digest.update(hash_of(x).encode())
+    return digest.hexdigest()
+
+
+def hash_of(x: Tensor) -> str:
+    """Digest of a tensor's shape, precision and bytes."""
+    array = np.ascontiguousarray(x.detach().cpu().numpy())
+    return hashlib.sha256(f"{array.shape} {array.dtype}".encode() + array.tobytes()).hexdigest()
+
+
+def digest_of_orbitals(reference: OrbitalReference) -> str:
+    """Of all that H0 and S depend on: the values of orbitals and potentials, and the settings of the operator."""
+    digest = hashlib.sha256(reference.settings.model_dump_json().encode())
+    for z, species in sorted(reference.species.items()):
+        digest.update(repr((z, _values(replace(species, provenance={})))).encode())
+    return digest.hexdigest()
+
+
+def _values(x: Any) -> Any:
+    """What an object of dataclasses holds, arrays by their digests."""
+    if is_dataclass(x):
+        return [_values(getattr(x, f.name)) for f in fields(x)]
+    if isinstance(x, list | tuple):
+        return [_values(y) for y in x]
+    return hash_of(torch.as_tensor(x)) if isinstance(x, np.ndarray | Tensor) else x
+
+
+def _state_of(path: Path) -> str:
+    """Digest of where a folder is and of the names, sizes and times of its files."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    states = [(f.name, s.st_size, s.st_mtime_ns) for f in files if not f.name.startswith(".") and (s := f.stat())]
+    return hashlib.sha256(json.dumps([str(path.resolve()), states]).encode()).hexdigest()[:40]
+
+
+def _nbytes(found: Calculation) -> int:
+    return sum(m.values.numel() * m.values.element_size() + 40 * len(m.pairs) for m in found.matrices.values())

@@ -1,0 +1,227 @@
+"""Laws of every model, ours or a third party's: inherit `ModelLaws`, give it `kind` and `arguments`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from nearsight.core import registry
+from nearsight.core.basis import Basis
+from nearsight.core.blocks import BlockMatrix
+from nearsight.core.calculation import Calculation
+from nearsight.core.errors import NearsightError
+from nearsight.core.layout import BlockLayout
+from nearsight.core.pairs import Pairs
+from nearsight.core.structure import Structure
+from nearsight.learn.cache import DiskCache, matching
+from nearsight.learn.data import Source
+from nearsight.learn.model import TrainedModel, build
+from nearsight.learn.samples import complete_record, exact_record
+from nearsight.models.contract import HamiltonianModel, Setting
+from nearsight.models.targets import TARGETS, Inputs
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+def random_rotation(seed: int) -> torch.Tensor:
+    q, r = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+    q = q * r.diagonal().sign()
+    return q * torch.linalg.det(q)
+
+
+def axes_turned(rows: list[list[float]]) -> torch.Tensor:
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+ROTATIONS = {
+    "random": random_rotation(3),
+    "inversion": -torch.eye(3, dtype=torch.float64),
+    "improper": -random_rotation(4),
+    "mirror": torch.diag(torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)),
+    "z to y": axes_turned([[1, 0, 0], [0, 0, 1], [0, -1, 0]]),
+    "z to -z": axes_turned([[1, 0, 0], [0, -1, 0], [0, 0, -1]]),
+    "z to x": axes_turned([[0, 0, 1], [0, 1, 0], [-1, 0, 0]]),
+}
+
+
+def crystal() -> Structure:
+    """Three elements, no symmetry, with bonds exactly along +-y and +-z (the poles of the harmonics)."""
+    cell = torch.tensor([[7.0, 0.3, -0.2], [0.4, 6.5, 0.1], [-0.3, 0.2, 8.0]], dtype=torch.float64)
+    positions = torch.tensor(
+        [[0, 0, 0], [0, 0, 2.1], [0, 1.9, 0], [2.2, 0.4, 0.7], [3.1, 2.9, 4.2], [0, 0, -2.5]], dtype=torch.float64
+    )
+    return Structure(cell, positions, torch.tensor([8, 1, 6, 1, 8, 6]))
+
+
+class ModelLaws:
+    """What training, prediction and files rely on.
+
+    kind: as registered.  arguments: keyword arguments of a small model.  shells: of H, C and O, with all that it serves.
+    """
+
+    kind: ClassVar[str]
+    arguments: ClassVar[Mapping[str, Any]]
+    shells: ClassVar[Mapping[int, tuple[int, ...]]] = {1: (0, 0, 1), 6: (0, 0, 1, 2), 8: (0, 1, 1, 2)}
+
+    @pytest.fixture(params=TOLERANCE, ids=["single", "double"])
+    def dtype(self, request: pytest.FixtureRequest) -> torch.dtype:
+        return request.param
+
+    @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+    def device(self, request: pytest.FixtureRequest) -> str:
+        if request.param == "cuda" and not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+        return request.param
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        shells = {str(z): list(s) for z, s in self.shells.items()}
+        return {"kind": self.kind, "shells": shells, "arguments": dict(self.arguments)}
+
+    def model(self, dtype: torch.dtype = torch.float64, device: str = "cpu", target: str = "total") -> HamiltonianModel:
+        """With no weight at zero by accident."""
+        network = build(self.architecture, target)
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for p in network.parameters():
+                if not p.any() and p.ndim > 1:
+                    p.copy_(torch.randn(p.shape, generator=generator) / p.shape[0] ** 0.5)
+        self.disturb(network, generator)
+        return network.to(device).to(dtype)
+
+    def disturb(self, network: HamiltonianModel, generator: torch.Generator) -> None:
+        """Put something into what a fit would set, if the model has such buffers."""
+
+    def layout(self, structure: Structure, reach: float = 6.5) -> BlockLayout:
+        return BlockLayout(Basis.of(structure.numbers, self.shells), Pairs.within(structure, reach))
+
+    def source(self, structure: Structure, seed: int = 0) -> Source:
+        """A structure with a random hermitian label and H0."""
+        layout, generator = self.layout(structure), torch.Generator().manual_seed(seed)
+        h, h0, s = (
+            BlockMatrix(layout, torch.randn(1, layout.size, generator=generator, dtype=torch.float64)).hermitian()
+            for _ in range(3)
+        )
+        calculation = Calculation(structure, s, h)
+        return Source(structure, layout, Inputs(s.values[0], h0.values), calculation)
+
+    def predicted(
+        self, network: HamiltonianModel, structure: Structure, layout: BlockLayout | None = None
+    ) -> BlockMatrix:
+        layout = layout or self.layout(structure)
+        with torch.no_grad():
+            return network.matrix(structure, layout, self.source(structure).inputs)
+
+    @pytest.mark.parametrize("rotation", ROTATIONS.values(), ids=ROTATIONS.keys())
+    def test_rotating_the_crystal_rotates_the_hamiltonian(self, dtype, device, rotation) -> None:
+        network, structure = self.model(dtype, device), crystal()
+        here = self.predicted(network, structure)
+        there = self.predicted(network, structure.rotate(rotation), here.layout)
+        assert float(here.values.std()) > 1e-3
+        error = (there.values - here.rotate(rotation).values).abs().max()
+        assert float(error) < TOLERANCE[dtype] * float(here.values.abs().max())
+
+    def test_the_prediction_is_hermitian(self, dtype, device) -> None:
+        matrix = self.predicted(self.model(dtype, device), crystal())
+        error = (matrix.values - matrix.dagger().values).abs().max()
+        assert float(error) <= 1e-2 * TOLERANCE[dtype] * float(matrix.values.abs().max())
+
+    def test_atoms_may_come_in_any_order_any_cell_and_any_place(self, dtype, device) -> None:
+        network, structure = self.model(dtype, device), crystal()
+        order = torch.tensor([3, 5, 0, 4, 1, 2])
+        cells = torch.tensor([[0, 0, 0], [1, 0, 0], [0, -1, 0], [0, 0, 2], [1, 1, 1], [0, 0, 0]])
+        shift = torch.tensor([0.3, -1.7, 2.9], dtype=torch.float64)
+        positions = structure.positions[order] + cells.double() @ structure.cell + shift
+        moved = Structure(structure.cell, positions, structure.numbers[order])
+        here, there = self.predicted(network, structure), self.predicted(network, moved)
+        p = there.pairs
+        same = here.pairs.find(order[p.i], order[p.j], p.R + cells[p.j] - cells[p.i])
+        assert len(here.pairs) == len(p)
+        bound = TOLERANCE[dtype] * float(here.values.abs().max())
+        for pair, other in enumerate(same.tolist()):
+            assert float((there.block(pair) - here.block(other)).abs().max()) < bound
+
+    def test_atoms_beyond_the_declared_reach_do_not_matter_at_all(self, dtype, device) -> None:
+        network = self.model(dtype, device)
+        step = 2.0
+        count = int(network.locality / step) + 6
+        positions = torch.zeros(count, 3, dtype=torch.float64)
+        positions[:, 0] = torch.arange(count) * step
+        positions[:, 1] = torch.sin(positions[:, 0])
+        numbers = torch.tensor([8, 1, 6]).repeat(count)[:count]
+        cell = 4 * count * step * torch.eye(3, dtype=torch.float64)
+        structure = Structure(cell, positions, numbers)
+        disturbed = positions.clone()
+        disturbed[-1] += torch.tensor([0.3, -0.2, 0.4])
+        layout = self.layout(structure, 3.5)
+        here = self.predicted(network, structure, layout)
+        there = self.predicted(network, Structure(cell, disturbed, numbers), layout)
+        change = (here.values - there.values)[0].abs().cpu()
+        far = torch.minimum(*((positions[-1] - positions[k]).norm(dim=1) for k in (layout.pairs.i, layout.pairs.j)))
+        beyond = (far > network.locality + 0.6)[layout.pair]
+        assert bool(beyond.any()) and float(change[beyond].max()) == 0.0
+        assert float(change[~beyond].max()) > 0
+
+    def test_several_structures_at_once_are_as_one_by_one(self, dtype, device) -> None:
+        network, a = self.model(dtype, device), crystal()
+        b = Structure(1.1 * a.cell, 1.1 * a.positions.flip(0), a.numbers.flip(0))
+        sources = [self.source(s) for s in (a, b, a)]
+        samples = [network.prepare(s.structure, s.layout, s.inputs) for s in sources]
+        together = type(network).Sample.batch(samples)
+        assert together.edge_count == sum(s.edge_count for s in samples)
+        with torch.no_grad():
+            parts, each = network(together).parts(), [network(s).values for s in samples]
+        for sample, part, alone in zip(samples, parts, each, strict=True):
+            assert alone.shape == (network.spin.components, *sample.sizes)
+            assert float((part.values - alone).abs().max()) <= TOLERANCE[dtype] * float(alone.abs().max())
+
+    def test_what_is_saved_predicts_the_same_bits(self, dtype, tmp_path: Path) -> None:
+        for target in TARGETS:
+            network = self.model(dtype, target=target)
+            TrainedModel(network, self.architecture, None).save(tmp_path / target)
+            again = TrainedModel.load(tmp_path / target).network
+            assert again.target is network.target and again.spin is network.spin
+            here, there = (self.predicted(x.double(), crystal()).values for x in (network, again))
+            assert torch.equal(here, there)
+
+    def test_a_sample_comes_back_from_the_disk_with_the_same_bits(self, dtype, tmp_path: Path) -> None:
+        network, source, disk = self.model(dtype), self.source(crystal()), DiskCache(tmp_path, 1e9)
+        exact = exact_record(network, source)
+        disk.save("exact", exact)
+        complete = complete_record(network, disk.load("exact"))
+        disk.save("complete", complete)
+        found = type(network).Sample.of_tensors(matching(disk.load("complete"), "sample."))
+        made = network.prepare(source.structure, source.layout, source.inputs)
+        for name, x in made.tensors().items():
+            assert torch.equal(x, found.tensors()[name]) and x.dtype == found.tensors()[name].dtype
+        assert found.nbytes == made.nbytes > 0
+        assert torch.equal(network(found).values, network(made).values)
+
+    def test_labels_are_what_gives_the_hamiltonian_back(self) -> None:
+        source = self.source(crystal())
+        for target in TARGETS:
+            network = self.model(target=target)
+            labels = network.labels(source.calculation, source.inputs)
+            matrix = network.target.matrix(labels, source.inputs)
+            torch.testing.assert_close(matrix, source.calculation.require_hamiltonian().values)
+
+    def test_the_table_of_a_training_makes_the_model(self) -> None:
+        kind = registry.load("models", self.kind)
+        config = kind.Config(kind=self.kind)
+        arguments = kind.arguments(config, Setting(self.shells, 6.5, [crystal()]))
+        assert json.loads(json.dumps(arguments)) == arguments
+        network = build({**self.architecture, "arguments": arguments}, config.target)
+        assert torch.isfinite(self.predicted(network, crystal()).values).all()
+        assert json.dumps({k: str(v) for k, v in network.geometry_settings.items()})
+
+    def test_an_unknown_element_is_named(self) -> None:
+        structure = crystal()
+        strange = Structure(structure.cell, structure.positions, torch.tensor([8, 1, 6, 1, 8, 14]))
+        layout = BlockLayout(Basis.of(strange.numbers, {**self.shells, 14: (0, 1)}), Pairs.within(strange, 5.0))
+        with pytest.raises(NearsightError, match="never saw Si: it knows H, C, O"):
+            self.model().matrix(strange, layout)

@@ -1,0 +1,141 @@
+"""Every model that there is keeps the laws of models; another one than ours trains, resumes, predicts and is fine-tuned."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+import yaml
+
+from nearsight.core.errors import NearsightError
+from nearsight.formats.registry import read
+from nearsight.learn.model import TrainedModel, predict
+from nearsight.learn.train import train
+from tests.laws.models import ModelLaws
+from tests.laws.test_training import data, lines, weights
+
+__all__ = ["data"]  # a fixture
+
+
+class TestDeepH2(ModelLaws):
+    kind = "deeph2"
+    arguments: ClassVar = {
+        "cutoff": 5.0,
+        "reach": 7.0,
+        "layers": 2,
+        "radial": 4,
+        "irreps": "6x0e+4x1o+3x2e+2x3o+2x4e+2x1e+2x2o",
+        "edge": [6, 2, 4, 3, 2, 2],
+        "hidden": [6, 2, 4, 3, 2, 2],
+        "width": 8,
+    }
+
+    def disturb(self, network, generator) -> None:
+        for name, x in network.readout.cluster.named_buffers():
+            if name.startswith(("site", "edge")):
+                x.copy_(0.03 * torch.randn(x.shape, generator=generator, dtype=x.dtype))
+        network.readout.site_scale.fill_(0.3)
+        network.readout.log_scale.coefficients.fill_(math.log(0.2))
+
+
+@pytest.fixture(autouse=True)
+def _toy(third_party) -> None:
+    third_party("nearsight.models", toy="tests.toy_model:Model")
+
+
+class TestToy(ModelLaws):
+    kind = "toy"
+    arguments: ClassVar = {"cutoff": 5.0, "width": 4}
+
+
+def table(data: Path, **trainer: object) -> dict:
+    return {
+        "data": {"train": str(data), "validation_fraction": 0.34, "seed": 1},
+        "model": {"kind": "toy", "width": 3},
+        "trainer": {"max_minutes": None, "max_epochs": 6, "validations": 3, "batch_edges": 1, **trainer},
+    }
+
+
+class StoppedError(Exception):
+    pass
+
+
+def test_a_foreign_model_trains_resumes_predicts_and_is_fine_tuned(data: Path, tmp_path: Path) -> None:
+    report = train(table(data, learning_rate=0.03, ema=0.0), tmp_path / "whole")
+    found = lines(tmp_path / "whole")
+    assert found[-1]["validation_mae"] < 0.9 * found[0]["validation_mae"]
+    assert report["target"] == "total"
+
+    def stop(metrics: object) -> None:
+        if len(lines(tmp_path / "broken")) == 2:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        train(table(data, learning_rate=0.03, ema=0.0), tmp_path / "broken", stop)
+    train(table(data, learning_rate=0.03, ema=0.0), tmp_path / "broken")
+    whole, broken = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    assert all(torch.equal(x, broken[k]) for k, x in whole.items())
+
+    folder = sorted(data.glob("0*"))[0]
+    predict(tmp_path / "whole", folder, tmp_path / "out")
+    written, model = read(tmp_path / "out").require_hamiltonian(), TrainedModel.load(tmp_path / "whole")
+    assert torch.allclose(written.values, model(read(folder).structure, written.layout).values, atol=1e-12)
+    config = json.loads((tmp_path / "whole/config.json").read_text())
+    assert config["architecture"]["kind"] == "toy" and config["architecture"]["arguments"]["width"] == 3
+
+    tuned = table(data, max_epochs=1, learning_rate=1e-5)
+    train({**tuned, "init_from": str(tmp_path / "whole")}, tmp_path / "tuned")
+    assert lines(tmp_path / "tuned")[0]["validation_mae"] == pytest.approx(found[-1]["best"], rel=1e-5)
+
+
+def test_a_model_declares_its_own_keys_and_a_wrong_one_is_named(data: Path, tmp_path: Path) -> None:
+    def refused(message: str, model: dict) -> None:
+        with pytest.raises(NearsightError, match=message):
+            train({**table(data), "model": model}, tmp_path / "model")
+
+    refused("unknown key model.widht; did you mean width", {"kind": "toy", "widht": 3})
+    refused("unknown key model.layers", {"kind": "toy", "layers": 3})
+    refused("model.kind: 'toi' is not known among models; did you mean toy", {"kind": "toi"})
+    refused("model.target: 'delto' is not known; did you mean delta", {"kind": "toy", "target": "delto"})
+
+
+VERSION1 = Path(__file__).parents[1] / "formats/data/version1"
+
+
+def test_a_model_of_the_first_layout_predicts_what_it_did(tmp_path: Path) -> None:
+    calculation, expected = read(VERSION1 / "set/0001"), read(VERSION1 / "predicted").require_hamiltonian()
+    shutil.copytree(VERSION1 / "model", tmp_path / "model")
+    file = tmp_path / "model/config.json"
+    config = json.loads(file.read_text())
+
+    def predicted(**changed: object) -> torch.Tensor:
+        file.write_text(json.dumps({k: v for k, v in {**config, **changed}.items() if v != "dropped"}))
+        return TrainedModel.load(tmp_path / "model")(calculation.structure, expected.layout).values
+
+    for changed in ({}, {"a key of later": 1}, {"training": "dropped", "versions": "dropped"}, {"schema_version": 1}):
+        assert float((predicted(**changed) - expected.values).abs().max()) < 1e-10
+    with pytest.raises(NearsightError, match=r"config\.json needs Nearsight 9.1 or later"):
+        predicted(schema_version=2, versions={"nearsight": "9.1"})
+    with pytest.raises(NearsightError, match=r"config\.json has no architecture"):
+        predicted(architecture="dropped")
+    arguments = {**config["architecture"]["arguments"], "heads": 2}
+    with pytest.raises(NearsightError, match=r"deeph2 of another version is needed.*heads"):
+        predicted(architecture={**config["architecture"], "arguments": arguments})
+
+
+def test_an_older_training_goes_on(tmp_path: Path) -> None:
+    """Keys of the configuration that came since have their defaults, and those that went are let go."""
+    shutil.copytree(VERSION1 / "set", tmp_path / "set")
+    table = yaml.safe_load((VERSION1 / "model/config.yaml").read_text())
+    table["data"]["train"] = str(tmp_path / "set")
+    train(table, tmp_path / "model")
+    written = yaml.safe_load((tmp_path / "model/config.yaml").read_text())
+    assert written["data"].pop("cache_gb") and written["trainer"].pop("cache_gb")
+    (tmp_path / "model/config.yaml").write_text(yaml.safe_dump({**written, "gone": 1}))
+    table["trainer"]["max_epochs"] = 4
+    assert train(table, tmp_path / "model")["epochs"] == 4
