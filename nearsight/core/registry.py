@@ -22,7 +22,14 @@ from nearsight.core.errors import BadInput, Unavailable
 BUILT_IN: dict[str, dict[str, str]] = {
     "models": {},
     "terms": {},
-    "formats": {"deeph": "nearsight.formats.deeph:DeepH"},
+    "formats": {
+        "deeph": "nearsight.formats.deeph:DeepH",
+        "deeph-old": "nearsight.formats.deeph_old:OldDeepH",
+        "openmx": "nearsight.formats.openmx:OpenMX",
+        "siesta": "nearsight.formats.siesta:Siesta",
+        "abacus": "nearsight.formats.abacus:Abacus",
+        "aims": "nearsight.formats.aims:Aims",
+    },
     "pseudopotentials": {
         "upf": "nearsight.formats.upf:UPF",
         "psml": "nearsight.formats.psml:PSML",
