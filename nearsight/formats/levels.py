@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from nearsight.core.structure import Structure
 from nearsight.core.units import HARTREE_EV
 
 KEY = "program_levels"  # of a calculation's record
-OPENMX_EV, SIESTA4_EV = 27.2113845, 2 * 13.60580  # the programs' own Hartree [eV]
+SIESTA4_EV = 2 * 13.60580  # the Hartree of SIESTA before version 5 [eV]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,14 +54,17 @@ class Levels:
         return found if k.ndim == 2 and energies.ndim == 3 and energies.shape[1] == len(k) else None
 
 
-def levels_beside(path: Path, structure: Structure) -> Levels | None:
-    """The levels that stand in the same folder as a calculation, in the form of any program that is known; None if none do."""
+def levels_beside(path: Path, structure: Structure, fermi_level: float | None = None) -> Levels | None:
+    """The levels that stand in the same folder as a calculation, in the form of any program that is known; None if none do.
+
+    fermi_level: [Ha] of the calculation, by which a printed one tells the program's own eV.
+    """
     folder = path if path.is_dir() else path.parent
     for pattern, reader in _READERS.items():
         for found in sorted(folder.glob(pattern)):
             if found.is_file():
                 try:
-                    levels = reader(found, structure)
+                    levels = reader(found, structure, fermi_level)
                 except (ValueError, IndexError, OSError) as error:
                     raise BadInput(f"{found} is not a whole file of levels: {error}") from error
                 if levels is not None:
@@ -70,34 +72,54 @@ def levels_beside(path: Path, structure: Structure) -> Levels | None:
     return None
 
 
-def read_siesta_levels(path: Path, structure: Structure) -> Levels | None:
-    """`.EIG` [eV] with the `.KP` beside it [1/Bohr]; without one where there is one k-point, which is Gamma."""
+def read_siesta_levels(path: Path, structure: Structure, fermi_level: float | None) -> Levels | None:
+    """`.EIG` [eV] with the `.KP` beside it [1/Bohr]; without one where there is one k-point, which is Gamma.
+
+    The eV is SIESTA's own before version 5 (1 Ry = 13.60580 eV), as the Fermi level in the first line tells.
+    """
     words = path.read_text().split()
     bands, spins, points = (int(w) for w in words[1:4])
-    if bands * spins * points > len(words):
-        raise ValueError(f"it promises {bands * spins * points} levels")
-    # one record a k-point: its number, then the levels of each spin
-    table = np.array(words[4:], dtype=np.float64)
-    stride = 1 + bands * spins
-    if len(table) != stride * points:  # spinors: one list of all, whatever the header says of spins
-        raise ValueError(f"{len(table)} numbers for {points} k-points")
-    energies = torch.as_tensor(table.reshape(points, stride)[:, 1:].reshape(points, spins, bands)).transpose(0, 1)
+    matrices = spins if spins <= 2 else 1  # spinors: one list of all
+    stride = 1 + bands * matrices  # the number of the k-point, then the levels of each spin
+    if len(words) != 4 + stride * points:
+        raise ValueError(f"{len(words) - 4} numbers where {stride * points} are promised")
+    table = torch.tensor([float(w) for w in words[4:]], dtype=torch.float64).reshape(points, stride)
+    energies = table[:, 1:].reshape(points, matrices, bands).transpose(0, 1).contiguous()
     listed = path.with_suffix(".KP")
     if listed.is_file():
-        k = np.array([line.split()[1:4] for line in listed.read_text().splitlines()[1:] if line.split()], dtype=np.float64)
+        lines = [line.split() for line in listed.read_text().splitlines()[1:]]
+        k = torch.tensor([[float(w) for w in line[1:4]] for line in lines if line], dtype=torch.float64)
     else:
-        k = np.zeros((1, 3))
-    if len(k) != points:
+        k = torch.zeros(1, 3, dtype=torch.float64)
+    if k.shape != (points, 3):
         return None
-    fractional = torch.as_tensor(k) @ structure.cell.T.double() / (2 * torch.pi)
-    # SIESTA 5 has CODATA's units, earlier ones their own: the difference is 3e-6 of the energy
-    mantissa = words[4 + 1].upper()
-    digits = len(mantissa.split("E")[0].split(".")[-1])
-    power = int(mantissa.split("E")[1]) if "E" in mantissa else 0
-    return Levels(fractional, energies.contiguous() / HARTREE_EV, 10.0 ** (power - digits) / HARTREE_EV, path.name)
+    unit = HARTREE_EV
+    if fermi_level:
+        unit = min((HARTREE_EV, SIESTA4_EV), key=lambda e: abs(float(words[0]) / fermi_level - e))
+    last_digit = max(_last_digit(w) for w in words[5 : 4 + stride])
+    fractional = _on_mesh(k @ structure.cell.double().T / (2 * torch.pi), 3e-6)
+    return Levels(fractional, energies / unit, last_digit / unit, path.name)
 
 
-def read_openmx_bands(path: Path, structure: Structure) -> Levels | None:
+def _on_mesh(k: torch.Tensor, printed_to: float) -> torch.Tensor:
+    """Fractional k [k, 3] free of the rounding of its print, where along an axis all are multiples of one step to it."""
+    k = k.clone()
+    for axis in k.T:
+        for steps in range(1, 257):
+            whole = (axis * steps).round()
+            if bool(((axis * steps - whole).abs() < steps * printed_to).all()):
+                axis.copy_(whole / steps)
+                break
+    return k
+
+
+def _last_digit(word: str) -> float:
+    """The value of a printed number's last digit: 1e-8 of -0.140945941E+02."""
+    mantissa, _, power = word.upper().partition("E")
+    return 10.0 ** (int(power or 0) - len(mantissa.partition(".")[2]))
+
+
+def read_openmx_bands(path: Path, structure: Structure, fermi_level: float | None) -> Levels | None:
     """`.Band` [Ha], 15 decimals: a header of n, spin and chemical potential, then k and its levels, up before down."""
     lines = path.read_text().splitlines()
     head = lines[0].split()
@@ -120,7 +142,7 @@ def read_openmx_bands(path: Path, structure: Structure) -> Levels | None:
     return Levels(points, e, 1e-15, path.name)
 
 
-def read_openmx_out(path: Path, structure: Structure) -> Levels | None:
+def read_openmx_out(path: Path, structure: Structure, fermi_level: float | None) -> Levels | None:
     """Levels of a molecule in an OpenMX `.out` [Ha]; those of a crystal stand there at shifted k-points and are left."""
     text = path.read_text(errors="replace")
     found = re.search(r"Eigenvalues\s+Up-spin\s+Down-spin\s*\n((?:\s+\d+\s+-?\d+\.\d+\s+-?\d+\.\d+\s*\n)+)", text)
@@ -134,7 +156,7 @@ def read_openmx_out(path: Path, structure: Structure) -> Levels | None:
     return Levels(torch.zeros(1, 3, dtype=torch.float64), table[:, None], 1e-14, path.name)
 
 
-def read_abacus_levels(path: Path, structure: Structure) -> Levels | None:
+def read_abacus_levels(path: Path, structure: Structure, fermi_level: float | None) -> Levels | None:
     """`istate.info` [eV]: blocks `BAND Energy(ev) Occupation Kpoint = n (k)`, one or two spins a line."""
     k, energies = [], []
     for line in path.read_text().splitlines():
