@@ -10,18 +10,14 @@ import torch
 from torch import Tensor
 
 from nearsight.core.basis import Basis
-from nearsight.core.blocks import BlockLayout, BlockMatrix
+from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import BadInput
+from nearsight.core.layout import BlockLayout
+from nearsight.core.pairs import Pairs
 from nearsight.core.spin import Spin
-from nearsight.core.structure import Pairs
 from nearsight.formats.orders import OrbitalOrder
 
 FARTHEST = 10**5  # cells: no pair of atoms that see each other is farther apart
-
-
-def block_matrix(layout: BlockLayout, values: Tensor, spin: Spin) -> BlockMatrix:
-    """A matrix with a spin that is given as an object."""
-    return BlockMatrix(layout, values, spin.name)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +53,7 @@ class Assembly:
         pairs = Pairs.of(i, j, R, len(basis.numbers))
         layout = BlockLayout(basis, pairs)
         pair = pairs.find(i, j, R)
-        place = (
-            layout.boundaries[pair]
-            + (row - basis.offsets[i]) * layout.shapes[pair, 1]
-            + column
-            - basis.offsets[j]
-        )
+        place = layout.boundaries[pair] + (row - basis.offsets[i]) * layout.shapes[pair, 1] + column - basis.offsets[j]
         if len(place) and int(torch.bincount(place, minlength=layout.size).max()) > 1:
             raise BadInput(f"{name} lists the same matrix element twice: the file is damaged, write or copy it again")
         return Assembly(layout, place, signs[row] * signs[column])
@@ -95,7 +86,7 @@ class Assembly:
         full[:, self.place] = listed * self.sign.to(listed.real.dtype)
         there = torch.zeros(self.layout.size, dtype=torch.bool)
         there[self.place] = True
-        found = block_matrix(self.layout, full, spin)
+        found = BlockMatrix(self.layout, full, spin)
         return found if bool(there.all()) else found.with_values(torch.where(there, full, found.dagger().values))
 
     @property

@@ -20,7 +20,6 @@ from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation, Provenance
 from nearsight.core.errors import BadInput
 from nearsight.core.spin import COLLINEAR, NONE, SPINOR
-from nearsight.core.spin import spin as spin_of
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.formats.assembly import Assembly, basis_of, to_program
@@ -55,7 +54,7 @@ class OldDeepH(Format):
         spinful, fermi = bool(info.get("isspinful", False)), info.get("fermi_level")
         shells = _shells(path / "orbital_types.dat", len(structure))
         basis = basis_of(structure.numbers.tolist(), shells, str(path))
-        matrices: dict[str, Any] = {}
+        matrices: dict[str, BlockMatrix] = {}
         known: list[tuple[NDArray[np.int64], Assembly]] = []
         for field, name in FILES.items():
             place = path / name
@@ -89,7 +88,9 @@ class OldDeepH(Format):
         if cell.shape != (3, 3) or positions.shape != (3, len(numbers)):
             raise BadInput(f"{path}: lat.dat must be 3 x 3 and site_positions.dat 3 x {len(numbers)} numbers")
         return Structure(
-            torch.tensor(cell.T / BOHR_ANG), torch.tensor(positions.T / BOHR_ANG), torch.tensor(numbers, dtype=torch.int64)
+            torch.tensor(cell.T / BOHR_ANG),
+            torch.tensor(positions.T / BOHR_ANG),
+            torch.tensor(numbers, dtype=torch.int64),
         )
 
     def write(self, path: Path, calculation: Calculation) -> None:
@@ -151,7 +152,9 @@ def _blocks(path: Path, counts: NDArray[np.int64], spinful: bool) -> tuple[NDArr
         for name in file:
             match = _KEY.fullmatch(name)
             if match is None:
-                raise BadInput(f"{path} has the key {name[:60]!r}, not of the form [R1, R2, R3, i, j]: is it another program's?")
+                raise BadInput(
+                    f"{path} has the key {name[:60]!r}, which is no [R1, R2, R3, i, j]: is it another program's?"
+                )
             *R, i, j = (int(w) for w in match.groups())
             if not (1 <= i <= len(counts) and 1 <= j <= len(counts)):
                 raise BadInput(f"{path} has the key {name}, whose atoms are not among the {len(counts)} (from 1)")
@@ -159,7 +162,9 @@ def _blocks(path: Path, counts: NDArray[np.int64], spinful: bool) -> tuple[NDArr
             told = getattr(file.get(name), "shape", None)
             doubled = (2 * shape[0], 2 * shape[1])
             if told != (doubled if spinful else shape) and not (told == doubled and path.name == FILES["overlap"]):
-                raise BadInput(f"{path}: the block {name} is {told}, its orbitals make it {doubled if spinful else shape}")
+                raise BadInput(
+                    f"{path}: the block {name} is {told}, its orbitals make it {doubled if spinful else shape}"
+                )
             block = read_set(path, file, name)
             keys.append([*R, i - 1, j - 1])
             blocks.append(block if spinful or told == shape else block[: shape[0], : shape[1]])
@@ -185,12 +190,11 @@ def _matrix(assembly: Assembly, blocks: list[NDArray[Any]], spinful: bool, unit:
     return assembly.matrix(values.astype(np.complex128), SPINOR)
 
 
-
-def _on_one_layout(matrices: dict[str, BlockMatrix]) -> dict[str, BlockMatrix]:
+def _on_one_layout(matrices: dict[str, BlockMatrix]) -> dict[str, Any]:
     """All on the pairs that any of them has, so that they add without ado."""
     layouts = {id(m.layout): m.layout for m in matrices.values()}
     if len(layouts) == 1:
-        return matrices
+        return dict(matrices)
     first, *others = layouts.values()
     pairs = first.pairs
     for other in others:
@@ -200,7 +204,7 @@ def _on_one_layout(matrices: dict[str, BlockMatrix]) -> dict[str, BlockMatrix]:
 
 
 def _write_blocks(path: Path, matrix: BlockMatrix, unit: float, spinful: bool) -> None:
-    layout, spin = matrix.layout.to("cpu"), spin_of(matrix.spin)
+    layout, spin = matrix.layout.to("cpu"), matrix.spin
     values = (to_program(matrix, OPENMX) * unit).numpy()
     R, i, j = (x.tolist() for x in (layout.pairs.R, layout.pairs.i, layout.pairs.j))
     bounds, shapes = layout.boundaries.tolist(), layout.shapes.tolist()

@@ -17,6 +17,7 @@ from nearsight.core.units import HARTREE_EV
 
 KEY = "program_levels"  # of a calculation's record
 SIESTA4_EV = 2 * 13.60580  # the Hartree of SIESTA before version 5 [eV]
+ABACUS_EV = 2 * 13.605698066  # and of ABACUS
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,8 +158,9 @@ def read_openmx_out(path: Path, structure: Structure, fermi_level: float | None)
 
 
 def read_abacus_levels(path: Path, structure: Structure, fermi_level: float | None) -> Levels | None:
-    """`istate.info` [eV]: blocks `BAND Energy(ev) Occupation Kpoint = n (k)`, one or two spins a line."""
-    k, energies = [], []
+    """`istate.info` [ABACUS's eV]: blocks `BAND Energy(ev) Occupation Kpoint = n (k)`, one or two spins a line."""
+    k: list[list[float]] = []
+    energies: list[list[list[float]]] = []
     for line in path.read_text().splitlines():
         head = re.search(r"Kpoint = \d+\s+\(([^)]*)\)", line)
         words = line.split()
@@ -170,7 +172,7 @@ def read_abacus_levels(path: Path, structure: Structure, fermi_level: float | No
     if not k:
         return None
     e = torch.tensor(energies, dtype=torch.float64).permute(2, 0, 1)
-    return Levels(torch.tensor(k, dtype=torch.float64), e.contiguous() / HARTREE_EV, 1e-8, path.name)
+    return Levels(torch.tensor(k, dtype=torch.float64), e.contiguous() / ABACUS_EV, 1e-8 / ABACUS_EV, path.name)
 
 
 _READERS = {

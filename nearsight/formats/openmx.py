@@ -20,7 +20,7 @@ from nearsight.core.calculation import Calculation, Provenance
 from nearsight.core.errors import BadInput
 from nearsight.core.spin import COLLINEAR, NONE, SPINOR, Spin
 from nearsight.core.structure import SYMBOLS, Structure
-from nearsight.formats.assembly import Assembly, basis_of, block_matrix
+from nearsight.formats.assembly import Assembly, basis_of
 from nearsight.formats.files import one_inside
 from nearsight.formats.format import Format
 from nearsight.formats.levels import KEY, levels_beside
@@ -39,7 +39,7 @@ class OpenMX(Format):
     holds = frozenset({"overlap", "hamiltonian", "density_matrix", "none", "collinear", "spinor"})
 
     def recognises(self, path: Path) -> bool:
-        return path.suffix == ".scfout" and path.is_file() or one_inside(path, "*.scfout") is not None
+        return (path.suffix == ".scfout" and path.is_file()) or one_inside(path, "*.scfout") is not None
 
     def read(self, path: Path) -> Calculation:
         return read_scfout(one_inside(path, "*.scfout") or path)
@@ -108,7 +108,7 @@ def read_scfout(path: Path) -> Calculation:
     numbers, shells = _species(path, text, orbitals)
     basis = basis_of(numbers, shells, str(path))
     assembly = Assembly.of_blocks(basis, OPENMX, i, j, R[cell_of], str(path))
-    structure = Structure(*(torch.tensor(x) for x in (cell, positions)), torch.tensor(numbers, dtype=torch.int64))
+    structure = Structure(torch.tensor(cell), torch.tensor(positions), torch.tensor(numbers, dtype=torch.int64))
     _check_finite(path, H, iH, S, D, D if iD is None else iD, cell, positions)
     notes = ["OpenMX's order of orbitals", "H averaged with its mirror image"]
     levels = levels_beside(path, structure)
@@ -149,7 +149,7 @@ def _density_matrix(assembly: Assembly, spin: Spin, D: NDArray[Any], iD: NDArray
 def _spinor(assembly: Assembly, uu: NDArray[Any], ud: NDArray[Any], dd: NDArray[Any]) -> BlockMatrix:
     up, across, down = (assembly.matrix(x[None], NONE) for x in (uu, ud, dd))
     parts = [up.hermitian(), across, across.dagger(), down.hermitian()]
-    return block_matrix(assembly.layout, torch.cat([p.values for p in parts]), SPINOR)
+    return BlockMatrix(assembly.layout, torch.cat([p.values for p in parts]), SPINOR)
 
 
 def _text(data: _Bytes) -> list[str]:

@@ -35,7 +35,11 @@ class OrbitalOrder:
         if l > self.largest:
             raise BadInput(f"the order of {self.name}'s orbitals is known to l = {self.largest}, not for l = {l}")
         m = range(-l, l + 1)
-        negative = {"none": lambda m: False, "odd": lambda m: m % 2 == 1, "odd-positive": lambda m: m > 0 and m % 2 == 1}
+        negative = {
+            "none": lambda m: False,
+            "odd": lambda m: m % 2 == 1,
+            "odd-positive": lambda m: m > 0 and m % 2 == 1,
+        }
         index = list(self.index.get(l, range(2 * l + 1)))
         return index, [-1.0 if negative[self.sign](n) else 1.0 for n in m]
 

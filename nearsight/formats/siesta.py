@@ -58,10 +58,16 @@ class Siesta(Format):
             raise BadInput(f"{file} does not tell the structure: put the run's .XV and .ORB_INDX beside it")
         numbers = [_number(found.kinds[n], file) for n in found.kind_of.tolist()]
         basis = basis_of(numbers, [found.kinds[n].shells for n in found.kind_of.tolist()], str(file))
-        if found.last_orbital is not None and found.last_orbital[-len(numbers) :].tolist() != basis.offsets[1:].tolist():
-            raise BadInput(f"{file}: the orbitals of its atoms do not make the {basis.size} of its shells: it is damaged")
+        if (
+            found.last_orbital is not None
+            and found.last_orbital[-len(numbers) :].tolist() != basis.offsets[1:].tolist()
+        ):
+            raise BadInput(
+                f"{file}: the orbitals of its atoms do not make the {basis.size} of its shells: it is damaged"
+            )
         structure = Structure(
-            *(torch.tensor(x, dtype=torch.float64) for x in (found.cell, found.positions)),
+            torch.tensor(found.cell, dtype=torch.float64),
+            torch.tensor(found.positions, dtype=torch.float64),
             torch.tensor(numbers, dtype=torch.int64),
         )
         assembly = Assembly.of_elements(basis, SIESTA, found.row, found.column, found.R, str(file))
@@ -139,7 +145,7 @@ def _with_structure(found: SiestaMatrices, file: Path) -> SiestaMatrices:
             for n, k in enumerate(found.kinds)
         )
         found = replace(found, cell=cell, positions=positions, kind_of=kind_of, kinds=kinds)
-    if not found.kinds:
+    if found.positions is not None and not found.kinds:
         kinds, kind_of = _read_orbital_index(file.with_suffix(".ORB_INDX"), len(found.positions))
         found = replace(found, kinds=kinds, kind_of=kind_of)
     if "distances" in found.notes:  # r_j + R - r_i in place of R
@@ -147,7 +153,9 @@ def _with_structure(found: SiestaMatrices, file: Path) -> SiestaMatrices:
         counts = [sum(2 * l + 1 for l in found.kinds[n].shells) for n in found.kind_of.tolist()]
         atom = np.repeat(np.arange(len(counts)), counts)
         if len(atom) <= max(found.row.max(), found.column.max()):
-            raise BadInput(f"{file.with_suffix('.XV')} has too few atoms for the orbitals of {file.name}: is it another run's?")
+            raise BadInput(
+                f"{file.with_suffix('.XV')} has too few atoms for the orbitals of {file.name}: is it another run's?"
+            )
         shift = found.R - (found.positions[atom[found.column]] - found.positions[atom[found.row]])
         fractional = shift @ np.linalg.inv(found.cell)
         if not found.R.any():
@@ -168,7 +176,9 @@ def _read_xv(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64], NDAr
         positions = np.array([[float(w) for w in row[2:5]] for row in rows])
         return cell, positions, np.array([int(r[0]) - 1 for r in rows]), [int(r[1]) for r in rows]
     except (OSError, ValueError, IndexError) as error:
-        raise BadInput(f"{path} is needed for the structure (HSX had none before SIESTA 5) but cannot be read") from error
+        raise BadInput(
+            f"{path} is needed for the structure (HSX had none before SIESTA 5) but cannot be read"
+        ) from error
 
 
 def _read_orbital_index(path: Path, atoms: int) -> tuple[tuple[Kind, ...], NDArray[np.int64]]:
@@ -218,7 +228,7 @@ def _number_in_ion_xml(path: Path) -> int | None:
 def _number(kind: Kind, file: Path) -> int:
     if kind.number is None or not 0 < kind.number < len(SYMBOLS):
         raise BadInput(
-            f"{file}: the element of the species {kind.label!r} is not known: put the run's .fdf or {kind.label}.ion.xml beside it"
+            f"{file}: the element of the species {kind.label!r} is not known: put the run's .fdf or .ion.xml files beside it"
         )
     return kind.number
 

@@ -99,7 +99,9 @@ class Records:
     def take_any(self, kind: np.dtype[Any], count: int) -> NDArray[Any]:
         record = self.raw()
         if len(record) != count * kind.itemsize:
-            raise BadInput(f"{self.path}: record {self.at - 1} has {len(record)} bytes where {count * kind.itemsize} are due")
+            raise BadInput(
+                f"{self.path}: record {self.at - 1} has {len(record)} bytes where {count * kind.itemsize} are due"
+            )
         return np.frombuffer(record, dtype=kind)
 
     def rows(self, counts: NDArray[np.int64], kind: str) -> NDArray[Any]:
@@ -147,7 +149,9 @@ def _read_hsx_5(data: Records) -> SiestaMatrices:
     cells = int(np.prod(nsc))
     lattice = data.take("<f8", 12)
     told = data.mixed(
-        np.dtype([("isc", "<i4", (cells, 3)), ("xa", "<f8", (atoms, 3)), ("isa", "<i4", atoms), ("lasto", "<i4", atoms)])
+        np.dtype(
+            [("isc", "<i4", (cells, 3)), ("xa", "<f8", (atoms, 3)), ("isa", "<i4", atoms), ("lasto", "<i4", atoms)]
+        )
         if data.size() == 12 * cells + 32 * atoms
         else np.dtype("V1")
     )
