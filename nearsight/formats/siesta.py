@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nearsight.core.basis import Basis
 from nearsight.core.calculation import Calculation, Provenance
 from nearsight.core.errors import BadInput
 from nearsight.core.spin import COLLINEAR, NONE, SPINOR, Spin
@@ -58,13 +59,7 @@ class Siesta(Format):
             raise BadInput(f"{file} does not tell the structure: put the run's .XV and .ORB_INDX beside it")
         numbers = [_number(found.kinds[n], file) for n in found.kind_of.tolist()]
         basis = basis_of(numbers, [found.kinds[n].shells for n in found.kind_of.tolist()], str(file))
-        if (
-            found.last_orbital is not None
-            and found.last_orbital[-len(numbers) :].tolist() != basis.offsets[1:].tolist()
-        ):
-            raise BadInput(
-                f"{file}: the orbitals of its atoms do not make the {basis.size} of its shells: it is damaged"
-            )
+        _check_orbitals(found, basis, file)
         structure = Structure(
             torch.tensor(found.cell, dtype=torch.float64),
             torch.tensor(found.positions, dtype=torch.float64),
@@ -96,6 +91,14 @@ class Siesta(Format):
             provenance=Provenance("SIESTA", None, path, ("SIESTA's signs of orbitals", *found.notes)),
             result={} if levels is None else {KEY: levels.to_record()},
         )
+
+
+def _check_orbitals(found: SiestaMatrices, basis: Basis, file: Path) -> None:
+    """As many orbitals as rows, and each atom's where the file puts them (an HSX of sisl's tells the first in place of the last)."""
+    last = basis.offsets[1:].numpy()
+    told = last if found.last_orbital is None else found.last_orbital
+    if int(found.row.max(initial=-1)) + 1 != basis.size or told.tolist() != last.tolist():
+        raise BadInput(f"{file}: the orbitals of its atoms do not make the {basis.size} of its shells: it is damaged")
 
 
 def _main_file(path: Path) -> Path | None:

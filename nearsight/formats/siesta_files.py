@@ -172,7 +172,6 @@ def _read_hsx_5(data: Records) -> SiestaMatrices:
         H,
         cell=lattice[:9].reshape(3, 3),
         positions=told["xa"],
-        last_orbital=told["lasto"].astype(np.int64),
         kinds=kinds,
         kind_of=told["isa"].astype(np.int64) - 1,
         fermi=float(lattice[9]),
