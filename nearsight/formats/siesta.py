@@ -94,7 +94,7 @@ class Siesta(Format):
 
 
 def _check_orbitals(found: SiestaMatrices, basis: Basis, file: Path) -> None:
-    """As many orbitals as rows, and each atom's where the file puts them (an HSX of sisl's tells the first in place of the last)."""
+    """As many orbitals as rows, and each atom's where the file puts them."""
     last = basis.offsets[1:].numpy()
     told = last if found.last_orbital is None else found.last_orbital
     if int(found.row.max(initial=-1)) + 1 != basis.size or told.tolist() != last.tolist():
