@@ -29,6 +29,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "siesta": "nearsight.formats.siesta:Siesta",
         "abacus": "nearsight.formats.abacus:Abacus",
         "aims": "nearsight.formats.aims:Aims",
+        "pyscf": "nearsight.formats.pyscf:PySCF",
+        "deeptb": "nearsight.formats.deeptb:DeePTB",
     },
     "pseudopotentials": {
         "upf": "nearsight.formats.upf:UPF",

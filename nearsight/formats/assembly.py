@@ -114,6 +114,28 @@ def to_program(matrix: BlockMatrix, order: OrbitalOrder) -> Tensor:
     return values[:, place] * (signs[row] * signs[column]).to(values.real.dtype)
 
 
+def grouped_by_l(matrix: BlockMatrix) -> BlockMatrix:
+    """The matrix with each atom's shells in the order of l, those of one l as they stood."""
+    basis = matrix.basis
+    index = {}
+    for z, shells in basis.shells.items():
+        starts = np.cumsum([0, *(2 * l + 1 for l in shells)])
+        order = sorted(range(len(shells)), key=lambda n, shells=shells: shells[n])  # type: ignore[misc]
+        index[z] = torch.as_tensor(np.concatenate([np.arange(starts[n], starts[n + 1]) for n in order]))
+    offsets = basis.offsets.tolist()
+    rows = torch.cat([index[z] + offsets[n] for n, z in enumerate(basis.numbers)])
+    layout = matrix.layout.to("cpu")
+    pairs, row, column = layout.pairs, rows[layout.row], rows[layout.column]
+    place = (
+        layout.boundaries[layout.pair]
+        + (row - basis.offsets[pairs.i[layout.pair]]) * layout.shapes[layout.pair, 1]
+        + column
+        - basis.offsets[pairs.j[layout.pair]]
+    )
+    sorted_basis = Basis(basis.numbers, {z: tuple(sorted(s)) for z, s in basis.shells.items()})
+    return BlockMatrix(BlockLayout(sorted_basis, pairs), matrix.values.detach().cpu()[:, place], matrix.spin)
+
+
 def basis_of(numbers: list[int], shells: list[tuple[int, ...]], name: str) -> Basis:
     """A basis from the shells of each atom. Raises BadInput where two atoms of one element differ in theirs."""
     known: dict[int, tuple[int, ...]] = {}

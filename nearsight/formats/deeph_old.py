@@ -27,6 +27,7 @@ from nearsight.formats.files import read_json, whole_folder
 from nearsight.formats.format import Format
 from nearsight.formats.hdf5 import opened, read_set
 from nearsight.formats.orders import OPENMX
+from nearsight.formats.tables import read_table
 
 FILES = {"overlap": "overlaps.h5", "hamiltonian": "hamiltonians.h5", "density_matrix": "density_matrixs.h5"}
 PREDICTED = "hamiltonians_pred.h5"  # taken where there is no hamiltonians.h5
@@ -81,10 +82,10 @@ class OldDeepH(Format):
         )
 
     def read_structure(self, path: Path) -> Structure:
-        numbers = [int(n) for n in _table(path / "element.dat", 1)[:, 0]]
+        numbers = [int(n) for n in read_table(path / "element.dat", 1)[:, 0]]
         if any(not 0 < n < len(SYMBOLS) for n in numbers):
             raise BadInput(f"{path / 'element.dat'} names an element that does not exist")
-        cell, positions = _table(path / "lat.dat", 3), _table(path / "site_positions.dat", len(numbers))
+        cell, positions = read_table(path / "lat.dat", 3), read_table(path / "site_positions.dat", len(numbers))
         if cell.shape != (3, 3) or positions.shape != (3, len(numbers)):
             raise BadInput(f"{path}: lat.dat must be 3 x 3 and site_positions.dat 3 x {len(numbers)} numbers")
         return Structure(
@@ -116,20 +117,6 @@ class OldDeepH(Format):
                 unit = HARTREE_EV if field == "hamiltonian" else 1.0
                 _write_blocks(part / FILES[field], matrix, unit, spinful and field != "overlap")
             (part / "info.json").write_text(json.dumps(info) + "\n")
-
-
-def _table(path: Path, columns: int) -> NDArray[np.float64]:
-    """Numbers in rows. Raises BadInput for anything else."""
-    try:
-        rows = [[float(w) for w in line.split()] for line in path.read_text().splitlines() if line.split()]
-        table = np.array(rows, dtype=np.float64)
-    except FileNotFoundError as error:
-        raise BadInput(f"no such file: {path}") from error
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} is not a table of numbers: {error}") from error
-    if table.ndim != 2 or table.shape[1] != columns or not np.isfinite(table).all():
-        raise BadInput(f"{path} is not a table of {columns} numbers a line")
-    return table
 
 
 def _shells(path: Path, atoms: int) -> list[tuple[int, ...]]:
@@ -227,7 +214,7 @@ def _read_moments(path: Path, atoms: int) -> torch.Tensor | None:
     """magmom.txt: for each atom whether it is magnetic, |m| [mu_B], theta and phi [degrees]."""
     if not path.exists():
         return None
-    table = _table(path, 4)
+    table = read_table(path, 4)
     if len(table) != atoms:
         raise BadInput(f"{path} has {len(table)} lines for {atoms} atoms")
     there, size, theta, phi = torch.tensor(table).T

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -334,3 +335,152 @@ def test_two_atoms_of_one_element_with_different_shells_are_refused(tmp_path):
     (folder / "orbital_types.dat").write_text("0 1 1 2\n0 0 1 2 3\n0 1 2\n")
     with pytest.raises(BadInput, match="different shells"):
         registry.read(folder)
+
+
+# --- PySCF and DeePTB
+
+
+def write_chk(path: Path, c: Calculation, k: torch.Tensor | None = None) -> None:
+    """A checkpoint as PySCF writes it, of a calculation's S and H [Ha]: C, e and occupations, and the molecule as JSON."""
+    points = torch.zeros(1, 3, dtype=torch.float64) if k is None else k
+    T = torch.block_diag(*(torch.tensor(writers.turn("pyscf", c.basis.shells[z])) for z in c.basis.numbers))
+    S, H = (m.at_k(points) for m in (c.overlap, c.hamiltonian))
+    if c.spin is SPINOR:
+        S = torch.stack([torch.block_diag(s, s) for s in S[0]])[None]
+        T = torch.block_diag(T, T)
+    C, e = [], []
+    for s in range(len(H)):
+        L = torch.linalg.cholesky(S[0]).to(torch.promote_types(H.dtype, S.dtype))
+        half = torch.linalg.solve_triangular(L, H[s].to(L.dtype), upper=False)
+        levels, u = torch.linalg.eigh(torch.linalg.solve_triangular(L, half.mH, upper=False))
+        C.append(T.to(u.dtype) @ torch.linalg.solve_triangular(L.mH, u, upper=True))
+        e.append(levels)
+    coefficients, energies = torch.stack(C).numpy(), torch.stack(e).numpy()
+    occupations = np.where(np.arange(energies.shape[-1]) < 4, 2.0 if c.spin is NONE else 1.0, 0.0) + 0 * energies
+    atoms = [[s, x] for s, x in zip(c.structure.symbols, c.structure.positions.tolist(), strict=True)]
+    bas = [[n, l, 1, 1, 0, 0, 0, 0] for n, z in enumerate(c.basis.numbers) for l in c.basis.shells[z]]
+    mol = {"_atom": atoms, "_bas": bas, "atom": "__import__('os').abort()", "basis": "'cc-pvdz'"}
+    if k is not None:
+        mol["a"] = [[v * 0.52917721092 for v in row] for row in c.structure.cell.tolist()]
+    shape = (lambda x: x[0]) if len(H) == 1 else (lambda x: x)
+    with h5py.File(path, "w") as file:
+        file["mol"] = json.dumps(mol)
+        file["scf/e_tot"] = -1.5
+        for name, values in (("mo_coeff", coefficients), ("mo_energy", energies), ("mo_occ", occupations)):
+            file[f"scf/{name}"] = shape(values if k is not None else values[:, 0])
+        if k is not None:
+            file["scf/kpts"] = (k @ c.structure.reciprocal).numpy()
+
+
+def positive(c: Calculation) -> Calculation:
+    """With an overlap that has an inverse."""
+    on_site = c.overlap.pairs.on_site
+    values = 0.01 * c.overlap.values.clone()
+    rows, columns = c.overlap.layout.local
+    values[0, torch.isin(c.overlap.layout.pair, on_site) & (rows == columns)] = 1
+    return replace(c, overlap=c.overlap.with_values(values))
+
+
+@pytest.mark.parametrize("spin", [NONE, COLLINEAR, SPINOR])
+def test_a_molecule_comes_back_from_pyscfs_checkpoint(tmp_path, spin):
+    c = positive(invented(spin))
+    alone = Pairs.of(*(torch.tensor(x) for x in ([0, 0, 1], [1, 2, 2], [[0, 0, 0]] * 3)), 3)
+    layout = BlockLayout(c.basis, alone)
+    c = replace(c, **{name: m.on(layout) for name, m in c.matrices.items()})
+    write_chk(tmp_path / "x.chk", c)
+    read = registry.read(tmp_path / "x.chk")
+    for name in ("overlap", "hamiltonian"):
+        a, b = getattr(read, name), getattr(c, name)
+        assert a.spin is b.spin and float((a.on(layout).values - b.values).abs().max()) < 1e-11
+    levels = 4 * len(c.hamiltonian.values) if spin is not SPINOR else 4
+    assert read.electrons == pytest.approx(levels * (2 if spin is NONE else 1))
+    assert read.energies == {"total": -1.5}
+
+
+def test_a_crystal_comes_back_from_pyscfs_checkpoint_exactly_on_its_mesh(tmp_path):
+    c = positive(invented())
+    for third in ([0.0], [0.25, 0.75]):  # a shifted mesh holds -k with each k
+        k = torch.tensor([[i / 2, j / 3, x] for i in range(2) for j in range(3) for x in third], dtype=torch.float64)
+        write_chk(tmp_path / "x.chk", c, k)
+        read = registry.read(tmp_path / "x.chk")
+        for name in ("overlap", "hamiltonian"):
+            assert float((getattr(read, name).at_k(k) - getattr(c, name).at_k(k)).abs().max()) < 1e-11
+    assert read.electrons == pytest.approx(8.0)
+    assert any("exact on the k-mesh 2x3x2" in note and "meV" in note for note in read.provenance.notes)
+
+
+def test_k_points_that_are_no_mesh_are_refused(tmp_path):
+    c = positive(invented())
+    write_chk(tmp_path / "x.chk", c, torch.tensor([[0.0, 0, 0], [0.5, 0, 0], [0.3, 0.1, 0]], dtype=torch.float64))
+    with pytest.raises(BadInput, match="no whole uniform mesh"):
+        registry.read(tmp_path / "x.chk")
+
+
+def test_pyscf_itself_molecule_and_crystal(tmp_path):
+    gto = pytest.importorskip("pyscf.gto")
+    from pyscf import dft
+    from pyscf.pbc import dft as crystal_dft
+    from pyscf.pbc import gto as crystal
+
+    from nearsight.formats.pyscf import from_pyscf
+
+    mol = gto.M(atom="O 0 0 0; H 0 0.757 0.587; H 0 -0.757 0.587", basis="6-31g*", verbose=0)
+    mf = dft.RKS(mol, xc="b3lyp")
+    mf.chkfile, mf.conv_tol = str(tmp_path / "w.chk"), 1e-11
+    mf.kernel()
+    for c in (from_pyscf(mf), registry.read(tmp_path / "w.chk")):
+        found = eigenvalues(c.hamiltonian, c.overlap, torch.zeros(1, 3, dtype=torch.float64))[0, 0]
+        assert np.abs(found.numpy() - mf.mo_energy).max() < 1e-6
+    cell = crystal.M(
+        a="0 2.7 2.7\n2.7 0 2.7\n2.7 2.7 0",
+        atom="Si 0 0 0; Si 1.35 1.35 1.35",
+        basis="gth-szv",
+        pseudo="gth-pade",
+        verbose=0,
+    )
+    cell.mesh = [15, 15, 15]
+    km = crystal_dft.KRKS(cell, cell.make_kpts([3, 3, 3]), xc="lda,vwn")
+    km.chkfile = str(tmp_path / "s.chk")
+    km.kernel()
+    k = torch.tensor(cell.get_scaled_kpts(km.kpts))
+    for c in (from_pyscf(km), registry.read(tmp_path / "s.chk")):
+        found = eigenvalues(c.hamiltonian, c.overlap, k)[0]
+        assert np.abs(found.numpy() - np.array(km.mo_energy)).max() < 1e-5
+        assert c.electrons == pytest.approx(8)
+
+
+def test_deeptb_goes_both_ways(tmp_path):
+    c = invented()
+    registry.write(tmp_path / "x", c, "deeptb")
+    read = registry.read(tmp_path / "x")
+    same(read, c, 1e-13, ("overlap", "hamiltonian", "density_matrix"))
+    with h5py.File(tmp_path / "x" / "hamiltonians.h5") as file:
+        assert file["0/0_1_0_0_0"].shape == (12, 17) and "0_1_0_0_0" in file["0"]
+    registry.write(tmp_path / "again", read, "deeptb")
+    with h5py.File(tmp_path / "again" / "hamiltonians.h5") as a, h5py.File(tmp_path / "x" / "hamiltonians.h5") as b:
+        assert all(np.abs(a["0"][k][()] - b["0"][k][()]).max() < 1e-14 for k in b["0"])
+
+
+def test_deeptb_groups_shells_by_l_and_reads_atoms_from_1(tmp_path):
+    generator = torch.Generator().manual_seed(3)
+    c = invented()
+    basis = Basis(c.basis.numbers, {8: (1, 0), 14: (0, 2, 1)})
+    layout = BlockLayout(basis, c.overlap.pairs)
+    H = BlockMatrix(layout, torch.randn(1, layout.size, dtype=torch.float64, generator=generator)).hermitian()
+    c = replace(c, overlap=H, hamiltonian=H, density_matrix=None)
+    registry.write(tmp_path / "x", c, "deeptb")
+    (tmp_path / "x" / "overlaps.h5").unlink()
+    with h5py.File(tmp_path / "x" / "hamiltonians.h5") as old, h5py.File(tmp_path / "x" / "hamiltonian.h5", "w") as new:
+        for key in old["0"]:
+            i, j, *R = key.split("_")
+            new["1/" + "_".join([str(int(i) + 1), str(int(j) + 1), *R])] = old["0"][key][()]
+    (tmp_path / "x" / "hamiltonians.h5").unlink()
+    (tmp_path / "x" / "basis.dat").write_text("{'O': '1s1p', 'Si': '1s1p1d'}")
+    read = registry.read(tmp_path / "x")
+    pair = int(read.hamiltonian.pairs.on_site[0])
+    mine = int(H.pairs.on_site[0])
+    assert torch.allclose(read.hamiltonian.block(pair)[0], H.block(mine)[0][[3, 0, 1, 2]][:, [3, 0, 1, 2]], atol=1e-13)
+    with h5py.File(tmp_path / "x" / "hamiltonian.h5", "a") as file:
+        file["1/1_99_0_0_0"] = np.zeros((4, 4))
+    with pytest.raises(BadInput, match="not among the 3"):
+        registry.read(tmp_path / "x")
