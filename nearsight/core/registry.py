@@ -31,6 +31,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "aims": "nearsight.formats.aims:Aims",
         "pyscf": "nearsight.formats.pyscf:PySCF",
         "deeptb": "nearsight.formats.deeptb:DeePTB",
+        "wannier90": "nearsight.formats.wannier90:Wannier90",
+        "sisl": "nearsight.formats.models:Sisl",
+        "tbmodels": "nearsight.formats.models:TBmodels",
     },
     "pseudopotentials": {
         "upf": "nearsight.formats.upf:UPF",
