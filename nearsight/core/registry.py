@@ -32,8 +32,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "pyscf": "nearsight.formats.pyscf:PySCF",
         "deeptb": "nearsight.formats.deeptb:DeePTB",
         "wannier90": "nearsight.formats.wannier90:Wannier90",
-        "sisl": "nearsight.formats.models:Sisl",
-        "tbmodels": "nearsight.formats.models:TBmodels",
+        "sisl": "nearsight.formats.tight_binding:Sisl",
+        "tbmodels": "nearsight.formats.tight_binding:TBmodels",
     },
     "pseudopotentials": {
         "upf": "nearsight.formats.upf:UPF",

@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation, Provenance
 from nearsight.core.errors import BadInput
-from nearsight.core.spin import COLLINEAR, NONE, SPINOR
+from nearsight.core.spin import COLLINEAR, NONE, SPINOR, SPINS, Spin
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.formats.assembly import Assembly, basis_of, to_program
-from nearsight.formats.files import read_json, whole_folder
+from nearsight.formats.files import whole_folder
 from nearsight.formats.format import Format
 from nearsight.formats.hdf5 import opened, read_set
 from nearsight.formats.orders import OPENMX
-from nearsight.formats.tables import read_table
+from nearsight.formats.tables import number_in, read_info, read_table
 
 FILES = {"overlap": "overlaps.h5", "hamiltonian": "hamiltonians.h5", "density_matrix": "density_matrixs.h5"}
 PREDICTED = "hamiltonians_pred.h5"  # taken where there is no hamiltonians.h5
@@ -50,9 +50,9 @@ class OldDeepH(Format):
 
     def read(self, path: Path) -> Calculation:
         structure = self.read_structure(path)
-        info = read_json(path / "info.json")
-        info = info if isinstance(info, dict) else {}
-        spinful, fermi = bool(info.get("isspinful", False)), info.get("fermi_level")
+        info = read_info(path / "info.json")
+        spinful, fermi = bool(info.get("isspinful", False)), number_in(info, "fermi_level", path / "info.json")
+        told = SPINS.get(str(info.get("spin")))
         shells = _shells(path / "orbital_types.dat", len(structure))
         basis = basis_of(structure.numbers.tolist(), shells, str(path))
         matrices: dict[str, BlockMatrix] = {}
@@ -68,15 +68,16 @@ class OldDeepH(Format):
                     assembly = Assembly.of_blocks(basis, OPENMX, keys[:, 3], keys[:, 4], keys[:, :3], str(place))
                     known.append((keys, assembly))
                 unit = 1 / HARTREE_EV if field == "hamiltonian" else 1.0
-                matrices[field] = _matrix(assembly, blocks, spinful and field != "overlap", unit)
+                matrices[field] = _matrix(assembly, blocks, spinful and field != "overlap", unit, told)
+        if "spin" in info and told is None:
+            raise BadInput(f"{path / 'info.json'}: spin is {info['spin']!r}, none that is known")
         if not matrices:
             raise BadInput(f"{path} has neither overlaps.h5 nor hamiltonians.h5: write or copy it again")
-        if isinstance(fermi, bool) or not isinstance(fermi, int | float | None):
-            raise BadInput(f"{path / 'info.json'}: fermi_level is {fermi!r}, not a number")
         return Calculation(
             structure,
             **_on_one_layout(matrices),
-            fermi_level=None if fermi is None else float(fermi) / HARTREE_EV,
+            fermi_level=None if fermi is None else fermi / HARTREE_EV,
+            electrons=number_in(info, "occupation", path / "info.json"),
             moments=_read_moments(path / "magmom.txt", len(structure)),
             provenance=Provenance("DeepH", "old layout", path, ("OpenMX's order of orbitals",)),
         )
@@ -88,6 +89,10 @@ class OldDeepH(Format):
         cell, positions = read_table(path / "lat.dat", 3), read_table(path / "site_positions.dat", len(numbers))
         if cell.shape != (3, 3) or positions.shape != (3, len(numbers)):
             raise BadInput(f"{path}: lat.dat must be 3 x 3 and site_positions.dat 3 x {len(numbers)} numbers")
+        if (path / "rlat.dat").exists():
+            reciprocal = read_table(path / "rlat.dat", 3)
+            if reciprocal.shape != (3, 3) or np.abs(cell.T @ reciprocal / (2 * np.pi) - np.eye(3)).max() > 1e-3:
+                raise BadInput(f"{path}: rlat.dat is not the reciprocal of lat.dat, with 2 pi: write or copy it again")
         return Structure(
             torch.tensor(cell.T / BOHR_ANG),
             torch.tensor(positions.T / BOHR_ANG),
@@ -99,7 +104,14 @@ class OldDeepH(Format):
         cell, positions = (x.detach().cpu().double() * BOHR_ANG for x in (c.structure.cell, c.structure.positions))
         spinful = c.spin is not NONE
         fermi = None if c.fermi_level is None else float(c.fermi_level) * HARTREE_EV
-        info = {"nsites": len(c.structure), "isorthogonal": False, "isspinful": spinful, "fermi_level": fermi}
+        info: dict[str, Any] = {
+            "nsites": len(c.structure),
+            "isorthogonal": False,
+            "isspinful": spinful,
+            "fermi_level": fermi,
+        }
+        info |= {"spin": c.spin.name} if spinful else {}
+        info |= {} if c.electrons is None else {"occupation": c.electrons}
         tables = {
             "element.dat": c.structure.numbers.cpu()[:, None],
             "lat.dat": cell.T,
@@ -160,7 +172,9 @@ def _blocks(path: Path, counts: NDArray[np.int64], spinful: bool) -> tuple[NDArr
     return np.array(keys, dtype=np.int64), blocks
 
 
-def _matrix(assembly: Assembly, blocks: list[NDArray[Any]], spinful: bool, unit: float) -> BlockMatrix:
+def _matrix(
+    assembly: Assembly, blocks: list[NDArray[Any]], spinful: bool, unit: float, told: Spin | None
+) -> BlockMatrix:
     if not spinful:
         return assembly.matrix(np.concatenate([b.ravel().real for b in blocks])[None] * unit, NONE)
     parts = []
@@ -172,7 +186,7 @@ def _matrix(assembly: Assembly, blocks: list[NDArray[Any]], spinful: bool, unit:
             )
         )
     values = np.stack(parts) * unit
-    if not values[1:3].any() and not (np.iscomplexobj(values) and values.imag.any()):
+    if told is not SPINOR and not values[1:3].any() and not (np.iscomplexobj(values) and values.imag.any()):
         return assembly.matrix(values[[0, 3]].real, COLLINEAR)
     return assembly.matrix(values.astype(np.complex128), SPINOR)
 

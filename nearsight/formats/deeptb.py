@@ -26,7 +26,7 @@ from nearsight.formats.files import whole_folder
 from nearsight.formats.format import Format
 from nearsight.formats.hdf5 import opened, read_set
 from nearsight.formats.orders import LETTERS, OURS
-from nearsight.formats.tables import read_table
+from nearsight.formats.tables import number_in, read_info, read_table
 
 NAMES = {
     "cell": ("cell.dat",),
@@ -60,6 +60,10 @@ class DeePTB(Format):
             )
         if not ((z > 0) & (z < len(SYMBOLS)) & (z == np.round(z))).all():
             raise BadInput(f"{path} names an element that does not exist")
+        if (path / "pbc.dat").exists() and not read_table(path / "pbc.dat").all():
+            raise BadInput(
+                f"{path} is not periodic in every direction (pbc.dat): give it a cell with vacuum, and pbc 1 1 1"
+            )
         numbers = torch.tensor(z.ravel().astype(np.int64))
         return Structure(torch.tensor(cell / BOHR_ANG), torch.tensor(x / BOHR_ANG), numbers)
 
@@ -86,27 +90,40 @@ class DeePTB(Format):
             pairs = pairs.union(m.pairs)
         layout = type(next(iter(matrices.values())).layout)(basis, pairs)
         matrices = {name: m.on(layout) for name, m in matrices.items()}
-        return Calculation(structure, **matrices, provenance=Provenance("DeePTB", None, path))
+        info = read_info(path / "info.json") if (path / "info.json").exists() else {}
+        fermi = number_in(info, "fermi_energy_eV", path / "info.json")
+        return Calculation(
+            structure,
+            **matrices,
+            fermi_level=None if fermi is None else fermi / HARTREE_EV,
+            electrons=number_in(info, "occupation", path / "info.json"),
+            provenance=Provenance("DeePTB", None, path),
+        )
 
     def write(self, path: Path, calculation: Calculation) -> None:
         if calculation.spin is not NONE:
             raise BadInput("DeePTB's layout has no spin: write deeph")
+        calculation.require_overlap()
         structure = calculation.structure
         cell, x = (v.detach().cpu().double() * BOHR_ANG for v in (structure.cell, structure.positions))
         matrices = {name: grouped_by_l(m) for name, m in calculation.matrices.items()}
         far = max((float(m.pairs.vectors(structure).norm(dim=1).max()) for m in matrices.values()), default=0.0)
-        info = {
+        info: dict[str, Any] = {
             "nframes": 1,
             "natoms": len(structure),
             "pos_type": "cart",
             "pbc": [True, True, True],
             "r_max": float(np.ceil(far * BOHR_ANG * 100 + 1) / 100),
         }
+        if calculation.fermi_level is not None:
+            info["fermi_energy_eV"] = calculation.fermi_level * HARTREE_EV
+        if calculation.electrons is not None:
+            info["occupation"] = calculation.electrons
         text = {
             "cell.dat": _lines(cell.tolist()),
             "positions.dat": _lines(x.tolist()),
             "atomic_numbers.dat": _lines([[z] for z in structure.numbers.tolist()]),
-            "pbc.dat": _lines([[1], [1], [1]]),
+            "pbc.dat": _lines([[1, 1, 1]]),
             "info.json": json.dumps(info, indent=1) + "\n",
         }
         if matrices:
