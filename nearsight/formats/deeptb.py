@@ -60,10 +60,10 @@ class DeePTB(Format):
             )
         if not ((z > 0) & (z < len(SYMBOLS)) & (z == np.round(z))).all():
             raise BadInput(f"{path} names an element that does not exist")
-        if (path / "pbc.dat").exists() and not read_table(path / "pbc.dat").all():
-            raise BadInput(
-                f"{path} is not periodic in every direction (pbc.dat): give it a cell with vacuum, and pbc 1 1 1"
-            )
+        if (path / "pbc.dat").exists():
+            pbc = read_table(path / "pbc.dat")
+            if pbc.size != 3 or not pbc.all():
+                raise BadInput(f"{path}: pbc.dat must be 1 1 1: give what is not periodic a cell with vacuum")
         numbers = torch.tensor(z.ravel().astype(np.int64))
         return Structure(torch.tensor(cell / BOHR_ANG), torch.tensor(x / BOHR_ANG), numbers)
 
