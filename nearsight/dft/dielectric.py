@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.display import one_line
 from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.problem import Problem, SCFState
 from nearsight.integrals.atomic_functions import Spherical, superpose
@@ -48,6 +49,8 @@ class Screening:
     settings: Dielectric
     grid: GridOrbitals
     core: Tensor
+
+    __repr__ = one_line
 
     @staticmethod
     def of(functional: EnergyFunctional, settings: Dielectric) -> Screening:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.display import one_line
 from nearsight.core.structure import Structure
 from nearsight.dft.ground_state import GroundState
 from nearsight.dft.terms import State, System, Term
@@ -26,6 +27,8 @@ class Derivatives:
 
     forces: Tensor
     stress: Tensor
+
+    __repr__ = one_line
 
 
 def energy_weighted_density(gs: GroundState) -> BlockMatrix:

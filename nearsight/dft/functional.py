@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, NearsightError
 from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
@@ -31,6 +32,8 @@ class Evaluation:
     total: Tensor
     hamiltonian: BlockMatrix
     density: Tensor
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.display import one_line
 from nearsight.dft.functional import EnergyFunctional, Evaluation
 from nearsight.electrons.kpoints import KPoints
 from nearsight.electrons.levels import Filling
@@ -23,6 +24,8 @@ class SCFState:
     hamiltonian: BlockMatrix
     electrons: Electrons
     evaluation: Evaluation
+
+    __repr__ = one_line
 
     @property
     def density_matrix(self) -> BlockMatrix:
@@ -64,6 +67,8 @@ class Step:
     fermi_level: float
     gradient: float | None = None
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:
@@ -79,6 +84,8 @@ class Problem:
     functional: EnergyFunctional
     solver: BoundSolver
     observe: Callable[[SCFState], None] | None = None
+
+    __repr__ = one_line
 
     @staticmethod
     def of(

@@ -108,7 +108,8 @@ class ElectronsTable(Table):
     width_ev: float = Field(0.025, gt=0, description="Width kT of the smearing.")
     spin: Literal["none", "collinear"] = Field("none", description="none or collinear.")
     moments_mu_b: tuple[float, ...] | None = _of_one_cell(
-        None, "Moment of each atom to begin with; null with spin: Hund's rule for each atom, all parallel."
+        None,
+        "Moment of each atom to begin with; null with spin: the structure's own, else by Hund's rule, all parallel.",
     )
     total_moment_mu_b: float | None = _of_one_cell(None, "Total moment to hold; null: free.")
 

@@ -13,6 +13,7 @@ import torch
 from nearsight.atoms.library import source
 from nearsight.atoms.orbitals import BasisSettings, generate_species
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, MissingData, NotConverged, Unavailable
 from nearsight.core.species import Species
 from nearsight.core.structure import SYMBOLS, Structure
@@ -50,6 +51,8 @@ class Setup:
     functional: EnergyFunctional
     kpoints: KPoints
     moments: list[float] | None
+
+    __repr__ = one_line
 
     @staticmethod
     def of(structure: Structure, settings: Settings, species: Mapping[int, Species] | None = None) -> Setup:

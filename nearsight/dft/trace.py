@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from nearsight.core.display import one_line
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.ground_state import GroundState
 from nearsight.dft.problem import SCFState, Step
@@ -38,6 +39,8 @@ class Trace:
 
     _last: SCFState | None = None
     _kept: list[tuple[Step, float, Tensor]] = field(default_factory=list)
+
+    __repr__ = one_line
 
     def observe(self, state: SCFState) -> None:
         self._last = state

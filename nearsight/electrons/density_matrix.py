@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.display import one_line
 from nearsight.electrons.solvers.contract import BoundSolver, Electrons
 
 
@@ -19,6 +20,8 @@ class DensityMatrix:
     matrix: BlockMatrix
     entropy_term: Tensor
     electrons: Electrons
+
+    __repr__ = one_line
 
 
 class _DensityMatrix(torch.autograd.Function):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, NearsightError, NotConverged
 
 ILL_CONDITIONED = 1e-11  # lowest eigenvalue of S from which rounding rules the levels
@@ -22,6 +23,8 @@ class InverseCholeskyFactor:
 
     k: Tensor
     inverse: Tensor
+
+    __repr__ = one_line
 
     def solve(self, hamiltonian: Tensor) -> tuple[Tensor, Tensor]:
         """Eigenvalues [s, k, N] and coefficients C [s, k, N, N] (columns; C^dagger S C = 1) of dense H(k) [s, k, N, N].

@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.spin import COLLINEAR, NONE, Spin
 from nearsight.electrons.smearing import FERMI_DIRAC, Smearing
@@ -51,6 +52,8 @@ class Levels:
     entropy_term: Tensor
     spin: Spin
     filling: Filling
+
+    __repr__ = one_line
 
     @staticmethod
     def of(energies: Tensor, weights: Tensor, spin: Spin, filling: Filling) -> Levels:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.display import one_line
 from nearsight.core.errors import NearsightError
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
@@ -38,6 +39,8 @@ class SpaceGroup:
     atoms: Tensor
     cells: Tensor
     symbol: str
+
+    __repr__ = one_line
 
     def __len__(self) -> int:
         return len(self.rotations)
@@ -212,6 +215,8 @@ class Symmetrisation:
     blocks: tuple[_Blocks, ...]
     places: Tensor  # of each element of the layout in the averages of all `blocks`, one after another [size]
     unitary: Tensor  # D(1/2) of each operation [g, 2, 2]
+
+    __repr__ = one_line
 
     @staticmethod
     def of(group: SpaceGroup, layout: BlockLayout) -> Symmetrisation:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core import so3
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.species import RadialFunction, Species
 from nearsight.core.structure import Structure
@@ -46,6 +47,8 @@ class Spherical(AtomicFunction):
 
     splines: UniformSplines
 
+    __repr__ = one_line
+
     @staticmethod
     def of(function: RadialFunction) -> Spherical:
         return Spherical(UniformSplines.through(function.values[None], function.spacing))
@@ -69,6 +72,8 @@ class Orbitals:
 
     species: Species
     splines: tuple[UniformSplines, ...]
+
+    __repr__ = one_line
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """phi [..., orbitals] in 1/Bohr^(3/2) at vectors [..., 3]; differentiable."""

@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from nearsight.core.display import one_line
 from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
 from nearsight.core.structure import Structure
@@ -32,6 +33,8 @@ class Images:
     R: Tensor
     active: Tensor
     row: Tensor
+
+    __repr__ = one_line
 
     @cached_property
     def rank(self) -> Tensor:
@@ -59,6 +62,8 @@ class Batch:
     shell: Tensor
     values: Tensor
     elements: Tensor
+
+    __repr__ = one_line
 
     @property
     def boxes(self) -> int:
@@ -97,6 +102,8 @@ class Boxes:
     mesh: Mesh
     edges: Tensor
     counts: Tensor
+
+    __repr__ = one_line
 
     @staticmethod
     def of(structure: Structure, species: Mapping[int, Species], layout: BlockLayout, mesh: Mesh) -> Boxes:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
@@ -42,6 +43,8 @@ class GridOrbitals:
     batches: tuple[Batch, ...]
     touched: Tensor
     atomic_density: Tensor
+
+    __repr__ = one_line
 
     @staticmethod
     def of(

@@ -9,6 +9,7 @@ from math import ceil, pi, sqrt
 import torch
 from torch import Tensor
 
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 
 
@@ -48,6 +49,8 @@ class Mesh:
     shape: tuple[int, int, int]
     cell: Tensor
     sheet: bool = False
+
+    __repr__ = one_line
 
     @property
     def size(self) -> int:

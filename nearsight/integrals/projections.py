@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.display import one_line
 from nearsight.core.layout import BlockLayout
 from nearsight.core.species import RadialFunction, Species
 from nearsight.core.structure import Structure
@@ -43,6 +44,8 @@ class Projections:
     place: Tensor
     through: tuple[Tensor, Tensor]
     pair: Tensor
+
+    __repr__ = one_line
 
     @staticmethod
     def of(

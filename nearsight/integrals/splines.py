@@ -10,6 +10,7 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
+from nearsight.core.display import one_line
 from nearsight.core.species import RadialFunction
 
 
@@ -22,6 +23,8 @@ class UniformSplines:
 
     coefficients: Tensor
     spacing: float
+
+    __repr__ = one_line
 
     @staticmethod
     def through(values: np.ndarray, spacing: float, even: bool = True) -> UniformSplines:

@@ -19,6 +19,7 @@ from torch import Tensor
 from nearsight.core import so3
 from nearsight.core.basis import Basis
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.display import one_line
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs, neighbours
 from nearsight.core.species import RadialFunction, Species
@@ -125,6 +126,8 @@ class TwoCenterTable:
     right: Sequence[RadialFunction]
     operator: Operator = identity
     quadrature: Quadrature = EXACT
+
+    __repr__ = one_line
 
     @cached_property
     def _channels(self) -> list[tuple[int, int, int]]:
@@ -254,6 +257,8 @@ class ProjectorPairs:
     i: Tensor
     k: Tensor
     R: Tensor
+
+    __repr__ = one_line
 
 
 def touching_pairs(structure: Structure, species: Mapping[int, Species], reach: Mapping[int, float]) -> ProjectorPairs:

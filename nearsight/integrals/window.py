@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nearsight.core.display import one_line
 from nearsight.integrals.mesh import STENCIL, Mesh
 
 
@@ -20,6 +21,8 @@ class Window:
     mesh: Mesh
     starts: tuple[int, int, int]
     lengths: tuple[int, int, int]
+
+    __repr__ = one_line
 
     @staticmethod
     def around(mesh: Mesh, occupied: Tensor) -> Window:

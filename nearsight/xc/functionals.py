@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from nearsight.core.display import one_line
 from nearsight.core.registry import load
 from nearsight.xc import gas
 
@@ -32,6 +33,8 @@ class EnergyDensity:
     by_density: Tensor
     by_sigma: Tensor | None = None
     by_tau: Tensor | None = None
+
+    __repr__ = one_line
 
 
 class Functional(ABC):

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.display import one_line
 from nearsight.core.layout import BlockLayout
 from nearsight.core.species import RadialFunction, Species
 from nearsight.core.spin import Spin
@@ -66,6 +67,8 @@ class System:
     grid: GridOrbitals
     quadrature: Quadrature = EXACT
     limited: bool = False
+
+    __repr__ = one_line
 
     @staticmethod
     def of(
@@ -130,6 +133,8 @@ class State:
     density_matrix: BlockMatrix
     density: Tensor
 
+    __repr__ = one_line
+
     @staticmethod
     def of(system: System, density_matrix: BlockMatrix) -> State:
         """The state of a density matrix; differentiable in it, and in the structure of the system."""
@@ -173,6 +178,8 @@ class Gradient:
     matrix: BlockMatrix | None = None
     scalar: Tensor | None = None
     channels: Tensor | None = None
+
+    __repr__ = one_line
 
 
 class BoundTerm(ABC):

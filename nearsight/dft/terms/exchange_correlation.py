@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.dft.terms.contract import ALL, BoundTerm, Gradient, State, Symmetry, System, Term
 from nearsight.integrals.band_limited import Refinement
@@ -63,6 +64,8 @@ class BoundExchangeCorrelation(BoundTerm):
     name: str = "Exc"
 
     keeps: ClassVar[frozenset[Symmetry]] = ALL
+
+    __repr__ = one_line
 
     @property
     def _floor(self) -> float:

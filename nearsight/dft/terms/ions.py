@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from nearsight.core.display import one_line
 from nearsight.dft.terms.contract import ALL, BoundTerm, Gradient, State, Symmetry, System, Term
 from nearsight.integrals import ions
 
@@ -28,6 +29,8 @@ class BoundIons(BoundTerm):
     name: str = "Ena - Eions"
 
     keeps: ClassVar[frozenset[Symmetry]] = ALL
+
+    __repr__ = one_line
 
     def energy(self, state: State) -> Tensor:
         return self.neutral_atoms - self.self_energies

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from nearsight.core.display import one_line
 from nearsight.dft.terms.contract import ALL, BoundTerm, Gradient, State, Symmetry, System, Term
 
 
@@ -28,6 +29,8 @@ class BoundNeutralAtom(BoundTerm):
 
     keeps: ClassVar[frozenset[Symmetry]] = ALL
     electrostatic: ClassVar[bool] = True
+
+    __repr__ = one_line
 
     def energy(self, state: State) -> Tensor:
         return state.integral(self.potential, state.excess)

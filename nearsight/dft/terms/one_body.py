@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.display import one_line
 from nearsight.dft.terms.contract import ALL, BoundTerm, Gradient, State, Symmetry, System, Term
 from nearsight.integrals import two_center
 from nearsight.integrals.projections import nonlocal_potential
@@ -19,6 +20,8 @@ class OneBody(BoundTerm):
     name: str
     matrix: BlockMatrix
     keeps: frozenset[Symmetry] = ALL  # type: ignore[misc]
+
+    __repr__ = one_line
 
     def energy(self, state: State) -> Tensor:
         return state.density_matrix.trace(self.matrix)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.electrons.kpoints import KPoints
 from nearsight.electrons.levels import Filling, Levels
@@ -46,6 +47,8 @@ class DenseBound(BoundSolver):
     kpoints: KPoints
     filling: Filling
     shares: tuple[Share, ...]
+
+    __repr__ = one_line
 
     def solve(self, hamiltonian: BlockMatrix) -> DenseElectrons:
         self._check(hamiltonian)
@@ -89,6 +92,8 @@ class DenseElectrons(Electrons):
     levels: Levels
     kpoints: KPoints
     solved: tuple[Solved, ...]
+
+    __repr__ = one_line
 
     @cached_property
     def density_matrix(self) -> BlockMatrix:  # type: ignore[override]
@@ -143,6 +148,8 @@ class DenseResponse:
     electrons: float
     at_fermi_level: BlockMatrix
     total: Tensor
+
+    __repr__ = one_line
 
     def __call__(self, change: BlockMatrix) -> BlockMatrix:
         """dD of a hermitian dH on the layout of H, both with the symmetry of the k-points."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nearsight.core.bloch import BlochSum
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.display import one_line
 from nearsight.core.spin import Spin
 from nearsight.electrons.eigen import InverseCholeskyFactor, factorise_dense
 from nearsight.electrons.smearing import Smearing
@@ -31,6 +32,8 @@ class States:
     real: bool
     coefficients: Tensor
     kernel: Tensor | None = None
+
+    __repr__ = one_line
 
     def of_levels(self, x: Tensor) -> Tensor:
         """sum_k w_k exp(-2 pi i k.R) C diag(x) C^dagger on the layout [components, size], x [s, k, m] of the m lowest."""
@@ -61,6 +64,8 @@ class Solved:
     """The states of one Hamiltonian at the k-points of a share, chunk after chunk."""
 
     chunks: tuple[States, ...]
+
+    __repr__ = one_line
 
     def __len__(self) -> int:
         return sum(len(c.weights) for c in self.chunks)
@@ -108,6 +113,8 @@ class Share:
     sums: tuple[BlochSum, ...]
     weights: tuple[Tensor, ...]
     factors: tuple[InverseCholeskyFactor, ...]
+
+    __repr__ = one_line
 
     @staticmethod
     def of(overlap: BlockMatrix, k: Tensor, weights: Tensor, chunk: int) -> Share:
