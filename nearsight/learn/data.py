@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, MissingData, NearsightError
 from nearsight.core.layout import BlockLayout
 from nearsight.core.structure import SYMBOLS, Structure
@@ -80,6 +81,8 @@ class Source:
     layout: BlockLayout
     inputs: Inputs
     calculation: Calculation | None
+
+    __repr__ = one_line
 
 
 class TrainingData(Protocol):

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.display import one_line
 from nearsight.core.errors import NotConverged
 from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
@@ -49,6 +50,8 @@ class EnergyOutcome:
     excess: float
     residual: float
     evaluated: bool
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, eq=False)

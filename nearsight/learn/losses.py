@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from nearsight.core.display import one_line
 from nearsight.core.errors import NearsightError
 from nearsight.core.units import HARTREE_EV
 from nearsight.learn.config import BlocksLossConfig, EnergyLossConfig
@@ -41,6 +42,8 @@ class LossValue:
 
     value: float
     gradient: Tensor
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, MissingData
 from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
@@ -33,6 +34,8 @@ class OrbitalReference:
     species: Mapping[int, Species]
     settings: Settings
     cache: Path | None = None
+
+    __repr__ = one_line
 
     def layout(self, structure: Structure) -> BlockLayout:
         """The pairs that the DFT engine would use."""

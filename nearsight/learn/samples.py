@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import nearsight
+from nearsight.core.display import one_line
 from nearsight.core.spin import Spin
 from nearsight.learn.cache import DiskCache, matching
 from nearsight.learn.data import Source, TrainingData, hash_of
@@ -38,6 +39,8 @@ class Sample:
     target: Tensor | None
     overlap: Tensor | None
     on_site: Tensor
+
+    __repr__ = one_line
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core import so3
+from nearsight.core.display import one_line
 from nearsight.core.layout import BlockLayout
 from nearsight.models.edges import Edges
 from nearsight.models.layers import Irreps
@@ -92,6 +93,8 @@ class BlockMap(TensorRecord):
     local: Tensor
     transposed: Tensor
     width: int
+
+    __repr__ = one_line
 
     @staticmethod
     def of(layout: BlockLayout, place: Tensor, numbers: Tensor, slots: OrbitalSlots) -> BlockMap:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
 from nearsight.core.registry import kinds, load
@@ -98,6 +99,8 @@ class Features:
     rows: Tensor
     first: int
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, eq=False)
 class LastLayer:
@@ -109,6 +112,8 @@ class LastLayer:
     name: str
     features: Sequence[Features]
     bias: Tensor
+
+    __repr__ = one_line
 
 
 class HamiltonianModel(nn.Module, ABC):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nearsight.core.display import one_line
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
 from nearsight.core.structure import Structure
@@ -27,6 +28,8 @@ class Edges(TensorRecord):
     j: Tensor
     messages: int
     distance: Tensor
+
+    __repr__ = one_line
 
     @property
     def atoms(self) -> int:

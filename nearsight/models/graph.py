@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nearsight.core.display import one_line
 from nearsight.core.layout import BlockLayout
 from nearsight.core.structure import Structure
 from nearsight.models.blockmap import BlockMap, OrbitalSlots
@@ -32,6 +33,8 @@ class Graph(Prepared):
     sizes: tuple[int, ...]
     baseline: Tensor
     scale: Tensor
+
+    __repr__ = one_line
 
     @property
     def edge_count(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from nearsight.core.calculation import Calculation
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, MissingData
 
 
@@ -24,6 +25,8 @@ class Inputs:
     initial_hamiltonian: Tensor | None = None
     moments: Tensor | None = None
     functional: Any = None
+
+    __repr__ = one_line
 
     def require(self, name: str) -> Any:
         """One of the inputs. Raises MissingData where it is not given."""
@@ -101,6 +104,8 @@ class Prediction:
     values: Tensor
     sizes: tuple[int, ...]
     target: Target
+
+    __repr__ = one_line
 
     def parts(self) -> list[Prediction]:
         """One for each structure."""

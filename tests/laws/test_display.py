@@ -21,7 +21,20 @@ from nearsight.properties.spectra import bands_of
 from tests import cases
 from tests.formats.test_calculation import FIRST
 
-ROOMS = ("core", "formats", "atoms", "electrons", "integrals", "xc", "dft", "tasks", "properties", "report")
+ROOMS = (
+    "core",
+    "formats",
+    "atoms",
+    "electrons",
+    "integrals",
+    "xc",
+    "dft",
+    "models",
+    "learn",
+    "tasks",
+    "properties",
+    "report",
+)
 
 
 def classes_with_arrays() -> dict[str, type]:
