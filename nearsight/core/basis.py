@@ -50,7 +50,7 @@ class Basis:
         """First row of each atom, and the total at the end [atoms + 1]."""
         return torch.cat([torch.zeros(1, dtype=torch.int64), self.counts.cumsum(0)])
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of orbitals."""
         return int(self.offsets[-1])

@@ -63,6 +63,15 @@ class Screening:
 
     def __call__(self, problem: Problem, state: SCFState, residual: Tensor) -> Tensor:
         """x [components, size] of a residual F - H, or of a combination of some, in the response of one state."""
+        product = self._product(problem, state)
+        return generalised_minimal_residual(product, residual, self.settings.tolerance, self.settings.max_products)
+
+    def solve(self, problem: Problem, state: SCFState, residual: Tensor, products: int) -> tuple[Tensor, Tensor]:
+        """As a call, by so many products; and |A x - b| / |b| after each of them [products]. Nothing is asked of the device."""
+        return krylov_solution(self._product(problem, state), residual, products)
+
+    def _product(self, problem: Problem, state: SCFState) -> Callable[[Tensor], Tensor]:
+        """x -> (1 - f chi0) x"""
         chi0 = state.electrons.response()
         kernel = self._exchange_correlation(state.density_matrix)
         k = problem.kpoints
@@ -75,7 +84,7 @@ class Screening:
             answer = k.symmetric(self.grid.matrix(kind.charge_potential(potential), kind))
             return x - answer.values
 
-        return generalised_minimal_residual(product, residual, self.settings.tolerance, self.settings.max_products)
+        return product
 
     def _exchange_correlation(self, density_matrix: BlockMatrix) -> Tensor:
         """dv_xc/dn of the LDA [x, y, z]."""
@@ -94,27 +103,72 @@ def generalised_minimal_residual(
 
     Saad and Schultz, SIAM J. Sci. Stat. Comput. 7, 856 (1986).
     """
-    norm = float(right.norm())
-    if norm == 0:
-        return right
-    basis = [right / norm]
-    hessenberg = right.new_zeros(max_products + 1, max_products)
-    y = right.new_zeros(0)
-    for m in range(max_products):
-        w = product(basis[m])
-        for i, v in enumerate(basis):
-            hessenberg[i, m] = (v * w).sum()
-            w = w - hessenberg[i, m] * v
-        hessenberg[m + 1, m] = w.norm()
-        if not bool(torch.isfinite(hessenberg[m + 1, m])):
-            break  # the run has diverged, which its residual says
-        left = hessenberg[: m + 2, : m + 1]
-        target = left.new_zeros(m + 2)
-        target[0] = norm
-        # gelsd: the driver whose bits do not depend on where its input lies in memory
-        found = torch.linalg.lstsq(left.cpu(), target.cpu()[:, None], driver="gelsd")
-        y = found.solution[:, 0].to(right.device)
-        if float((left @ y - target).norm()) < tolerance * norm:
-            break
-        basis.append(w / hessenberg[m + 1, m])
-    return sum((c * v for c, v in zip(y, basis, strict=False)), torch.zeros_like(right))
+    space = _Krylov(product, right)
+    for _ in range(max_products):
+        space.extend()
+        if not bool(space.left[-1] > tolerance):
+            break  # also where the numbers are none: the run has diverged, which its residual says
+    return space.solution()
+
+
+def krylov_solution(product: Callable[[Tensor], Tensor], right: Tensor, products: int) -> tuple[Tensor, Tensor]:
+    """x of GMRES after so many products, and |A x - b| / |b| after each of them [products]; the device is asked nothing."""
+    space = _Krylov(product, right)
+    for _ in range(products):
+        space.extend()
+    return space.solution(), torch.stack(space.left)
+
+
+class _Krylov:
+    """b, A b, A A b, ... orthonormalised (Arnoldi), with the Hessenberg matrix turned into a triangle R by Givens rotations.
+
+    left: |A x - b| / |b| of the best x in the space, after each product.
+    """
+
+    def __init__(self, product: Callable[[Tensor], Tensor], right: Tensor) -> None:
+        self.product = product
+        self.norm = right.norm()
+        self.basis = [_over(right, self.norm)]
+        self.columns: list[Tensor] = []  # of R
+        self.turns: list[tuple[Tensor, Tensor]] = []  # cosine and sine of each rotation
+        self.target = [torch.ones_like(self.norm)]  # the rotated right-hand side / |b|
+        self.left: list[Tensor] = []
+
+    def extend(self) -> None:
+        """One product more."""
+        w = self.product(self.basis[-1])
+        column = []
+        for v in self.basis:
+            column.append((v * w).sum())
+            w = w - column[-1] * v
+        length = w.norm()
+        self.basis.append(_over(w, length))
+        for n, (cosine, sine) in enumerate(self.turns):
+            a, b = column[n], column[n + 1]
+            column[n], column[n + 1] = cosine * a + sine * b, cosine * b - sine * a
+        whole = torch.hypot(column[-1], length)
+        cosine, sine = _over(column[-1], whole), _over(length, whole)
+        self.turns.append((cosine, sine))
+        column[-1] = whole
+        self.columns.append(torch.stack(column))
+        self.target[-1:] = [cosine * self.target[-1], -sine * self.target[-1]]
+        self.left.append(self.target[-1].abs())
+
+    def solution(self) -> Tensor:
+        """The x whose |A x - b| is least."""
+        m = len(self.columns)
+        y = [torch.zeros_like(self.norm)] * m
+        for n in reversed(range(m)):
+            rest = self.target[n]
+            for j in range(n + 1, m):
+                rest = rest - self.columns[j][n] * y[j]
+            y[n] = _over(rest, self.columns[n][n])
+        x = torch.zeros_like(self.basis[0])
+        for c, v in zip(y, self.basis, strict=False):
+            x = x + self.norm * c * v
+        return x
+
+
+def _over(x: Tensor, length: Tensor) -> Tensor:
+    """x / length, and zero where the length is."""
+    return torch.where(length != 0, x / torch.where(length != 0, length, torch.ones_like(length)), torch.zeros_like(x))

@@ -11,7 +11,7 @@ from torch import Tensor
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
 from nearsight.core.display import drawn_by
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput, NearsightError
 from nearsight.core.spin import COLLINEAR, NONE
 from nearsight.core.structure import Structure
 from nearsight.core.units import HARTREE_EV
@@ -133,7 +133,8 @@ def ground_state(
     moments: initial moment of each atom [mu_B], which makes the calculation spin-polarised (collinear); None: no spin.
     total_moment: held fixed if given [mu_B].  observe: called with every state.  solver: None takes Dense().
     A run that does not converge returns its last state with converged = False.
-    Raises NearsightError for linearly dependent orbitals, or a moment larger than the electrons allow.
+    Raises NearsightError for linearly dependent orbitals, or a moment larger than the electrons allow; BadInput for a start
+    that is not finite; NotConverged where numbers become none on the way.
     """
     if total_moment is not None and abs(total_moment) > functional.electrons:
         raise NearsightError(
@@ -145,6 +146,8 @@ def ground_state(
             start = functional.initial_hamiltonian(moments)
         else:
             start = start.on(functional.layout)
+            if not bool(torch.isfinite(start.values).all()):
+                raise BadInput("the Hamiltonian to begin with is not finite: begin without it, or with another")
             if moments is not None and start.spin is NONE:
                 start = start.embed(COLLINEAR)
         state, steps, converged = (method or SCF()).solve(problem, kpoints.symmetric(start), on_step)

@@ -7,12 +7,14 @@ finds a lower energy. Directions are conjugated by Polak and Ribiere's rule in t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.errors import NotConverged
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.problem import Problem, SCFState, Step
 
@@ -31,7 +33,10 @@ class DirectMinimisation:
     def solve(
         self, problem: Problem, start: BlockMatrix, on_step: Callable[[Step], None] | None
     ) -> tuple[SCFState, list[Step], bool]:
-        """The last state, all steps, and whether it converged."""
+        """The last state, all steps, and whether it converged.
+
+        Raises NotConverged where the energy is no number.
+        """
         state = problem(start)
         gradient = problem.gradient(state)
         direction, length = state.difference, self.first_step
@@ -40,6 +45,11 @@ class DirectMinimisation:
             steps.append(problem.step(len(steps) + 1, state, float(gradient.norm())))
             if on_step:
                 on_step(steps[-1])
+            if not math.isfinite(state.residual + state.free):
+                raise NotConverged(
+                    f"the energy came to no number at iteration {len(steps)}: look for atoms that almost coincide, or begin "
+                    "without a start"
+                )
             if state.residual < self.tolerance or len(steps) >= self.max_iterations:
                 return state, steps, state.residual < self.tolerance
             slope = float((gradient * direction).sum())
@@ -67,6 +77,9 @@ class DirectMinimisation:
             moved = problem(state.hamiltonian.with_values(state.hamiltonian.values + length * direction))
             gradient = problem.gradient(moved)
             there = float((gradient * direction).sum())
+            if not math.isfinite(moved.free + there):  # far out
+                length *= 0.1
+                continue
             # the secant of the slope: exact for a quadratic
             best = length * slope / (slope - there) if there > slope else 2 * length
             if moved.free <= state.free + 0.1 * length * slope + noise and abs(there) <= 0.5 * abs(slope):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,22 +61,42 @@ class PulayState:
 
     def next(self, x: Tensor, residual: Tensor, precondition: Callable[[Tensor], Tensor] = lambda r: r) -> Tensor:
         """x + ...: the combination of inputs whose residual is least, moved along that residual, preconditioned."""
+        self.add(x, residual)
+        return self.combined(self.products().tolist(), precondition)
+
+    def add(self, x: Tensor, residual: Tensor) -> None:
+        """An input and the residual that it has."""
         self.inputs.append(x)
         self.residuals.append(residual)
         if len(self.inputs) > self.settings.history:
             del self.inputs[0], self.residuals[0]
-        before = [r - residual for r in self.residuals[:-1]]
-        lengths = torch.stack([b.norm() for b in before]) if before else residual.new_zeros(0)
-        moves = [n for n, length in enumerate(lengths.tolist()) if length > 0]
-        if not moves:
+
+    def products(self) -> Tensor:
+        """What `combined` has to know of the residuals, as one vector on their device, that it may be fetched with others.
+
+        Of the m residuals r_j before the newest r: lengths |r_j - r| [m], then products of those differences, each in units
+        of its length, among themselves [m, m], and with -r [m].
+        """
+        newest = self.residuals[-1]
+        if len(self.residuals) == 1:
+            return newest.new_zeros(0)
+        before = torch.stack([(r - newest).flatten() for r in self.residuals[:-1]])
+        lengths = before.norm(dim=1)
+        # in unit columns a residual that fell by many orders leaves the others harmless
+        columns = before / torch.where(lengths > 0, lengths, torch.ones_like(lengths))[:, None]
+        return torch.cat([lengths, (columns @ columns.T).flatten(), -(columns @ newest.flatten())])
+
+    def combined(self, products: Sequence[float], precondition: Callable[[Tensor], Tensor] = lambda r: r) -> Tensor:
+        """The next input, from what `products` gave: min |r + sum_j g_j (r_j - r)|."""
+        x, residual, m = self.inputs[-1], self.residuals[-1], len(self.residuals) - 1
+        known = np.array(products)
+        lengths, gram, right = known[:m], known[m : m + m * m].reshape(m, m), known[m + m * m :]
+        moves = np.flatnonzero(lengths > 0)
+        if not len(moves):
             return x + self.settings.weight * precondition(residual)
-        # min |r + sum_j g_j (r_j - r)| in unit columns: a residual that fell by many orders leaves the others harmless
-        columns = torch.stack([(before[n] / lengths[n]).flatten() for n in moves])
-        right = -(columns @ residual.flatten())
-        gram = (columns @ columns.T).cpu()
-        g = torch.linalg.lstsq(gram, right.cpu()[:, None], rcond=1e-12, driver="gelsd").solution[:, 0].to(x)
+        weights = np.linalg.lstsq(gram[np.ix_(moves, moves)], right[moves], rcond=1e-12)[0] / lengths[moves]
         mixed, step = x, residual
-        for weight, n in zip(g / lengths[moves], moves, strict=True):
+        for weight, n in zip(weights.tolist(), moves.tolist(), strict=True):
             mixed = mixed + weight * (self.inputs[n] - x)
-            step = step + weight * before[n]
+            step = step + weight * (self.residuals[n] - residual)
         return mixed + self.settings.weight * precondition(step)

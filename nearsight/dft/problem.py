@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 
+import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
@@ -32,17 +35,49 @@ class SCFState:
         """D = f(H)"""
         return self.electrons.density_matrix
 
+    @cached_property
+    def _told(self) -> dict[str, float]:
+        """What `look` fetched."""
+        return {}
+
+    def look(self, *further: Tensor) -> list[list[float]]:
+        """Fetch the figures of this state, and other tensors' elements with them, in one transfer from the device."""
+        levels = self.electrons.levels
+        own = {
+            "total": self.evaluation.total,
+            "entropy_term": self.electrons.entropy_term,
+            "residual": self.difference.abs().max(),
+            "fermi_level": self.electrons.fermi_level,
+        }
+        if levels is not None:
+            own["filled"] = levels.highest
+        values, *rest = fetch(torch.stack([v.detach().to(self.evaluation.total) for v in own.values()]), *further)
+        self._told.update(zip(own, values, strict=True))
+        if levels is not None:
+            levels.know(int(self._told["filled"]))
+        return rest
+
+    def _figure(self, name: str) -> float:
+        if not self._told:
+            self.look()
+        return self._told[name]
+
     @property
     def total(self) -> float:
         """E [Ha]"""
-        return float(self.evaluation.total)
+        return self._figure("total")
 
     @property
     def free(self) -> float:
         """Omega = E - T S [Ha], the variational quantity."""
-        return self.total - float(self.electrons.entropy_term)
+        return self.total - self._figure("entropy_term")
 
     @property
+    def fermi_level(self) -> float:
+        """mu [Ha]"""
+        return self._figure("fermi_level")
+
+    @cached_property
     def difference(self) -> Tensor:
         """F[D(H)] - H, zero at self-consistency [components, size]."""
         return self.evaluation.hamiltonian.values - self.hamiltonian.values
@@ -50,7 +85,7 @@ class SCFState:
     @property
     def residual(self) -> float:
         """Largest element of F - H [Ha]."""
-        return float(self.difference.abs().max())
+        return self._figure("residual")
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,5 +170,11 @@ class Problem:
 
     def step(self, iteration: int, state: SCFState, gradient: float | None = None) -> Step:
         """What is told of an iteration."""
-        mu = float(state.electrons.fermi_level)
-        return Step(iteration, state.total, state.free, state.residual, mu, gradient)
+        return Step(iteration, state.total, state.free, state.residual, state.fermi_level, gradient)
+
+
+def fetch(*tensors: Tensor) -> list[list[float]]:
+    """The elements of several tensors of one device, in one transfer."""
+    together = torch.cat([t.detach().flatten() for t in tensors]).tolist()
+    ends = list(accumulate(t.numel() for t in tensors))
+    return [together[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from torch import Tensor
+
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.errors import NotConverged
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.dielectric import Dielectric, Screening
 from nearsight.dft.mixing import Pulay, PulayState
 from nearsight.dft.problem import Problem, SCFState, Step
 
-DIVERGED = 1e6  # residual [Ha] from which no iteration comes back; also what is no number is not below it
+DIVERGED = 1e6  # residual [Ha] from which no iteration comes back
+FIRST_PRODUCTS = 2  # of the dielectric operator, in a cycle's first iteration
+REMEDY = "lower the mixing weight (0.1), or take direct minimisation or a larger smearing"
 
 
 @dataclass(frozen=True)
@@ -29,30 +35,68 @@ class SCF:
     def solve(
         self, problem: Problem, start: BlockMatrix, on_step: Callable[[Step], None] | None
     ) -> tuple[SCFState, list[Step], bool]:
-        """The last state, all steps, and whether it converged."""
-        functional, kerker, dielectric = problem.functional, self.mixing.kerker, self.mixing.dielectric
-        screening = Screening.of(functional, dielectric) if dielectric and not kerker else None
+        """The last state, all steps, and whether it converged.
+
+        Raises NotConverged where numbers become none on the way.
+        """
+        kerker = self.mixing.kerker
+        preconditioner = None if kerker else self._preconditioner(problem)
         mixer = PulayState(self.mixing)
-        hamiltonian = start
-        density = None
+        hamiltonian, density = start, None
         steps: list[Step] = []
         while True:
             state = problem(hamiltonian)
+            if len(steps) == 1 and preconditioner:
+                mixer.forget()  # a predicted start is no F[D] at all: what is wrong with it spoils combinations
+            if not kerker:
+                mixer.add(hamiltonian.values, state.difference)
+            elif density is not None:
+                mixer.add(density, kerker(state.evaluation.density - density, problem.functional.mesh))
+            # all that the host has to know of this iteration, at once
+            nothing = state.difference.new_zeros(0)
+            told = mixer.products() if mixer.residuals else nothing
+            [products, left] = state.look(told, preconditioner.left if preconditioner else nothing)
             steps.append(problem.step(len(steps) + 1, state))
             if on_step:
                 on_step(steps[-1])
             residual = state.residual
-            if residual < self.tolerance or len(steps) >= self.max_iterations or not residual < DIVERGED:
+            if not math.isfinite(residual + state.free):
+                raise NotConverged(f"the cycle came to numbers that are none at iteration {len(steps)}: {REMEDY}")
+            if residual < self.tolerance or len(steps) >= self.max_iterations or residual > DIVERGED:
                 return state, steps, residual < self.tolerance
             if kerker:
-                output = state.evaluation.density
                 # what the start's Hamiltonian gives is the first density
-                density = output if density is None else mixer.next(density, kerker(output - density, functional.mesh))
+                density = state.evaluation.density if density is None else mixer.combined(products)
                 hamiltonian = problem.hamiltonian_of_density(density, state.density_matrix)
-            elif screening:
-                if len(steps) == 2:  # a predicted start is no F[D] at all: what is wrong with it spoils combinations
-                    mixer.forget()
-                solve = partial(screening, problem, state)
-                hamiltonian = hamiltonian.with_values(mixer.next(hamiltonian.values, state.difference, solve))
+            elif preconditioner:
+                preconditioner.learn(left)
+                hamiltonian = hamiltonian.with_values(mixer.combined(products, partial(preconditioner, state)))
             else:
-                hamiltonian = hamiltonian.with_values(mixer.next(hamiltonian.values, state.difference))
+                hamiltonian = hamiltonian.with_values(mixer.combined(products))
+
+    def _preconditioner(self, problem: Problem) -> CyclePreconditioner | None:
+        dielectric = self.mixing.dielectric
+        return CyclePreconditioner(Screening.of(problem.functional, dielectric), problem) if dielectric else None
+
+
+class CyclePreconditioner:
+    """The dielectric operator along one cycle (mutable), which asks nothing of the device while it is applied.
+
+    How many products a solution takes changes little from one iteration to the next: it takes as many as the last one, and
+    one more where that fell short. left: |A x - b| / |b| after each product of the last one [products], on the device.
+    """
+
+    def __init__(self, screening: Screening, problem: Problem) -> None:
+        self.screening, self.problem = screening, problem
+        self.products = FIRST_PRODUCTS
+        self.left = screening.core.new_zeros(0)
+
+    def learn(self, left: Sequence[float]) -> None:
+        """What was left over after each product of the last solution: none yet in the first iteration."""
+        settings = self.screening.settings
+        if left and not left[-1] < settings.tolerance:
+            self.products = min(self.products + 1, settings.max_products)
+
+    def __call__(self, state: SCFState, residual: Tensor) -> Tensor:
+        solution, self.left = self.screening.solve(self.problem, state, residual, self.products)
+        return solution

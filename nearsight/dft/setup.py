@@ -88,8 +88,6 @@ class Setup:
         start: Hamiltonian to begin with [Ha]; None: of superposed atoms.  progress: told each step; observe: each state.
         Raises BadInput for a start that is not finite; NotConverged where numbers become none on the way.
         """
-        if start is not None and not bool(torch.isfinite(start.values).all()):
-            raise BadInput("the Hamiltonian to begin with is not finite: begin without it, or with another")
         electrons = self.settings.electrons
         try:
             state = ground_state(

@@ -41,9 +41,12 @@ class InverseCholeskyFactor:
     def levels(self, hamiltonian: Tensor) -> Tensor:
         """Eigenvalues alone [s, k, N], ascending. Raises BadInput for an H that is not finite."""
         try:
-            return torch.linalg.eigvalsh(self.transform(hamiltonian))
+            e = torch.linalg.eigvalsh(self.transform(hamiltonian))
         except torch.linalg.LinAlgError as error:
             raise _why(hamiltonian) from error
+        if not bool(torch.isfinite(e).all()):
+            raise _why(hamiltonian)
+        return e
 
     def transform(self, hamiltonian: Tensor) -> Tensor:
         """L^-1 H L^-dagger, hermitian."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,11 +12,11 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.display import one_line
-from nearsight.core.errors import BadInput
+from nearsight.core.errors import BadInput, NearsightError
 from nearsight.electrons.kpoints import KPoints
 from nearsight.electrons.levels import Filling, Levels
 from nearsight.electrons.solvers.contract import BoundSolver, DensitySolver, Electrons
-from nearsight.electrons.solvers.processes import shares_of
+from nearsight.electrons.solvers.processes import RemoteShare, RemoteSolved, remote_shares
 from nearsight.electrons.solvers.share import Share, Solved
 
 HELD_AT_ONCE = 12  # dense complex matrices [n, n] that one k-point of a chunk takes while it is solved
@@ -26,17 +27,32 @@ TIME_REVERSAL = 1e-5  # of the largest element: how far a Hamiltonian may be fro
 class Dense(DensitySolver):
     """memory: bytes that the temporary matrices of k-points that are done together may take; the states of all k-points
     are held besides, 16 n^2 bytes each.
-    processes: among which the k-points are shared, on CPUs; for a few k-points of many orbitals.
+    processes: among which the k-points are shared, on CPUs.  worth: the least n^3, summed over k-points, for which they are
+    started: a second's work an iteration, against the seconds that a process takes to begin.
     """
 
     memory: float = 1e9
     processes: int = 1
+    worth: float = 1e8
+
+    def __post_init__(self) -> None:
+        if self.processes < 1 or not self.memory > 0:
+            raise BadInput(f"solver dense: processes ({self.processes}) and memory ({self.memory:g}) must be positive")
 
     def bind(self, overlap: BlockMatrix, kpoints: KPoints, filling: Filling) -> DenseBound:
         """The inverse Cholesky factors of S(k). Raises NearsightError for linearly dependent orbitals."""
         kpoints = kpoints.to(overlap.layout.device)
-        chunk = max(1, int(self.memory / (HELD_AT_ONCE * 16 * overlap.basis.size**2)))
-        return DenseBound(overlap, kpoints, filling, shares_of(overlap, kpoints, chunk, self.processes))
+        n = overlap.basis.size
+        processes = min(self.processes, len(kpoints))
+        if processes > 1 and overlap.values.device.type == "cpu" and len(kpoints) * n**3 >= self.worth:
+            chunk = self._chunk(n, self.memory / processes)
+            return DenseBound(overlap, kpoints, filling, remote_shares(overlap, kpoints, chunk, processes))
+        share = Share.of(overlap, kpoints.k, kpoints.weights, self._chunk(n, self.memory))
+        return DenseBound(overlap, kpoints, filling, (share,))
+
+    @staticmethod
+    def _chunk(orbitals: int, memory: float) -> int:
+        return max(1, int(memory / (HELD_AT_ONCE * 16 * orbitals**2)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +62,7 @@ class DenseBound(BoundSolver):
     overlap: BlockMatrix
     kpoints: KPoints
     filling: Filling
-    shares: tuple[Share, ...]
+    shares: tuple[Share | RemoteShare, ...]
 
     __repr__ = one_line
 
@@ -70,18 +86,28 @@ class DenseBound(BoundSolver):
 
 
 def _all(shares: Any, method: str, *arguments: Any) -> list[Any]:
-    """The answers of all shares: those of other processes are asked for first."""
-    asked = [s.ask(method, *arguments) for s in reversed(shares)]
-    return [answer() for answer in reversed(asked)]
+    """The answers of all shares; other processes work at the same time."""
+    return _answers([s.ask(method, *arguments) for s in shares])
 
 
-def _each(
-    shares: tuple[Solved, ...], sizes: list[int], method: str, x: tuple[Tensor, ...], *arguments: Any
-) -> list[Any]:
+def _each(shares: Any, sizes: list[int], method: str, x: tuple[Tensor, ...], *arguments: Any) -> list[Any]:
     """As `_all`, with tensors x [s, k, ...] of which each share gets its own k."""
     parts = list(zip(*(t.split(sizes, 1) for t in x), strict=True))
-    asked = [s.ask(method, *part, *arguments) for s, part in zip(reversed(shares), reversed(parts), strict=True)]
-    return [answer() for answer in reversed(asked)]
+    return _answers([s.ask(method, *part, *arguments) for s, part in zip(shares, parts, strict=True)])
+
+
+def _answers(asked: list[Callable[[], Any]]) -> list[Any]:
+    """All answers are heard, also where one of them is an error, so that no other call takes them for its own."""
+    answers: list[Any] = []
+    for answer in asked:
+        try:
+            answers.append(answer())
+        except NearsightError as error:
+            answers.append(error)
+    for found in answers:
+        if isinstance(found, NearsightError):
+            raise found
+    return answers
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -91,7 +117,7 @@ class DenseElectrons(Electrons):
     hamiltonian: BlockMatrix
     levels: Levels
     kpoints: KPoints
-    solved: tuple[Solved, ...]
+    solved: tuple[Solved | RemoteSolved, ...]
 
     __repr__ = one_line
 
@@ -144,7 +170,7 @@ class DenseResponse:
     """
 
     kpoints: KPoints
-    solved: tuple[Solved, ...]
+    solved: tuple[Solved | RemoteSolved, ...]
     electrons: float
     at_fermi_level: BlockMatrix
     total: Tensor
