@@ -41,7 +41,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "pbe": "nearsight.xc.functionals:PBE",
         "pbesol": "nearsight.xc.functionals:PBESOL",
     },
-    "solvers": {},
+    "solvers": {"dense": "nearsight.electrons.solvers.dense:Dense"},
     "properties": {},
 }
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
 from nearsight.core.display import drawn_by
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput
 from nearsight.core.spin import COLLINEAR, NONE
 from nearsight.core.structure import Structure
 from nearsight.core.units import HARTREE_EV
@@ -136,7 +136,7 @@ def ground_state(
     Raises NearsightError for linearly dependent orbitals, or a moment larger than the electrons allow.
     """
     if total_moment is not None and abs(total_moment) > functional.electrons:
-        raise NearsightError(
+        raise BadInput(
             f"a total moment of {total_moment:g} needs more than the {functional.electrons:g} electrons there are"
         )
     with torch.no_grad():

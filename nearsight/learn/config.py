@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Discriminator, Field, field_serializer, field_validator, model_validator
 
 from nearsight.core.tables import PATH, Table, Versioned
-from nearsight.dft.settings import Settings
+from nearsight.dft.settings import FunctionalName, Settings
 
 PRESETS: dict[str, dict[str, Any]] = {
     "small": {
@@ -131,7 +131,7 @@ class ModelConfig(Table):
 class ReferenceConfig(Table):
     """How H0 is computed for target delta. xc, mesh cutoff: null takes what the samples record, else PBE and 300 Ry."""
 
-    xc: Literal["lda", "pbe", "pbesol"] | None = None
+    xc: FunctionalName | None = None
     mesh_cutoff_ry: float | None = Field(None, gt=0)
 
 
