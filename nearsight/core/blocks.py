@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nearsight.core.basis import Basis
 from nearsight.core.bloch import BlochSum
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
 from nearsight.core.spin import NONE, SPINOR, Spin, spin
@@ -34,7 +34,7 @@ class BlockMatrix:
         object.__setattr__(self, "spin", spin(self.spin))
         expected = (self.spin.components, self.layout.size)
         if tuple(self.values.shape) != expected:
-            raise NearsightError(f"matrix values have shape {tuple(self.values.shape)}, its layout needs {expected}")
+            raise BadInput(f"matrix values have shape {tuple(self.values.shape)}, its layout needs {expected}")
 
     def __repr__(self) -> str:
         about = f"{len(self.basis.numbers)} atoms, {self.basis.size} orbitals, {len(self.pairs)} pairs"
@@ -64,16 +64,12 @@ class BlockMatrix:
 
     def _same(self, other: BlockMatrix) -> None:
         if not self.same_layout(other):
-            raise NearsightError(
-                "two matrices on different pairs or bases: bring one onto the other's layout with .on()"
-            )
+            raise BadInput("two matrices on different pairs or bases: bring one onto the other's layout with .on()")
 
     def _alike(self, other: BlockMatrix) -> None:
         self._same(other)
         if self.spin is not other.spin:
-            raise NearsightError(
-                f"two matrices of spin {self.spin} and {other.spin}: bring one to the other's with .embed()"
-            )
+            raise BadInput(f"two matrices of spin {self.spin} and {other.spin}: bring one to the other's with .embed()")
 
     def __add__(self, other: BlockMatrix) -> BlockMatrix:
         self._alike(other)
@@ -97,7 +93,7 @@ class BlockMatrix:
         if wanted is self.spin:
             return self
         if self.spin is not NONE:
-            raise NearsightError(f"a matrix of spin {self.spin} cannot be embedded in spin {wanted}")
+            raise BadInput(f"a matrix of spin {self.spin} cannot be embedded in spin {wanted}")
         return BlockMatrix(self.layout, wanted.embed(self.values), wanted)
 
     def trace(self, other: BlockMatrix) -> Tensor:

@@ -195,7 +195,9 @@ def _said(model: type[BaseModel], error: Any, name: str, tables: Sequence[Mappin
         return f"{where} is missing"
     if not where:
         return str(error["msg"]).removeprefix("Value error, ")
-    return f"{where}: {error['msg'].removeprefix('Value error, ')} (given: {error['input']!r})"
+    said = str(error["msg"]).removeprefix("Value error, ")
+    given = "" if repr(error["input"]) in said else f" (given: {error['input']!r})"
+    return f"{where}: {said}{given}"
 
 
 def _fields(model: type[BaseModel], path: list[str]) -> tuple[list[str], list[str]]:

@@ -93,6 +93,8 @@ def todays(model: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, BaseModel):
             value = value.model_dump(exclude_unset=True)
         inner = inner_table(model, key, value)
+        if isinstance(value, str) and (word := getattr(inner, "word", None)):
+            value = {word: value}
         if isinstance(value, list | tuple) and inner_tables(model, key):
             value = [_todays_of_one(inner_tables(model, key), x) for x in value]
         if inner is not None and isinstance(value, Mapping):
@@ -166,7 +168,8 @@ def pruned(model: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _pruned_one(tables: list[type[BaseModel]], value: Any) -> Any:
     chosen = chosen_table(tables, value) if isinstance(value, Mapping) else None
-    return value if chosen is None else pruned(chosen, value)
+    closed = chosen is not None and issubclass(chosen, Table)  # others may have further keys of their kind
+    return pruned(chosen, value) if chosen is not None and closed else value
 
 
 def inner_tables(model: type[BaseModel], key: str) -> list[type[BaseModel]]:
@@ -274,7 +277,7 @@ def settings_of(model: type[BaseModel], above: str = "") -> Iterator[Setting]:
         inner = inner_table(model, key)
         if key == KEY:
             continue
-        if inner is not None:
+        if inner is not None and not isinstance(entry.default, tuple):
             yield from settings_of(inner, f"{above}{key}.")
         else:
             ends = sorted((end for end in UNITS if key.endswith(end)), key=len)

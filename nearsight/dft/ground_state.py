@@ -11,7 +11,7 @@ from torch import Tensor
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
 from nearsight.core.display import drawn_by
-from nearsight.core.errors import BadInput, NearsightError
+from nearsight.core.errors import BadInput
 from nearsight.core.spin import COLLINEAR, NONE
 from nearsight.core.structure import Structure
 from nearsight.core.units import HARTREE_EV
@@ -137,7 +137,7 @@ def ground_state(
     that is not finite; NotConverged where numbers become none on the way.
     """
     if total_moment is not None and abs(total_moment) > functional.electrons:
-        raise NearsightError(
+        raise BadInput(
             f"a total moment of {total_moment:g} needs more than the {functional.electrons:g} electrons there are"
         )
     with torch.no_grad():

@@ -8,13 +8,15 @@ the end of a key's name. The flat keys of the first schema (xc, kmesh, mesh_cuto
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import AfterValidator, BaseModel, Field, field_validator
 from pydantic.fields import FieldInfo
 
 from nearsight.core.configuration import stored
+from nearsight.core.parts import Part, known_kind
 from nearsight.core.tables import EarlierKeys, Renamed, Table, Versioned
 from nearsight.core.versions import KEY
 
@@ -40,10 +42,22 @@ class BasisTable(Table):
     )
 
 
+FunctionalName = Annotated[str, AfterValidator(partial(known_kind, "functionals"))]
+
+
+class TermPart(Part):
+    """A term of the energy beside those of Kohn-Sham theory."""
+
+    group: ClassVar[str] = "terms"
+
+
 class FunctionalTable(Table):
     """The energy functional, but for what its integrals are done on."""
 
-    xc: Literal["lda", "pbe", "pbesol"] = Field("pbe", description="Exchange and correlation: lda, pbe or pbesol.")
+    xc: FunctionalName = Field("pbe", description="Exchange and correlation: lda, pbe, pbesol, or an entry point's.")
+    terms: tuple[TermPart, ...] = Field(
+        (), description="Further terms of the energy, each a table with kind and its own keys (docs/extending.md)."
+    )
     electrostatics: Literal["crystal", "sheet"] = Field(
         "crystal",
         description="sheet: no images along the third lattice vector, for sheets and slabs, charged or polar.",
@@ -136,6 +150,15 @@ class MixingTable(EarlierKeys):
     )
 
 
+class DensitySolverPart(Part):
+    """What turns a Hamiltonian into a density matrix."""
+
+    group: ClassVar[str] = "solvers"
+    kind: str = Field(
+        "dense", description="What turns H into a density matrix; further keys are its own (dense: memory, processes)."
+    )
+
+
 class SolverTable(Table):
     """The way to self-consistency: the result does not depend on it."""
 
@@ -145,6 +168,7 @@ class SolverTable(Table):
     tolerance_ev: float = Field(1e-5, gt=0, description="Largest element of |F - H| at the end.")
     max_iterations: int = Field(100, ge=1, description="Steps after which a run gives up.")
     mixing: MixingTable = MixingTable()
+    density: DensitySolverPart = DensitySolverPart()
     start: Path | None = Field(None, description="Calculation folder whose Hamiltonian begins the cycle.")
     device: Literal["cpu", "cuda"] = Field("cpu", description="cpu or cuda.")
 

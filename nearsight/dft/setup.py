@@ -26,6 +26,7 @@ from nearsight.dft.mixing import Kerker, Pulay
 from nearsight.dft.problem import Problem, SCFState, Step
 from nearsight.dft.scf import DIVERGED, SCF
 from nearsight.dft.settings import BasisTable, Settings, SolverTable
+from nearsight.dft.terms import Symmetry
 from nearsight.electrons import kpoints
 from nearsight.electrons.kpoints import KPoints
 from nearsight.electrons.smearing import SMEARINGS
@@ -74,7 +75,12 @@ class Setup:
         """The map H -> (levels, D, E, F). Raises NearsightError for linearly dependent orbitals."""
         electrons = self.settings.electrons
         return Problem.of(
-            self.functional, self.kpoints, self.kT, electrons.total_moment_mu_b, SMEARINGS[electrons.smearing]
+            self.functional,
+            self.kpoints,
+            self.kT,
+            electrons.total_moment_mu_b,
+            SMEARINGS[electrons.smearing],
+            self.settings.solver.density.build(),
         )
 
     def ground_state(
@@ -101,6 +107,7 @@ class Setup:
                 electrons.total_moment_mu_b,
                 observe,
                 SMEARINGS[electrons.smearing],
+                self.settings.solver.density.build(),
             )
         except (torch.linalg.LinAlgError, NotConverged) as error:
             raise NotConverged(f"the run diverged ({str(error).splitlines()[0].rstrip('.')}): {REMEDIES}") from error
@@ -191,6 +198,7 @@ def functional_for(
         quadrature == EXACT if band_limited is None else band_limited,
         settings.mesh.xc_refinement,
         settings.functional.electrostatics == "sheet",
+        [term.build() for term in settings.functional.terms],
     )
 
 
@@ -218,10 +226,16 @@ def chosen_kpoints(functional: EnergyFunctional, settings: Settings, moments: Se
 
     An operation that does not map the real-space mesh onto itself is left out: a glide by a quarter of the cell, for
     example, needs a number of mesh points that is a multiple of 4.
+    Raises BadInput where a term of the energy has not the symmetry of the atoms.
     """
     size, shift = chosen_kmesh(functional.structure, settings), settings.kpoints.shift
     if settings.kpoints.symmetry == "time-reversal":
         return kpoints.mesh(size, shift).to(settings.solver.device)
+    broken = [t.name for t in functional.terms if not {Symmetry.TRANSLATION, Symmetry.ROTATION} <= t.keeps]
+    if broken:
+        raise BadInput(
+            f"kpoints.symmetry space-group: {broken[0]} does not keep it; take kpoints.symmetry: time-reversal"
+        )
     group = SpaceGroup.of(functional.structure, moments).on_mesh(functional.mesh.shape)
     return reduced_mesh(size, shift, group, functional.layout)
 

@@ -92,7 +92,7 @@ def factorise_dense(s: Tensor, k: Tensor) -> InverseCholeskyFactor:
         raise BadInput("the overlap matrix has elements that are not finite")
     least = float(torch.linalg.eigvalsh(s).amin())
     what = "ill-conditioned" if least > 0 else "not positive definite"
-    raise NearsightError(
+    raise BadInput(
         f"the overlap matrix is {what} (lowest eigenvalue {least:.1e}): atoms too close together, "
         "or a basis that is too rich; check the structure or choose a smaller basis or a larger energy shift"
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.display import one_line
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput
 from nearsight.core.structure import Structure
 
 
@@ -85,7 +85,7 @@ def mesh_points(size: tuple[int, int, int], shift: tuple[float, float, float]) -
     Raises NearsightError for a size below 1.
     """
     if any(n < 1 for n in size):
-        raise NearsightError(f"k-mesh {tuple(size)}: every number must be at least 1 (1 1 1 is Gamma alone)")
+        raise BadInput(f"k-mesh {tuple(size)}: every number must be at least 1 (1 1 1 is Gamma alone)")
     axes = [(np.arange(n) + s) / n for n, s in zip(size, shift, strict=True)]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
     return torch.as_tensor(points - np.floor(points + 0.5 - 1e-9))
@@ -148,9 +148,7 @@ def band_path(structure: Structure, points: int = 200, labels: str | None = None
         names = ["GAMMA" if n in ("G", "Γ", "Gamma", "gamma") else n for n in names]
         unknown = [n for n in names if n not in corners]
         if unknown:
-            raise NearsightError(
-                f"band path: no point named {unknown[0]}; this lattice has {', '.join(sorted(corners))}"
-            )
+            raise BadInput(f"band path: no point named {unknown[0]}; this lattice has {', '.join(sorted(corners))}")
         segments = list(zip(names[:-1], names[1:], strict=True))
     else:
         empty = _vacuum_axes(cell, fractional)

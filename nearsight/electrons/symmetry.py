@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.display import one_line
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
 from nearsight.core.so3 import spin_half
@@ -70,9 +70,7 @@ class SpaceGroup:
         except spglib.SpglibError:
             found = None
         if found is None:
-            raise NearsightError(
-                "spglib finds no space group: look for atoms that coincide, or take symmetry: time-reversal"
-            )
+            raise BadInput("spglib finds no space group: look for atoms that coincide, or take symmetry: time-reversal")
         w, t = np.asarray(found.rotations, dtype=np.int64), np.array(found.translations)
         atoms, cells = np.empty((len(w), len(labels)), np.int64), np.empty((len(w), len(labels), 3), np.int64)
         for g in range(len(w)):
@@ -264,7 +262,7 @@ class Symmetrisation:
     def __call__(self, matrix: BlockMatrix) -> BlockMatrix:
         """P M for a matrix on this layout. Raises NearsightError for one on another layout."""
         if matrix.layout is not self.layout and len(matrix.pairs) != len(self.layout.pairs):
-            raise NearsightError("this symmetrisation is of other pairs: bring the matrix onto its layout with .on()")
+            raise BadInput("this symmetrisation is of other pairs: bring the matrix onto its layout with .on()")
         averages = [b.average(matrix.values, matrix.spin, self.unitary) for b in self.blocks]
         return matrix.with_values(torch.cat(averages, 1)[:, self.places])
 
@@ -299,7 +297,7 @@ def _orbits(group: SpaceGroup, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor, Te
         images.append(image[there])
         pair_by[image[there]] = g
     if bool((pair_by < 0).any()):
-        raise NearsightError("the symmetry operations are not a group: the structure is symmetric only roughly")
+        raise BadInput("the symmetry operations are not a group: the structure is symmetric only roughly")
     return torch.cat(orbits), torch.cat(operations), torch.cat(images), orbit_of_pair, pair_by
 
 

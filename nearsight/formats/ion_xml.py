@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput, MissingData, NearsightError
 from nearsight.core.species import Orbital, Projector, RadialFunction, Species
 
 RYDBERG = 0.5  # 1 Ry in Ha, exact
@@ -35,28 +35,28 @@ def read_ion_xml(path: str | os.PathLike[str], symbol: str | None = None) -> Spe
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise NearsightError(f"{path}: cannot be read ({error.strerror}); give the path of an .ion.xml file") from None
+        raise MissingData(f"{path}: cannot be read ({error.strerror}); give the path of an .ion.xml file") from None
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
-        raise NearsightError(
+        raise BadInput(
             f"{path}: not complete XML ({error}); the file is truncated or garbled, write or copy it again"
         ) from None
     ion = _Element(path, root)
     if root.tag != "ion":
-        raise NearsightError(f"{path}: the root element is <{root.tag}>, not <ion>; this is not an .ion.xml file")
+        raise BadInput(f"{path}: the root element is <{root.tag}>, not <ion>; this is not an .ion.xml file")
 
     found = ion.text("symbol")
     if symbol is not None and found != symbol:
-        raise NearsightError(f"{path}: holds {found}, not {symbol}; give the file of the element {symbol}")
+        raise BadInput(f"{path}: holds {found}, not {symbol}; give the file of the element {symbol}")
     orbitals = sorted((_orbital(e) for e in ion.child("paos").all("orbital")), key=_shell_order)
     if not orbitals:
-        raise NearsightError(f"{path}: no <orbital> in <paos>; write the file again with a basis")
+        raise BadInput(f"{path}: no <orbital> in <paos>; write the file again with a basis")
     projectors = tuple(_projector(e) for e in ion.child("kbs").all("projector"))
     own = ion.optional("relativistic_kbs")
     relativistic = tuple(_projector(e) for e in own.all("projector")) if own else ()
     if any(p.j is not None for p in projectors):
-        raise NearsightError(
+        raise BadInput(
             f"{path}: <kbs> holds j-resolved projectors; write the file from a run without spin-orbit coupling"
         )
     core = ion.optional("core")
@@ -68,7 +68,7 @@ def read_ion_xml(path: str | os.PathLike[str], symbol: str | None = None) -> Spe
     local_charge = _radial(ion.child("chlocal"), l=0)
     charge = 4 * np.pi * np.trapezoid(local_charge.values * local_charge.r**2, dx=local_charge.spacing)
     if abs(float(charge) + valence) > 0.02 * max(1.0, valence):
-        raise NearsightError(
+        raise BadInput(
             f"{path}: <chlocal> integrates to {charge:.4f}, not to -valence = {-valence:g}; write the file again"
         )
     return Species(
@@ -277,7 +277,7 @@ def _replace(path: Path, text: str) -> None:
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
-        raise NearsightError(f"{path}: cannot be written ({error.strerror}); give a folder that exists") from None
+        raise BadInput(f"{path}: cannot be written ({error.strerror}); give a folder that exists") from None
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)

@@ -17,7 +17,7 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput, MissingData
 from nearsight.formats.pseudopotential import (
     Beta,
     Pseudopotential,
@@ -58,17 +58,17 @@ def read_psml(path: str | os.PathLike[str]) -> Pseudopotential:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise NearsightError(f"{path}: cannot be read ({error.strerror}); give the path of a PSML file") from None
+        raise MissingData(f"{path}: cannot be read ({error.strerror}); give the path of a PSML file") from None
     try:
         root = ElementTree.fromstring(raw)
     except ElementTree.ParseError as error:
         if b"<psml" in raw and b"</psml>" not in raw:
-            raise NearsightError(f"{path}: ends before </psml>; the file is truncated, copy it again") from None
-        raise NearsightError(f"{path}: not a PSML file ({error}); copy it again") from None
+            raise BadInput(f"{path}: ends before </psml>; the file is truncated, copy it again") from None
+        raise BadInput(f"{path}: not a PSML file ({error}); copy it again") from None
     for node in root.iter():
         node.tag = node.tag.rpartition("}")[2]  # the name space carries the version; the tags suffice
     if root.tag != "psml":
-        raise NearsightError(f"{path}: the root element is <{root.tag}>, not <psml>; this is not a PSML file")
+        raise BadInput(f"{path}: the root element is <{root.tag}>, not <psml>; this is not a PSML file")
     return _Psml(path, root).pseudopotential(hashlib.sha256(raw).hexdigest())
 
 
@@ -84,7 +84,7 @@ class _Psml:
         self.r = uniform_grid(_SPACING)
 
     def fail(self, what: str) -> NoReturn:
-        raise NearsightError(f"{self.path}: {what}")
+        raise BadInput(f"{self.path}: {what}")
 
     def _section(self, tag: str) -> ElementTree.Element:
         node = self.root.find(tag)

@@ -17,7 +17,7 @@ import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput, MissingData, NearsightError
 from nearsight.formats.pseudopotential import (
     Beta,
     Pseudopotential,
@@ -59,7 +59,7 @@ def read_psp8(path: str | os.PathLike[str]) -> Pseudopotential:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise NearsightError(f"{path}: cannot be read ({error.strerror}); give the path of a psp8 file") from None
+        raise MissingData(f"{path}: cannot be read ({error.strerror}); give the path of a psp8 file") from None
     return _Psp8(path, raw.decode("utf-8", "replace")).pseudopotential(hashlib.sha256(raw).hexdigest())
 
 
@@ -90,7 +90,7 @@ class _Psp8:
         self.position = 0
 
     def fail(self, what: str) -> NoReturn:
-        raise NearsightError(f"{self.path}: {what}")
+        raise BadInput(f"{self.path}: {what}")
 
     @staticmethod
     def _leading_numbers(line: str) -> list[float]:

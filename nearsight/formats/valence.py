@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput
 from nearsight.formats.pseudopotential import ReferenceShell
 
 #: How many shells of s, p, d, f a core of so many electrons has.
@@ -43,7 +43,7 @@ def shells_of(number: int, electrons: Sequence[float]) -> tuple[tuple[int, int, 
     """
     core = round(number - sum(electrons))
     if core not in _CORES or any(f > 0 for f in electrons[4:]):
-        raise NearsightError(f"{sum(electrons):g} valence electrons of Z = {number} leave a core that is not known")
+        raise BadInput(f"{sum(electrons):g} valence electrons of Z = {number} leave a core that is not known")
     found = []
     for l, count in enumerate(electrons[:4]):
         n, left = l + 1 + _CORES[core][l], float(count)
@@ -58,7 +58,7 @@ def ground_configuration(number: int, valence: float) -> tuple[float, ...]:
     """Valence electrons of s, p, d, f in the order of filling by n + l, then n (without the exceptions such as Cr, Cu)."""
     core = _CORES.get(round(number - valence))
     if core is None:
-        raise NearsightError(f"{valence:g} valence electrons of Z = {number} leave a core that is not known")
+        raise BadInput(f"{valence:g} valence electrons of Z = {number} leave a core that is not known")
     electrons, left = [0.0] * 4, valence
     order = sorted(((n, l) for n in range(1, 9) for l in range(min(n, 4))), key=lambda s: (sum(s), s[0]))
     for n, l in order:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.display import one_line
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput, MissingData
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.formats.files import whole_file
@@ -46,7 +46,7 @@ def write_volume(path: Path | str, volume: Volume, quantity: Quantity = "plain")
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in _WRITERS:
-        raise NearsightError(f"{path}: name the file .cube or .xsf to say which form it shall have")
+        raise BadInput(f"{path}: name the file .cube or .xsf to say which form it shall have")
     units = {
         "density": (1 / BOHR_ANG**3, "1/Bohr^3", "1/Angstrom^3"),
         "energy": (HARTREE_EV, "Ha", "eV"),
@@ -95,7 +95,7 @@ def read_cube(path: Path | str) -> Volume:
         numbers, positions = [int(row[0]) for row in rows], [row[2:5] for row in rows]
         values = _numbers(lines[6 + atoms :], shape[0] * shape[1] * shape[2])
     except (ValueError, IndexError) as error:
-        raise NearsightError(f"{path} is not a whole cube file that is understood here: {error}") from error
+        raise BadInput(f"{path} is not a whole cube file that is understood here: {error}") from error
     cell = steps * steps.new_tensor(shape)[:, None]
     structure = Structure(
         cell, torch.tensor(positions, dtype=torch.float64).reshape(-1, 3), torch.tensor(numbers, dtype=torch.int64)
@@ -150,9 +150,9 @@ def read_xsf(path: Path | str) -> Volume:
             if not torch.allclose(closed.select(axis, 0), closed.select(axis, -1), rtol=1e-5, atol=1e-10):
                 raise ValueError("its last points do not repeat the first: not a periodic general grid")
     except StopIteration:
-        raise NearsightError(f"{path} is not a whole XSF file that is understood here: no whole 3D data grid") from None
+        raise BadInput(f"{path} is not a whole XSF file that is understood here: no whole 3D data grid") from None
     except (ValueError, IndexError) as error:
-        raise NearsightError(f"{path} is not a whole XSF file that is understood here: {error}") from error
+        raise BadInput(f"{path} is not a whole XSF file that is understood here: {error}") from error
     structure = Structure(cell / BOHR_ANG, positions / BOHR_ANG, torch.tensor(numbers, dtype=torch.int64))
     return Volume(structure, closed[:-1, :-1, :-1].contiguous(), comment)
 
@@ -167,9 +167,9 @@ _WRITERS: dict[str, Callable[[Path, Volume], None]] = {
 def _checked(path: Path | str, volume: Volume) -> tuple[np.ndarray, Structure]:
     values = volume.values.detach().cpu().double()
     if values.ndim != 3 or values.numel() == 0:
-        raise NearsightError(f"{path}: a field [x, y, z] is needed, this one has the shape {list(values.shape)}")
+        raise BadInput(f"{path}: a field [x, y, z] is needed, this one has the shape {list(values.shape)}")
     if not torch.isfinite(values).all():
-        raise NearsightError(f"{path}: the field holds values that are not finite")
+        raise BadInput(f"{path}: the field holds values that are not finite")
     return values.numpy(), volume.structure.to("cpu")
 
 
@@ -189,9 +189,9 @@ def _lines(path: Path | str) -> list[str]:
     try:
         return Path(path).read_text().splitlines()
     except FileNotFoundError as error:
-        raise NearsightError(f"no such file: {path}") from error
+        raise MissingData(f"no such file: {path}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise NearsightError(f"{path} cannot be read as text: {error}") from error
+        raise MissingData(f"{path} cannot be read as text: {error}") from error
 
 
 def _numbers(lines: Iterable[str] | Iterator[str], count: int) -> Tensor:

@@ -12,7 +12,7 @@ from nearsight.core.configuration import validated
 from nearsight.core.errors import BadInput
 from nearsight.core.registry import load
 from nearsight.core.tables import PATH, Table, Versioned
-from nearsight.dft.settings import Settings
+from nearsight.dft.settings import FunctionalName, Settings
 from nearsight.models.contract import ModelConfig
 
 
@@ -106,7 +106,7 @@ LossConfig = Annotated[BlocksLossConfig | EnergyLossConfig, Discriminator("kind"
 class ReferenceConfig(Table):
     """How H0 is computed for target delta. xc, mesh cutoff: null takes what the samples record, else PBE and 300 Ry."""
 
-    xc: Literal["lda", "pbe", "pbesol"] | None = None
+    xc: FunctionalName | None = None
     mesh_cutoff_ry: float | None = Field(None, gt=0)
 
 

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from nearsight.core.errors import BadInput, NearsightError
+from nearsight.core.versions import checked_version
 
+VERSION = 2  # of what is stored, in the database's own `user_version`; 1 (none): digests of flat settings
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS job (
     name TEXT PRIMARY KEY, digest TEXT NOT NULL, state TEXT NOT NULL,
@@ -55,6 +57,7 @@ class Ledger:
     """Which jobs are pending, running, done or failed: a SQLite file (WAL) in the folder that holds their results.
 
     Only the process that holds the folder's lock may open it, so that whatever is found `running` was cut off.
+    Raises BadInput for a file that is none, or of a later version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,7 +65,10 @@ class Ledger:
             self.connection = sqlite3.connect(path, isolation_level=None)
             self.connection.execute("PRAGMA journal_mode=WAL")
             self.connection.execute("PRAGMA synchronous=FULL")
+            [version] = self.connection.execute("PRAGMA user_version").fetchone()
+            checked_version(version or None, VERSION, path.parent)
             self.connection.execute(SCHEMA)
+            self.connection.execute(f"PRAGMA user_version={VERSION}")
         except sqlite3.Error as error:
             raise BadInput(f"{path} cannot be used as a ledger ({error}): remove it to begin anew") from error
 
@@ -217,11 +223,12 @@ def serve(descriptor: int, threads: int, parent: int) -> None:
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     channel: Connection = Connection(descriptor)
-    function = pickle.loads(channel.recv_bytes())
+    function: Callable[[Any], str | None] | None = None
     while True:
         try:
+            function = function or pickle.loads(channel.recv_bytes())
             work = pickle.loads(channel.recv_bytes())
-        except (EOFError, OSError):
+        except (EOFError, OSError):  # the parent has no more work, or was stopped before it gave any
             return
         try:
             answer: tuple[str | None, str | None] = (None, function(work))

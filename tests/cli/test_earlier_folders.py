@@ -96,12 +96,19 @@ def test_a_later_layout_is_refused_in_a_line(nearsight, folders):
     edit(folders / "model/config.json", reference={**config["reference"], "schema_version": 99})
     with pytest.raises(BadInput, match=r"needs a later Nearsight"):
         TrainedModel.load(folders / "model")
+    build = ("dataset", "build", folders / "set.yaml", "-o", folders / "set")
+    shutil.copy(BEFORE / "set/config.yaml", folders / "set.yaml")
+    (folders / "h2.xyz").write_text(WATER)
+    with sqlite3.connect(folders / "set/ledger.sqlite") as ledger:
+        ledger.execute("PRAGMA user_version=99")
+    refused(nearsight(*build), "set needs a later Nearsight")
     for name in ("set", "model"):
         written = folders / name / "config.yaml"
         written.write_text("schema_version: 99\n" + written.read_text())
-    shutil.copy(BEFORE / "set/config.yaml", folders / "set.yaml")
-    (folders / "h2.xyz").write_text(WATER)
-    refused(nearsight("dataset", "build", folders / "set.yaml", "-o", folders / "set"), "needs a later Nearsight")
+    refused(nearsight(*build), "set needs a later Nearsight")
+    (folders / "model/checkpoint.pt").write_bytes(b"of a later time")
+    (folders / "model.yaml").write_text("data: {train: set}\nmodel: {preset: small}\n")
+    refused(nearsight("train", folders / "model.yaml", "-o", folders / "model"), "needs a later Nearsight")
 
 
 def test_keys_that_come_and_go_break_nothing_that_is_stored(folders):

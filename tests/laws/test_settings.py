@@ -11,9 +11,12 @@ from nearsight.core.errors import BadInput, NotConverged
 from nearsight.core.tables import settings_of
 from nearsight.dft.settings import Settings, differing
 from nearsight.dft.setup import Setup, method_for, resolved
+from nearsight.electrons.solvers.dense import Dense
 from nearsight.learn.config import TrainingConfig
+from nearsight.tasks.digest import Origin
 from tests import cases
 
+IONS = Path(__file__).parents[1] / "formats" / "data" / "version1" / "set" / "species"
 FLAT = {
     "xc": "lda",
     "kmesh": (2, 1, 1),
@@ -235,3 +238,51 @@ def test_a_run_that_diverges_or_begins_with_numbers_that_are_none() -> None:
 def test_the_method_that_settings_describe() -> None:
     for method in (method_for(Settings().solver), method_for(resolved(cases.diamond(), Settings()).solver)):
         assert method == method_for(Settings(mixing={"weight": 1.0, "dielectric": 35.0}).solver)
+
+
+def test_a_part_is_named_with_its_arguments() -> None:
+    settings = layered(Settings, [{"solver": {"density": "dense"}}], ["solver.density.processes=3"])
+    assert settings.solver.density.build() == Dense(processes=3)
+    assert settings == Settings.stored(settings.model_dump(mode="json"), "file")
+    assert settings.given == {"solver": {"density": {"kind": "dense", "processes": 3}}}
+    with pytest.raises(BadInput, match=r"density.kind: 'dens' is not known; did you mean dense"):
+        validated(Settings, {"solver": {"density": "dens"}})
+    wrong = validated(Settings, {"solver": {"density": {"kind": "dense", "procesess": 2}}})
+    with pytest.raises(BadInput, match=r"no procesess; did you mean processes"):
+        Setup.of(cases.water(11.0), wrong.model_copy(update={"basis": "sz", "mesh_cutoff_ry": 40})).problem()
+
+
+def test_a_foreign_term_is_named_in_the_settings(third_party) -> None:
+    third_party("nearsight.terms", sine="tests.laws.test_terms:SinePotential")
+    plain = Settings(xc="lda", basis="sz", kmesh=(1, 1, 1), mesh_cutoff_ry=60)
+    settings = plain.model_copy(update={"functional": {"terms": [{"kind": "sine", "amplitude": 0.05}]}})
+    assert Settings.stored(settings.model_dump(mode="json"), "file") == settings != plain
+    assert differing(plain, settings, ["functional"])[0][0] == "functional.terms"
+    water = cases.water(11.0)
+    assert Origin(settings).digest(water) != Origin(plain).digest(water)
+    functional = Setup.of(water, settings).functional
+    assert [t.name for t in functional.terms][-1] == "Esine"
+    with pytest.raises(BadInput, match=r"Esine does not keep it"):
+        Setup.of(water, settings.model_copy(update={"symmetry": "space-group"}))
+    with pytest.raises(BadInput, match=r"terms\.0\.kind: 'sin' is not known; did you mean sine"):
+        validated(Settings, {"functional": {"terms": [{"kind": "sin"}]}})
+    wrong = settings.model_copy(update={"functional": {"terms": [{"kind": "sine", "amplitud": 1}]}})
+    with pytest.raises(BadInput, match=r"no amplitud; did you mean amplitude"):
+        Setup.of(water, wrong)
+
+
+def test_a_foreign_functional_is_named_in_the_settings(third_party) -> None:
+    source = """
+    from nearsight.xc.functionals import LDA
+
+    mine = LDA
+    """
+    with pytest.raises(BadInput, match="xc: 'mine' is not known"):
+        validated(Settings, {"xc": "mine"})
+    third_party("nearsight.functionals", source, mine="my_functional:mine")
+    energies = []
+    for xc in ("lda", "mine"):
+        settings = Settings(xc=xc, basis="sz", kmesh=(1, 1, 1), mesh_cutoff_ry=60, species=IONS)
+        functional = Setup.of(cases.water(11.0), settings).functional
+        energies.append(float(functional.evaluate(functional.overlap).total))
+    assert energies[0] == energies[1]

@@ -48,18 +48,18 @@ class Electrons(ABC):
     @property
     def coefficients(self) -> Tensor:
         """C [s, k, n, n], columns, C^dagger S C = 1. Raises Unavailable where the solver has none."""
-        raise Unavailable("this solver does not make the states themselves: take solver: dense")
+        raise Unavailable("this solver does not make the states themselves: take solver.density: dense")
 
     def require_levels(self) -> Levels:
         """Energies and occupations. Raises Unavailable where the solver does not know them."""
         if self.levels is None:
-            raise Unavailable("this solver does not know the levels: take solver: dense")
+            raise Unavailable("this solver does not know the levels: take solver.density: dense")
         return self.levels
 
     def response(self) -> Response:
         """chi0 at this H. Raises Unavailable where the solver has none."""
         raise Unavailable(
-            "this solver does not know how the density responds: take solver: dense, or no dielectric mixing"
+            "this solver does not know how the density responds: take solver.density: dense, or no dielectric mixing"
         )
 
     def __repr__(self) -> str:
