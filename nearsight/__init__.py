@@ -56,10 +56,13 @@ if TYPE_CHECKING:  # for type checkers and editors, which see what __getattr__ g
     from nearsight.learn.model import load_model as load_model
     from nearsight.learn.model import predict as predict
     from nearsight.learn.train import train as train
+    from nearsight.properties.charges import charges as charges
     from nearsight.properties.check import check as check
     from nearsight.properties.compare import compare as compare
     from nearsight.properties.density import write_density as write_density
     from nearsight.properties.density import write_orbital as write_orbital
+    from nearsight.properties.dos import dos as dos
+    from nearsight.properties.gap import gap as gap
     from nearsight.properties.spectra import bands as bands
     from nearsight.tasks.ground_state import forces as forces
     from nearsight.tasks.ground_state import ground_state as ground_state
@@ -109,10 +112,13 @@ _HOME = {
     "load_model": "nearsight.learn.model",
     "predict": "nearsight.learn.model",
     "train": "nearsight.learn.train",
+    "charges": "nearsight.properties.charges",
     "check": "nearsight.properties.check",
     "compare": "nearsight.properties.compare",
     "write_density": "nearsight.properties.density",
     "write_orbital": "nearsight.properties.density",
+    "dos": "nearsight.properties.dos",
+    "gap": "nearsight.properties.gap",
     "bands": "nearsight.properties.spectra",
     "ground_state": "nearsight.tasks.ground_state",
     "forces": "nearsight.tasks.ground_state",
@@ -126,6 +132,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         module, _, inside = _HOME[name].partition(":")
         return getattr(import_module(module), inside or name)
+    if not name.startswith("_") and name in import_module("nearsight.core.registry").kinds("properties"):
+        return import_module("nearsight.properties.contract").property_named(name)
     raise AttributeError(f"module 'nearsight' has no attribute {name!r}")
 
 

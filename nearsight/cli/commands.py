@@ -15,6 +15,7 @@ import typer
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from nearsight.cli.console import Bars, console, figure, print_json, progress_bars, spinner
+from nearsight.cli.properties import add_properties
 from nearsight.cli.settings import list_settings, option
 from nearsight.core.errors import BadInput, NearsightError, NotConverged
 
@@ -63,6 +64,7 @@ def main() -> None:
         if handler in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _stop)
     try:
+        add_properties(app, sys.argv[1:])
         app()
     except NearsightError as error:
         _fail(str(error), error.status)
@@ -329,21 +331,25 @@ def bands(
     path: Annotated[str | None, typer.Option(help="Corners to visit, e.g. GAMMA-M-K-GAMMA.")] = None,
     points: Annotated[int | None, typer.Option(help="k-points on the path.", min=2)] = None,
     window: Annotated[tuple[float, float], typer.Option(help="Energies shown.", metavar="EV EV")] = (-10.0, 10.0),
+    project: Annotated[
+        str | None, typer.Option(help="Show what is on which atom, element, l, orbital, spin, or several: element,l.")
+    ] = None,
     json: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.")] = None,
 ) -> None:
     """Draw the band structure of a calculation, in DIR/bands.png if not told otherwise."""
     from nearsight.formats.files import write_json
     from nearsight.formats.registry import read
     from nearsight.properties.spectra import bands as compute
-    from nearsight.properties.spectra import bands_of
     from nearsight.report.plot import plot_bands
 
+    if project is not None and len(folders) > 1:
+        raise NearsightError("--project draws one calculation: give one folder")
     results: list[tuple[str, Bands]] = []
     with spinner("diagonalising"):
         for folder in folders:
             c = read(folder)
             if not results:
-                results.append((folder.name or str(folder), bands_of(c, points, path)))
+                results.append((folder.name or str(folder), compute(c, path=path, points=points, project=project)))
             else:
                 k = results[0][1].path
                 results.append(
@@ -411,7 +417,13 @@ def check(
 def density(
     folder: Annotated[Path, typer.Argument(help="Calculation folder with a density matrix.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="File to write: .cube (atomic units) or .xsf (A, eV).")],
-    what: Annotated[str, typer.Option(help="density, spin, potential, electrostatic or orbital.")] = "density",
+    what: Annotated[
+        str,
+        typer.Option(help="density, spin, mx, my, mz, m, potential, electrostatic, several with commas; or orbital."),
+    ] = "density",
+    mesh_cutoff: Annotated[
+        float | None, typer.Option(help="Mesh of a density, else the calculation's own.", metavar="RY")
+    ] = None,
     band: Annotated[int | None, typer.Option(help="Of an orbital: from 0, by energy.")] = None,
     k: Annotated[tuple[float, float, float], typer.Option(help="Of an orbital: fractional k.")] = (0.0, 0.0, 0.0),
     spin: Annotated[int, typer.Option(help="Of an orbital: 0 up, 1 down.")] = 0,
@@ -425,8 +437,9 @@ def density(
         if what == "orbital" and band is not None:
             volume = write_orbital(folder, out, band, k, spin)
         else:  # another word is refused there
-            volume = write_density(folder, out, what)  # type: ignore[arg-type]
-    print(f"{volume.comment} on {' x '.join(str(n) for n in volume.values.shape)} points in {out}")
+            volume = write_density(folder, out, what, mesh_cutoff)
+    where = out if "," not in what else out.with_name(f"{out.stem}-({'|'.join(what.split(','))}){out.suffix}")
+    print(f"{volume.comment} on {' x '.join(str(n) for n in volume.values.shape)} points in {where}")
 
 
 @app.command()

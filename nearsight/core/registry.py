@@ -42,13 +42,27 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "pbesol": "nearsight.xc.functionals:PBESOL",
     },
     "solvers": {},
-    "properties": {},
+    "properties": {
+        "dos": "nearsight.properties.dos:dos",
+        "gap": "nearsight.properties.gap:gap",
+        "charges": "nearsight.properties.charges:charges",
+    },
 }
 
 
 def kinds(group: str) -> tuple[str, ...]:
     """Names of all parts of a group, our own first; nothing is loaded."""
     return (*BUILT_IN[group], *(name for name in _foreign(group) if name not in BUILT_IN[group]))
+
+
+def home(group: str, kind: str) -> str:
+    """Where a part is, as "module:name"; nothing is loaded. Raises BadInput for a name that is not known."""
+    if kind in BUILT_IN[group]:
+        return BUILT_IN[group][kind]
+    if kind not in _foreign(group):
+        known = kinds(group)
+        raise BadInput(f"{kind!r} is not known among {group}{near_miss(kind, known)} (known: {', '.join(known)})")
+    return _foreign(group)[kind].value
 
 
 def load(group: str, kind: str) -> Any:

@@ -10,3 +10,5 @@ RYDBERG_EV = HARTREE_EV / 2  # 1 Ry in eV
 BOLTZMANN_HA = 3.1668115634556e-06  # k_B in Ha/K
 HARTREE_BOHR3_GPA = 29421.02648438959  # 1 Ha/Bohr^3 in GPa
 AMU_ME = 1822.888486209  # 1 dalton in electron masses
+ATOMIC_VELOCITY_M_S = 2.18769126364e6  # 1 Bohr Ha / hbar in m/s
+DEBYE_AU = 0.3934302695  # 1 Debye in e Bohr

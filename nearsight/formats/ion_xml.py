@@ -55,10 +55,8 @@ def read_ion_xml(path: str | os.PathLike[str], symbol: str | None = None) -> Spe
     projectors = tuple(_projector(e) for e in ion.child("kbs").all("projector"))
     own = ion.optional("relativistic_kbs")
     relativistic = tuple(_projector(e) for e in own.all("projector")) if own else ()
-    if any(p.j is not None for p in projectors):
-        raise NearsightError(
-            f"{path}: <kbs> holds j-resolved projectors; write the file from a run without spin-orbit coupling"
-        )
+    if any(p.j is not None for p in projectors):  # SIESTA's of a run with spin-orbit coupling: it has no others
+        projectors, relativistic = (), projectors
     core = ion.optional("core")
     provenance = {"file": path.name, "sha256": hashlib.sha256(text).hexdigest()}
     notes = ion.optional("provenance")

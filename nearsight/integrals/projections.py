@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.display import one_line
+from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
 from nearsight.core.species import RadialFunction, Species
 from nearsight.core.structure import Structure
@@ -116,7 +117,15 @@ class Projections:
 def nonlocal_potential(
     structure: Structure, species: Mapping[int, Species], layout: BlockLayout, quadrature: Quadrature = EXACT
 ) -> BlockMatrix:
-    """V_NL = sum_k |chi_k> e_k <chi_k| in the orbitals (Kleinman-Bylander), Ha; differentiable in the structure."""
+    """V_NL = sum_k |chi_k> e_k <chi_k| in the orbitals (Kleinman-Bylander), Ha; differentiable in the structure.
+
+    Raises BadInput for a species that has j-resolved projectors alone.
+    """
+    for s in species.values():
+        if s.relativistic_projectors and not s.projectors:
+            raise BadInput(
+                f"{s.symbol} has j-resolved projectors alone: write its .ion.xml from a run without spin-orbit coupling"
+            )
     functions = {z: tuple(p.radial for p in s.projectors) for z, s in species.items()}
     if not any(functions.values()):
         return BlockMatrix(layout, structure.cell.new_zeros(1, layout.size))

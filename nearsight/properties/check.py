@@ -29,6 +29,7 @@ class Finding:
 def check(calculation: Calculation) -> list[Finding]:
     """Structure, hermiticity of every matrix, S positive definite, electron count and the place of the Fermi level."""
     findings = [_structure(calculation)]
+    whole = _has_volume(calculation)  # else there are no k-points
     for name, matrix, unit, limit in (
         ("S", calculation.overlap, 1.0, 1e-5),
         ("H", calculation.hamiltonian, HARTREE_EV, 1e-3),
@@ -39,8 +40,9 @@ def check(calculation: Calculation) -> list[Finding]:
             text = f"{error:.1e}" + (" eV" if name == "H" else "")
             findings.append(Finding(f"{name} is hermitian", f"largest deviation {text}", error <= limit))
     findings.append(_norms(calculation.require_overlap()))
-    findings.append(_positive(calculation))
-    for test in (_electrons, _fermi):
+    if whole:
+        findings.append(_positive(calculation))
+    for test in (_electrons, _fermi) if whole else (_electrons,):
         finding = test(calculation)
         if finding is not None:
             findings.append(finding)
@@ -50,6 +52,11 @@ def check(calculation: Calculation) -> list[Finding]:
             Finding("self-consistency was reached", f"converged: {str(converged).lower()}", bool(converged))
         )
     return findings
+
+
+def _has_volume(c: Calculation) -> bool:
+    cell = c.structure.cell
+    return bool(torch.isfinite(cell).all()) and float(c.structure.volume) > 1e-6 * float(cell.norm(dim=1).max()) ** 3
 
 
 def _structure(c: Calculation) -> Finding:

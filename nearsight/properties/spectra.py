@@ -1,21 +1,22 @@
-"""Band structures."""
+"""Band structures, and how much of each state is on which orbitals (fat bands)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
-from nearsight.core.calculation import Calculation
+from nearsight.core.calculation import AsCalculation, Calculation
 from nearsight.core.display import drawn_by, shortened
-from nearsight.core.spin import SPINOR
-from nearsight.core.units import BOHR_ANG, HARTREE_EV
-from nearsight.electrons.eigen import eigenvalues
-from nearsight.electrons.kpoints import BandPath, band_path, mesh
-from nearsight.electrons.levels import fermi_level
+from nearsight.core.errors import BadInput
+from nearsight.core.units import HARTREE_EV
+from nearsight.electrons.kpoints import BandPath, band_path
+from nearsight.properties.brillouin import Thermal, fermi_energy, sampling
+from nearsight.properties.contract import SILENT, Progress
+from nearsight.properties.eigenstates import levels
+from nearsight.properties.projections import MULLIKEN, Populations, Projection, states_and_shares
 
 K_SPACING = 0.25  # 1/angstrom
 SMEARING_EV = 0.025
@@ -26,12 +27,15 @@ LABELS = {"GAMMA": "Γ", "SIGMA": "Σ", "DELTA": "Δ", "LAMBDA": "Λ"}
 class Bands:
     """Energies e_n(k) along a path.
 
-    path: k-points and distances [1/Bohr].  energies: [components, k, n], Ha, ascending in n.  fermi_level: Ha, or None.
+    path: k-points and distances [1/Bohr].  energies: [s, k, n], Ha, ascending in n; two s are up and down.
+    fermi_level: Ha, or None.  names: groups of orbitals; shares: of each in each state [s, k, groups, n], sum 1.
     """
 
     path: BandPath
     energies: Tensor
     fermi_level: float | None = None
+    names: tuple[str, ...] = ()
+    shares: Tensor | None = None
 
     _repr_html_ = drawn_by("nearsight.report.notebook:bands")
 
@@ -61,37 +65,65 @@ class Bands:
             "labels": [[i, name] for i, name in self.path.labels],
             "fermi_energy_eV": None if self.fermi_level is None else self.fermi_level * HARTREE_EV,
             "energies_eV": (self.energies * HARTREE_EV).tolist(),
-        }
+        } | ({} if self.shares is None else {"projections": list(self.names), "shares": self.shares.tolist()})
 
 
-def bands(hamiltonian: BlockMatrix, overlap: BlockMatrix, path: BandPath, fermi_level: float | None = None) -> Bands:
-    """e_n(k) of H(k) c = e S(k) c along a path [Ha].
+def bands(
+    hamiltonian: BlockMatrix | AsCalculation,
+    overlap: BlockMatrix | None = None,
+    path: BandPath | str | None = None,
+    fermi_level: float | None = None,
+    *,
+    points: int | None = None,
+    project: str | None = None,
+    populations: Populations = MULLIKEN,
+    progress: Progress = SILENT,
+) -> Bands:
+    """e_n(k) of H(k) c = e S(k) c along a path [Ha], of any spin: of a calculation, a ground state, or of H with S on a path.
 
-    Raises NearsightError where S(k) is not positive definite.
+    path: None is the standard one (`electrons.kpoints.band_path`), a text the corners to visit, e.g. "GAMMA-M-K".
+    points: how many k in all; by default as many as take about a minute.
+    project: groups of orbitals whose shares are told too, such as `element,l` (`projections.KEYS`); populations: their rule.
+    Raises NearsightError where S(k) is not positive definite; for a word of `project` that is not known; for H without S and
+    path.
     """
-    return Bands(path, eigenvalues(hamiltonian, overlap, path.k.to(overlap.values.device)).cpu(), fermi_level)
+    if not isinstance(hamiltonian, BlockMatrix):
+        c = hamiltonian.as_calculation()
+        hamiltonian, overlap = c.require_hamiltonian(), c.require_overlap()
+        fermi_level = fermi_level_of(c) if fermi_level is None else fermi_level
+        if not isinstance(path, BandPath):
+            size = hamiltonian.basis.size * hamiltonian.spin.size_factor
+            path = band_path(c.structure, points or affordable_points(size), path)
+    if overlap is None or not isinstance(path, BandPath):
+        raise BadInput("bands of a Hamiltonian need its overlap and a path: bands(H, S, band_path(structure))")
+    if project is None:
+        return Bands(path, levels(hamiltonian, overlap, path.k, progress), fermi_level)
+    groups = Projection.of(hamiltonian.basis, hamiltonian.spin, project)
+    energies, shares = states_and_shares(hamiltonian, overlap, path.k, groups, populations, progress)
+    return Bands(path, energies, fermi_level, groups.names, shares)
 
 
-def bands_of(calculation: Calculation, points: int | None = None, labels: str | None = None) -> Bands:
-    """Bands of a calculation along its standard path (`solve.kpoints.band_path`).
-
-    points: how many k in all; by default as many as take about a minute.  labels: corners to visit, e.g. "GAMMA-M-K".
-    """
-    path = band_path(calculation.structure, points or affordable_points(calculation.basis.size), labels)
-    return bands(calculation.require_hamiltonian(), calculation.require_overlap(), path, fermi_level_of(calculation))
+def electrons_of(calculation: Calculation) -> float | None:
+    """Electrons in the cell as the calculation tells them, else Tr[D S] rounded to a hundredth; None where neither is there."""
+    c = calculation
+    if c.electrons is not None or c.density_matrix is None:
+        return c.electrons
+    overlap = c.require_overlap()
+    return round(float(c.density_matrix.on(overlap.layout).trace(overlap)), 2)
 
 
 def fermi_level_of(calculation: Calculation) -> float | None:
     """[Ha], as the calculation tells it; else from its number of electrons, on a k-mesh with steps of 0.25 / angstrom and
     k_B T = 0.025 eV, as `scf` has them by default; None if that number is not known."""
     c = calculation
-    if c.fermi_level is not None or c.electrons is None or c.hamiltonian is None:
+    electrons = electrons_of(c)
+    if c.fermi_level is not None or electrons is None or c.hamiltonian is None:
         return c.fermi_level
-    a, b, d = (ceil(float(length) / BOHR_ANG / K_SPACING - 1e-6) for length in c.structure.reciprocal.norm(dim=1))
-    spin = c.hamiltonian.spin
-    k = mesh((a, b, d), time_reversal=spin is not SPINOR)
-    levels = eigenvalues(c.hamiltonian, c.require_overlap(), k.k)
-    return float(fermi_level(levels, k.weights, c.electrons, SMEARING_EV / HARTREE_EV, spin=spin))
+    kind = c.hamiltonian.spin
+    k = sampling(c.structure, c.hamiltonian, None, K_SPACING)
+    e = levels(c.hamiltonian, c.require_overlap(), k.k)
+    spread = Thermal(k.weights, SMEARING_EV / HARTREE_EV)
+    return fermi_energy(e, spread, electrons, kind.electrons_per_level)
 
 
 def affordable_points(orbitals: int) -> int:

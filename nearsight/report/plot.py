@@ -7,30 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nearsight.core.errors import BadInput
-from nearsight.core.units import HARTREE_EV
 from nearsight.formats.files import whole_file
+from nearsight.properties.contract import Result
+from nearsight.properties.drawing import COLOURS, STYLE, draw_bands
 from nearsight.properties.spectra import Bands
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from nearsight.dft.trace import TraceStep
-
-COLOURS = ("#30424f", "#d1495b", "#2a9d8f", "#e09f3e", "#6d597a")
-STYLE: dict[str, Any] = {
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.linewidth": 0.7,
-    "xtick.direction": "in",
-    "ytick.direction": "in",
-    "ytick.right": True,
-    "ytick.minor.visible": True,
-    "xtick.major.size": 0,
-    "legend.frameon": False,
-    "savefig.dpi": 200,
-    "mathtext.default": "regular",
-}
 
 
 def plot_bands(
@@ -69,8 +54,8 @@ def band_figure(
     with rc_context(STYLE):  # type: ignore[arg-type]  # a plain dict is what matplotlib documents
         figure = Figure(figsize=(4.8, 4.0), layout="constrained")
         axes = figure.subplots()
-        _draw(axes, results, window_ev)
-        if len(results) > 1 or len(results[0][1].energies) > 1:
+        draw_bands(axes, results, window_ev)
+        if len(results) > 1 or len(results[0][1].energies) > 1 or results[0][1].names:
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=8)
         if title:
             figure.suptitle(title, fontsize=9)
@@ -79,29 +64,18 @@ def band_figure(
     return figure
 
 
-def _draw(axes: Axes, results: Sequence[tuple[str, Bands]], window_ev: tuple[float, float]) -> None:
-    zero = next((b.fermi_level for _, b in results if b.fermi_level is not None), None)
-    for n, (name, bands) in enumerate(results):
-        x = bands.path.distance.numpy()
-        energies = (bands.energies - (zero or 0.0)).numpy() * HARTREE_EV
-        for s, component in enumerate(energies):
-            line: dict[str, Any] = {"ls": "-", "lw": 1.5, "alpha": 0.65} if n == 0 else {"ls": (0, (3, 2)), "lw": 1.0}
-            colour = COLOURS[(n + (2 * s if len(results) == 1 else 0)) % len(COLOURS)]
-            label = name + ("" if len(energies) == 1 else (" ↑", " ↓")[s])
-            shown = component[:, (component.max(0) >= window_ev[0]) & (component.min(0) <= window_ev[1])]
-            lines = axes.plot(x, shown, color=colour, **line)
-            if lines:
-                lines[0].set_label(label)
-    places, names = results[0][1].ticks
-    for place in places[1:-1]:
-        axes.axvline(place, color="0.75", lw=0.6, zorder=0)
-    if zero is not None:
-        axes.axhline(0, color="0.55", lw=0.6, ls=":", zorder=0)
-    axes.set_xticks(places, names)
-    axes.set_xlim(places[0], places[-1])
-    low, high = window_ev
-    axes.set_ylim(low, high)
-    axes.set_ylabel("$E - E_F$ (eV)" if zero is not None else "E (eV)")
+def plot_result(result: Result, out: Path | str, size: tuple[float, float] = (4.8, 4.0)) -> None:
+    """The picture of a property's result, written to `out` (png, pdf or svg).  size: [inch].
+
+    Raises NearsightError for a result without a picture, or where the file cannot be written.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):  # type: ignore[arg-type]  # a plain dict is what matplotlib documents
+        figure = Figure(figsize=size, layout="constrained")
+        result.draw(figure)
+        save(figure, out)
 
 
 def plot_trace(runs: Sequence[tuple[str, Sequence[TraceStep]]], out: Path | str, *, title: str | None = None) -> None:

@@ -17,7 +17,7 @@ from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
 from nearsight.formats.registry import read
 from nearsight.learn.model import TrainedModel
-from nearsight.properties.spectra import bands_of
+from nearsight.properties.spectra import bands
 from tests import cases
 from tests.formats.test_calculation import FIRST
 
@@ -59,7 +59,7 @@ def ground_state():
 def shown(gs):
     c = gs.as_calculation()
     yield from (gs, c, c.structure, c.overlap, c.overlap.basis, c.overlap.layout, c.overlap.pairs, gs.functional)
-    yield from (gs.functional.species[6], gs.functional.species[6].orbitals[0], gs.kpoints, bands_of(c, 8))
+    yield from (gs.functional.species[6], gs.functional.species[6].orbitals[0], gs.kpoints, bands(c, points=8))
     yield TrainedModel.load(FIRST / "model")
 
 
@@ -98,7 +98,7 @@ def test_a_notebook_shows_a_picture(ground_state):
     assert len(tree.findall(".//{*}line")) == 12
     assert "OH2" in svg
     assert "-461.798" in water._repr_html_()
-    assert "data:image/png" in bands_of(water, 6)._repr_html_()
+    assert "data:image/png" in bands(water, points=6)._repr_html_()
     assert "not known" not in Calculation(water.structure)._repr_html_()
     assert "converged" in ground_state._repr_html_()
     broken = type(water.structure)(water.structure.cell, water.structure.positions / 0, water.structure.numbers)

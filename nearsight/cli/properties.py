@@ -1,0 +1,129 @@
+"""One command for each registered property, ours or a third party's: its flags come from its options."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+
+from nearsight.cli.console import Bars, progress_bars
+from nearsight.core.registry import home, kinds
+from nearsight.properties.contract import Options, Property, property_named
+
+
+def add_properties(app: typer.Typer, arguments: list[str]) -> None:
+    """Give `app` a command for each property. Only the one that the arguments name is loaded: of others, the help's line."""
+    wanted = next((a for a in arguments if not a.startswith("-")), None)
+    own = [c for c in app.registered_commands if not getattr(c.callback, "is_property", False)]
+    taken = {c.name or getattr(c.callback, "__name__", "") for c in own} | {g.name for g in app.registered_groups}
+    app.registered_commands = own
+    for name in kinds("properties"):
+        if name not in taken:
+            run = _command(property_named(name)) if name == wanted else _nothing()
+            app.command(name, help=_help(name))(run)
+
+
+def _nothing() -> Callable[..., None]:
+    def run() -> None: ...
+
+    run.is_property = True  # type: ignore[attr-defined]
+    return run
+
+
+def _help(name: str) -> str:
+    """First line of the docstring of the file that a property is in, without importing it."""
+    try:
+        spec = find_spec(home("properties", name).partition(":")[0])
+        source = "" if spec is None or spec.origin is None else Path(spec.origin).read_text()
+        text = ast.get_docstring(ast.parse(source))
+    except (ImportError, OSError, ValueError, SyntaxError):
+        text = None
+    return text.splitlines()[0] if text else ""
+
+
+def _command(prop: Property[Any, Any]) -> Callable[..., None]:
+    """The function behind `nearsight NAME`, with a signature from which typer makes the flags."""
+
+    def run(folder: Path, out: Path | None, json: Path | None, **given: Any) -> None:
+        from nearsight.formats.files import write_json
+        from nearsight.formats.registry import read
+        from nearsight.report.plot import plot_result
+
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+        with progress_bars() as progress:
+            result = prop(read(folder), progress=Bars(progress), **given)
+        if out is not None:
+            plot_result(result, out, prop.size)
+        if json is not None:
+            write_json(json, result.to_json())
+        for line in result.summary():
+            print(line)
+        for path in (out, json):
+            if path is not None:
+                print(f"in {path}")
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter("folder", keyword, annotation=Annotated[Path, _FOLDER])]
+    if prop.picture:
+        parameters.append(inspect.Parameter("out", keyword, default=None, annotation=Annotated[Path | None, _OUT]))
+    parameters.append(inspect.Parameter("json", keyword, default=None, annotation=Annotated[Path | None, _JSON]))
+    parameters += _flags(prop.options)
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {}
+    run.is_property = True  # type: ignore[attr-defined]
+    return run if prop.picture else _without_picture(run)
+
+
+def _without_picture(run: Callable[..., None]) -> Callable[..., None]:
+    def quiet(**given: Any) -> None:
+        run(out=None, **given)
+
+    quiet.__signature__ = run.__signature__  # type: ignore[attr-defined]
+    quiet.__annotations__ = {}
+    quiet.is_property = True  # type: ignore[attr-defined]
+    return quiet
+
+
+_FOLDER = typer.Argument(help="Calculation folder, or a file of another known format.")
+_OUT = typer.Option("-o", "--out", help="Picture: png, pdf or svg.")
+_JSON = typer.Option("--json", help="Write the numbers here.")
+
+
+def _flags(options: type[Options]) -> list[inspect.Parameter]:
+    """A keyword of each field, of a type that typer knows; words of a Literal are text, which the options validate."""
+    found = []
+    for name, field in options.model_fields.items():
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        unit = str(extra.get("unit", ""))
+        kind = _plain(field.annotation)
+        help = (field.description or "").rstrip(".")
+        word = flag(name, unit)
+        word = f"{word}/--no-{word[2:]}" if kind is bool else word
+        about = typer.Option(word, help=f"{help[:1].upper()}{help[1:]}.", metavar=unit.upper() or None)
+        found.append(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.get_default(),
+                annotation=Annotated[kind if field.get_default() is not None else kind | None, about],
+            )
+        )
+    return found
+
+
+def flag(name: str, unit: str) -> str:
+    """`--width` of a field width_ev whose unit is eV."""
+    return "--" + name.removesuffix("_" + unit.lower()).replace("_", "-")
+
+
+def _plain(annotation: Any) -> Any:
+    """The type behind `X | None` and Literal."""
+    if get_origin(annotation) in (Union, UnionType):
+        annotation = next(a for a in get_args(annotation) if a is not NoneType)
+    return type(get_args(annotation)[0]) if get_origin(annotation) is Literal else annotation
