@@ -222,3 +222,11 @@ def read_json(path: Path | str) -> Any:
         raise BadInput(f"no such file: {path}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{path} is not a JSON file: {error}") from error
+
+
+def one_inside(folder: Path, pattern: str) -> Path | None:
+    """The file in a folder whose name matches, the first by name; None if it is no folder or has none. Never raises."""
+    try:
+        return next(iter(sorted(p for p in folder.glob(pattern) if p.is_file())), None) if folder.is_dir() else None
+    except OSError:
+        return None
