@@ -336,7 +336,7 @@ def bands(
     ] = None,
     json: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.")] = None,
 ) -> None:
-    """Draw the band structure of a calculation, in DIR/bands.png if not told otherwise."""
+    """Draw the band structure of a calculation, in DIR/bands.png (FILE.bands.png of a file) if not told otherwise."""
     from nearsight.formats.files import write_json
     from nearsight.formats.registry import read
     from nearsight.properties.spectra import bands as compute
@@ -358,7 +358,8 @@ def bands(
                         compute(c.require_hamiltonian(), c.require_overlap(), k, c.fermi_level),
                     )
                 )
-    picture = out or folders[0] / "bands.png"
+    first = folders[0]
+    picture = out or (first / "bands.png" if first.is_dir() else first.with_name(f"{first.name}.bands.png"))
     plot_bands(results, picture, window_ev=window)
     if json is not None:
         write_json(json, {name: b.to_json() for name, b in results})

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nearsight.core.basis import Basis
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
@@ -31,6 +32,8 @@ class Assembly:
     layout: BlockLayout
     place: Tensor
     sign: Tensor
+
+    __repr__ = one_line
 
     @staticmethod
     def of_elements(basis: Basis, order: OrbitalOrder, row: Any, column: Any, R: Any, name: str) -> Assembly:

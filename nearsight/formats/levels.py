@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.structure import Structure
 from nearsight.core.units import HARTREE_EV
@@ -32,6 +33,8 @@ class Levels:
     energies: Tensor
     resolution: float
     source: str
+
+    __repr__ = one_line
 
     def to_record(self) -> dict[str, Any]:
         """As a table of a record, in eV."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.spin import COLLINEAR, SPINOR
 from nearsight.core.units import HARTREE_EV
@@ -39,6 +40,8 @@ class OrthogonalModel:
     hoppings: NDArray[np.complex128]
     cut: float
     mesh: tuple[int, int, int]
+
+    __repr__ = one_line
 
     @property
     def note(self) -> str:

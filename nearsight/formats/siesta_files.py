@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.formats.hdf5 import opened, read_set
 
@@ -24,6 +25,8 @@ class Kind:
     label: str
     number: int | None
     shells: tuple[int, ...]
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +51,8 @@ class SiestaMatrices:
     fermi: float | None = None
     electrons: float | None = None
     notes: tuple[str, ...] = field(default_factory=tuple)
+
+    __repr__ = one_line
 
 
 class Records:

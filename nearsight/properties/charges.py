@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.calculation import Calculation
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, MissingData, NearsightError
 from nearsight.core.spin import Spin
 from nearsight.core.structure import Structure
@@ -62,6 +63,8 @@ class Charges(Result):
     origin: Tensor | None
     charge: float | None
     notes: tuple[str, ...]
+
+    __repr__ = one_line
 
     @property
     def charges(self) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.display import one_line
 from nearsight.core.structure import Structure
 from nearsight.formats.orders import OPENMX, ORDERS, OURS, SIESTA, OrbitalOrder
 from nearsight.properties.two_centre import axial_violation
@@ -26,6 +27,8 @@ class Reading:
     name: str
     matrix: BlockMatrix
     structure: Structure
+
+    __repr__ = one_line
 
 
 def other_readings(matrix: BlockMatrix, structure: Structure) -> Iterator[Reading]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.calculation import Calculation
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, MissingData
 from nearsight.core.spin import Spin
 from nearsight.core.units import HARTREE_EV
@@ -58,6 +59,8 @@ class DensityOfStates(Result):
     electrons: float | None
     kmesh: tuple[int, int, int]
     method: str
+
+    __repr__ = one_line
 
     @property
     def step(self) -> float:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.calculation import Calculation
+from nearsight.core.display import one_line
 from nearsight.core.errors import MissingData
 from nearsight.core.spin import Spin
 from nearsight.core.units import ATOMIC_VELOCITY_M_S, HARTREE_EV
@@ -62,6 +63,8 @@ class Gap(Result):
     kmesh: tuple[int, int, int]
     bands: Bands
     same_k: bool
+
+    __repr__ = one_line
 
     @property
     def gap(self) -> float:

@@ -19,5 +19,7 @@ def test_a_foreign_format_restarts_a_run_and_draws_its_bands(toy_set, nearsight,
     drawn = nearsight("bands", first, "-o", tmp_path / "b.png", "--json", tmp_path / "b.json", "--points", 6)
     assert drawn.status == 0, drawn
     assert (tmp_path / "b.png").exists()
+    assert nearsight("bands", first, "--points", 6).status == 0
+    assert (toy_set / "0.toy.bands.png").exists()
     assert nearsight("check", first).status == 0
     assert nearsight("compare", first, SET / "0000", "--json").status == 0

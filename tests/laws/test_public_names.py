@@ -122,6 +122,9 @@ def test_the_verbs():
     both = ns.forces_and_stress(state)
     assert torch.allclose(ns.forces(state), both.forces, atol=1e-12)
     assert torch.allclose(ns.stress(state), both.stress, atol=1e-12)
+    of_state, of_calculation = ns.bands(state, points=4), ns.bands(state.as_calculation(), points=4)
+    assert torch.allclose(of_state.energies, of_calculation.energies, atol=1e-12)
+    assert of_state.fermi_level == state.fermi_level
     again = ns.ground_state(s, ns.ScfSettings(**quick))
     assert again.total == pytest.approx(state.total, abs=1e-9)
     assert species[6].valence * 2 == state.as_calculation().electrons

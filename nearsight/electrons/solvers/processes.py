@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.companion import Companion, as_error
+from nearsight.core.display import one_line
 from nearsight.core.layout import BlockLayout
 from nearsight.core.spin import Spin
 from nearsight.electrons.kpoints import KPoints
@@ -49,6 +50,8 @@ class RemoteShare:
     layout: BlockLayout
     size: int
     dropped: deque[int] = field(default_factory=deque)
+
+    __repr__ = one_line
 
     def __post_init__(self) -> None:
         weakref.finalize(self, self.companion.close)
@@ -85,6 +88,8 @@ class RemoteSolved:
 
     share: RemoteShare
     key: int
+
+    __repr__ = one_line
 
     def __post_init__(self) -> None:
         weakref.finalize(self, self.share.dropped.append, self.key)
