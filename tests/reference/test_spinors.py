@@ -115,7 +115,6 @@ def test_a_turned_crystal_has_the_same_levels_and_the_turned_moments(name):
     assert float((two.levels.energies - one.levels.energies).abs().max()) < 1e-10
     moments = [(SPINOR.moment(e.density_matrix.values) * m.values[0]).sum(1) for e, m in ((one, s), (two, s.rotate(r)))]
     assert float((moments[1] + r @ moments[0]).abs().max()) < 1e-8  # axial: inversion leaves them alone
-    assert sum(abs(m[2]) for m in about["moments_muB"]) < 0.1 or float(moments[0].norm()) > 1
 
 
 @pytest.mark.parametrize("name", NAMES)
