@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,13 +30,15 @@ class InverseCholeskyFactor:
     def solve(self, hamiltonian: Tensor) -> tuple[Tensor, Tensor]:
         """Eigenvalues [s, k, N] and coefficients C [s, k, N, N] (columns; C^dagger S C = 1) of dense H(k) [s, k, N, N].
 
-        Raises BadInput for an H that is not finite.
+        Raises BadInput for an H that is not finite, where that shows without waiting for the device.
         """
         h = self.transform(hamiltonian)
         try:
             e, u = torch.linalg.eigh(h)
         except torch.linalg.LinAlgError as error:
             raise _why(hamiltonian) from error
+        if e.device.type == "cpu" and not np.isfinite(e.detach().numpy()).all():
+            raise _why(hamiltonian)
         return e, self._by_spin(u)
 
     def levels(self, hamiltonian: Tensor) -> Tensor:

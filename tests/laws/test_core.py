@@ -7,12 +7,14 @@ import torch
 
 from nearsight.core import so3
 from nearsight.core.basis import Basis
+from nearsight.core.bloch import BlochSum
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import NearsightError
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
 from nearsight.core.spin import SPINOR
 from nearsight.core.structure import supercell
+from nearsight.electrons import kpoints
 from tests import cases
 
 close = torch.testing.assert_close
@@ -124,6 +126,26 @@ def test_spinor_layout_puts_spin_outermost():
     h = spinor.at_k(k)
     assert h.shape == (1, 1, 2 * n, 2 * n)
     close(h[0, 0, n:, n:], 2 * m.at_k(k)[0, 0])
+
+
+@pytest.mark.parametrize("complex_values", [False, True])
+def test_sums_over_cells_are_the_same_where_the_cells_are_sparse(complex_values):
+    """A chain of atoms along z, each of which reaches a few cells only: no array of all cells is made."""
+    s = cases.structure([[9, 0, 0], [0, 9, 0], [0, 0, 26]], [[0, 0, 2.0 * n] for n in range(13)], [6, 1] * 6 + [8])
+    layout = BlockLayout(Basis.of(s.numbers, {8: (0, 1), 6: (0, 0, 1), 1: (0,)}), Pairs.within(s, 9.5))
+    g = torch.Generator().manual_seed(0)
+    dtype = torch.complex128 if complex_values else torch.float64
+    m = BlockMatrix(layout, torch.randn(1, layout.size, generator=g, dtype=dtype)).hermitian()
+    k = kpoints.mesh((3, 3, 3), time_reversal=not complex_values)
+    sums = BlochSum.at(layout, k.k)
+    assert sums.spread is None
+    dense = m.at(sums)
+    for n in range(0, len(k), 5):
+        close(dense[0, n], torch.as_tensor(m.to_csr(k.k[n])[0].toarray(), dtype=torch.complex128))
+    close(m.of(dense, sums, k.weights).values, m.values)
+    whole = torch.cat([b.elements.flatten() for b in layout.bundles])
+    close(whole.sort().values, torch.arange(layout.size))
+    close(torch.cat([p.elements.flatten() for b in layout.bundles for p in b.split(50)]), whole)
 
 
 def test_matrices_on_different_layouts_do_not_add():

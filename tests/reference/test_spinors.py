@@ -16,13 +16,18 @@ import nearsight
 from nearsight.core.basis import Basis
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
+from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
 from nearsight.core.spin import SPINOR
 from nearsight.core.structure import Structure
 from nearsight.core.units import HARTREE_EV
+from nearsight.electrons import kpoints
+from nearsight.electrons.levels import Filling
+from nearsight.electrons.solvers.dense import Dense
 from nearsight.properties.brillouin import Sampling, Thermal, fermi_energy
 from nearsight.properties.eigenstates import eigenstates, levels
+from tests import cases
 
 HERE = Path(__file__).parent
 NAMES = ("fe_chain_pbe_dzp_soc", "h3_triangle_pbe_dzp_nc")
@@ -73,6 +78,43 @@ def test_electrons_fermi_level_and_moments(name):
     moments = torch.tensor(about["moments_muB"], dtype=torch.float64)
     assert float((found.moments["mulliken"] - moments).abs().max()) < 1e-4
     assert float(found.electrons["lowdin"].sum()) == pytest.approx(about["electrons"], abs=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_density_matrix_is_that_of_siesta(name):
+    """Where SIESTA stores it: not between orbitals that do not overlap, and without an imaginary part of up-up and down-down
+    where moments are not collinear (it is averaged over transposition)."""
+    c, _, about = reference(name)
+    k = kpoints.mesh(tuple(about["kmesh"]), time_reversal=False)
+    solver = Dense().bind(c.overlap.hermitian(), k, Filling(about["electrons"], about["kT_eV"] / HARTREE_EV))
+    e = solver.solve(c.hamiltonian.hermitian())
+    theirs, ours = c.density_matrix.values, e.density_matrix.values
+    if name.endswith("nc"):
+        theirs, ours = (torch.cat([d[[0, 3]].real, d[1:3].real, d[1:3].imag]) for d in (theirs, ours))
+    stored = (c.density_matrix.values != 0).any(0)
+    assert stored.sum() > 0.5 * len(stored)
+    assert float((theirs - ours)[:, stored].abs().max()) < 1e-6
+    s = c.overlap
+    assert float(e.density_matrix.trace(s)) == pytest.approx(about["electrons"], abs=1e-9)
+    assert float(c.density_matrix.trace(s)) == pytest.approx(about["electrons"], abs=1e-9)
+    band = float(c.density_matrix.trace(c.hamiltonian))
+    assert float(e.density_matrix.trace(c.hamiltonian)) == pytest.approx(band, abs=1e-8)
+    assert float(e.energy_weighted.trace(s)) == pytest.approx(band, abs=1e-8)
+    half = Dense().bind(s, kpoints.mesh(tuple(about["kmesh"])), solver.filling)
+    with pytest.raises(BadInput, match="time_reversal=False"):
+        half.solve(c.hamiltonian)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_turned_crystal_has_the_same_levels_and_the_turned_moments(name):
+    c, _, about = reference(name)
+    k, r = kpoints.mesh(tuple(about["kmesh"]), time_reversal=False), cases.random_rotation(1, improper=True)
+    filling = Filling(about["electrons"], about["kT_eV"] / HARTREE_EV)
+    s, h = c.overlap.hermitian(), c.hamiltonian.hermitian()
+    one, two = (Dense().bind(m.rotate(x), k, filling).solve(h.rotate(x)) for m, x in ((s, r @ r.T), (s, r)))
+    assert float((two.levels.energies - one.levels.energies).abs().max()) < 1e-10
+    moments = [(SPINOR.moment(e.density_matrix.values) * m.values[0]).sum(1) for e, m in ((one, s), (two, s.rotate(r)))]
+    assert float((moments[1] + r @ moments[0]).abs().max()) < 1e-8  # axial: inversion leaves them alone
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -77,8 +77,8 @@ class BoundSolver(ABC):
     def solve(self, hamiltonian: BlockMatrix) -> Electrons:
         """The electrons of a hermitian H of any spin [Ha].
 
-        Raises BadInput for a Hamiltonian that is not finite, or that lacks the time reversal by which the k-points were
-        chosen; NotConverged where its levels are not found.
+        Raises BadInput for a Hamiltonian that is not finite (on a GPU it may give numbers that are none instead), or that
+        lacks the time reversal by which the k-points were chosen; NotConverged where its levels are not found.
         """
 
 
