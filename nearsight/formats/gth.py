@@ -21,9 +21,11 @@ from ase.data import atomic_numbers
 from numpy.typing import NDArray
 from scipy.special import erf, gamma
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput
+from nearsight.core.reading import read_bytes
 from nearsight.formats.pseudopotential import Beta, Pseudopotential, PseudopotentialFormat
 from nearsight.formats.valence import reference_shells, shells_of, starting_density, uniform_grid
+from nearsight.formats.xml import LARGEST
 
 _SPACING = 0.005  # Bohr: the hardest Gaussians are 0.1 Bohr wide
 
@@ -76,14 +78,11 @@ def read_gth(path: str | os.PathLike[str], symbol: str | None = None, xc: str | 
     """The potential of an element for a functional, of a file with one or many.
 
     symbol, xc: None where the file holds only one.  Of several with different valence the one that has a name without
-    `-q` is taken.  Raises NearsightError: an element or functional that the file lacks; several that fit; a file cut
+    `-q` is taken.  Raises BadInput: an element or functional that the file lacks; several that fit; a file cut
     short; an entry whose electrons leave no core that is known.
     """
     path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise NearsightError(f"{path}: cannot be read ({error.strerror}); give the path of a GTH file") from None
+    raw = read_bytes(path, LARGEST, "GTH file")
     entries = _entries(path, raw.decode("utf-8", "replace"))
     entry = _chosen(path, entries, symbol, xc)
     return _Gth(path, entry).pseudopotential(hashlib.sha256(raw).hexdigest())
@@ -94,7 +93,7 @@ def _entries(path: Path, text: str) -> list[_Entry]:
     lines = [line for line in lines if line]
     starts = [n for n, line in enumerate(lines) if re.match(r"[A-Z][a-z]?\s+\S*GTH", line)]
     if not starts or starts[0] != 0:
-        raise NearsightError(f"{path}: is not a GTH file; it begins with a line such as `C GTH-PBE-q4 GTH-PBE`")
+        raise BadInput(f"{path}: is not a GTH file; it begins with a line such as `C GTH-PBE-q4 GTH-PBE`")
     found = []
     for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
         symbol, *names = lines[start].split()
@@ -105,23 +104,23 @@ def _entries(path: Path, text: str) -> list[_Entry]:
 def _chosen(path: Path, entries: list[_Entry], symbol: str | None, xc: str | None) -> _Entry:
     elements = list(dict.fromkeys(e.symbol for e in entries))
     if symbol is None and len(elements) > 1:
-        raise NearsightError(f"{path}: holds {len(elements)} elements; say which one is meant")
+        raise BadInput(f"{path}: holds {len(elements)} elements; say which one is meant")
     fitting = [e for e in entries if symbol in (None, e.symbol)]
     if not fitting:
         known = ", ".join(elements[:8]) + (", ..." if len(elements) > 8 else "")
-        raise NearsightError(f"{path}: has no potential of {symbol} (it has {known}); add one, or take another file")
+        raise BadInput(f"{path}: has no potential of {symbol} (it has {known}); add one, or take another file")
     if xc is not None:
         right = [e for e in fitting if e.xc == xc]
         if not right:
             known = ", ".join(e.names[0] for e in fitting)
-            raise NearsightError(f"{path}: has no {xc.upper()} potential of {symbol} (it has {known}); add one")
+            raise BadInput(f"{path}: has no {xc.upper()} potential of {symbol} (it has {known}); add one")
         fitting = right
     fitting = [e for e in fitting if not e.old] or fitting
     if len(fitting) > 1:
         fitting = [e for e in fitting if e.usual] or fitting
     if len(fitting) > 1:
         known = ", ".join(e.names[0] for e in fitting)
-        raise NearsightError(f"{path}: has several potentials of {fitting[0].symbol} ({known}); keep one of them")
+        raise BadInput(f"{path}: has several potentials of {fitting[0].symbol} ({known}); keep one of them")
     return fitting[0]
 
 
@@ -135,7 +134,7 @@ class _Gth:
         self.position = 0
 
     def fail(self, what: str) -> NoReturn:
-        raise NearsightError(f"{self.path}: {self.entry.symbol} {self.entry.names[0]}: {what}")
+        raise BadInput(f"{self.path}: {self.entry.symbol} {self.entry.names[0]}: {what}")
 
     def _next(self) -> float:
         if self.position >= len(self.words):
@@ -172,7 +171,7 @@ class _Gth:
         try:
             electrons = [float(w) for w in self.entry.lines[0].split()]
             shells = shells_of(atomic_numbers[symbol], electrons)
-        except (ValueError, NearsightError) as error:
+        except (ValueError, BadInput) as error:
             self.fail(f"the electrons of s, p, d, ... ({self.entry.lines[0]}) are not a valence: {error}")
         valence = sum(electrons)
         r = uniform_grid(_SPACING)
@@ -196,6 +195,7 @@ class _Gth:
             fully_relativistic=False,
             sha256=sha256,
             path=self.path,
+            states_density=False,
             wave_number=max(16.0, 4 / min(self.widths)),  # where exp(-(k width)^2 / 2) has died
         )
 
