@@ -15,6 +15,7 @@ from scipy.interpolate import CubicSpline
 from scipy.linalg import eigh
 from scipy.special import spherical_jn
 
+from nearsight.atoms.reference_levels import strange_level
 from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, MissingData, NotConverged
 from nearsight.formats.pseudopotential import Pseudopotential, SeparableChannel
@@ -228,6 +229,15 @@ def solve_atom(
         for (l, j), shells in occupied.items()
         for s, e, wave in zip(shells, *states[l, j], strict=True)
     ]
+    strange = None
+    if not pp.states_density:
+        strange = strange_level(pp.symbol, pp.number, [(s.n, s.l, s.energy) for s in shells_out if s.occupation > 0])
+    if strange is not None:
+        level, l, energy, about = strange
+        raise BadInput(
+            f"{pp.path}: its atom has the level {level}{'spdf'[l]} at {energy:.2f} Ha, where {pp.symbol} has it at about "
+            f"{about:.2f}; the file is damaged, take another pseudopotential"
+        )
     potential = RadialPotential(radius, CubicSpline(r, local), CubicSpline(r, by_slope), channels, pp.r, pp.wave_number)
     return PseudoAtom(
         r, tuple(sorted(shells_out, key=lambda s: (s.l, s.n, s.j or 0))), result[0], potential, iterations

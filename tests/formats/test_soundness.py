@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nearsight.atoms.library import pseudopotential
+from nearsight.atoms.library import available, pseudopotential
 from nearsight.atoms.orbitals import BasisSettings, HardWall, SoftWall, generate_species
 from nearsight.atoms.radial import solve_atom
+from nearsight.atoms.reference_levels import reference_levels
 from nearsight.core.errors import BadInput
 from nearsight.core.species import Projector, RadialFunction, Species
 from nearsight.formats.ion_xml import read_ion_xml
@@ -219,3 +220,20 @@ def test_pseudopotentials_that_cannot_be(change: Callable[[Pseudopotential], Pse
     assert check_pseudopotential(pp) is pp
     with pytest.raises(BadInput, match=message):
         check_pseudopotential(change(pp))
+
+
+def test_levels_tell_where_no_density_is_stated() -> None:
+    """A GTH file has no density; psp8 files may have none."""
+    pp = replace(pseudopotential("C"), states_density=False)
+    solve_atom(pp)
+    coupling = pp.coupling.copy()
+    coupling[0, 0] *= 0.4
+    coupling[1, 1] *= 0.4
+    with pytest.raises(BadInput, match=r"has the level 2s at -0\.\d+ Ha, where C has it at about -0\.5|ghost"):
+        solve_atom(replace(pp, coupling=coupling))
+    assert reference_levels()["Cu"][3, 2] == -0.35
+
+
+def test_levels_of_every_element_that_the_package_has() -> None:
+    assert set(reference_levels()) >= set(available("pbe")) - {"Fe", "Sr"}  # ghosts
+    assert all(e < 0 and l < n for table in reference_levels().values() for (n, l), e in table.items())
