@@ -25,6 +25,8 @@ SYMBOLS = (
 ).split()
 
 
+LARGEST_ANG = 1e5  # of cell vectors and coordinates: ten micrometres
+NARROWEST_ANG = 0.3  # between opposite faces of a cell: an atom would lie on its own image
 APART_ANG = 2.5  # atoms nearer than this to an image across a direction that is not periodic are bonded to it
 
 
@@ -143,6 +145,38 @@ class Structure:
             return f"Structure({self.formula}, {len(self)} atoms, {a:.2f} x {b:.2f} x {c:.2f} angstrom)"
         except (RuntimeError, IndexError, ValueError):  # of no sound structure
             return f"Structure({len(self)} atoms)"
+
+
+def check_bounds(structure: Structure, name: str = "the structure") -> Structure:
+    """The structure itself, if its numbers can be those of one; whether atoms lie on each other is not asked.
+
+    Raises BadInput: no atoms; an element that is none; coordinates that are not finite or beyond 10^5 angstrom; a cell of
+    zero volume, or flatter than 0.3 angstrom.
+    """
+    cell, positions = structure.cell.detach().cpu().double(), structure.positions.detach().cpu().double()
+    if len(structure) == 0:
+        raise BadInput(f"{name} holds no atoms")
+    if not (torch.isfinite(cell).all() and torch.isfinite(positions).all()):
+        raise BadInput(f"{name} has coordinates that are not finite")
+    largest = max(float(cell.abs().max()), float(positions.abs().max())) * BOHR_ANG
+    if largest > LARGEST_ANG:
+        raise BadInput(
+            f"{name} has a coordinate of {largest:.3g} angstrom: {LARGEST_ANG:g} is the most that can be meant"
+        )
+    unknown = torch.nonzero((structure.numbers <= 0) | (structure.numbers >= len(SYMBOLS)))
+    if len(unknown):
+        raise BadInput(f"{name}: atom {int(unknown[0])} is of no known element")
+    volume, lengths = float(torch.linalg.det(cell).abs()), cell.norm(dim=1)
+    if volume <= 1e-6 * float(lengths.max()) ** 3:
+        raise BadInput(
+            f"{name} has a cell of zero volume: give three independent lattice vectors "
+            "(a sheet or a wire needs a vector through the empty space too)"
+        )
+    faces = torch.linalg.cross(cell[[1, 2, 0]], cell[[2, 0, 1]]).norm(dim=1)
+    height = volume / float(faces.max()) * BOHR_ANG
+    if height < NARROWEST_ANG:
+        raise BadInput(f"{name} has a cell that is {height:.2g} angstrom high: are its vectors in angstrom?")
+    return structure
 
 
 def supercell(structure: Structure, repeats: tuple[int, int, int]) -> Structure:
