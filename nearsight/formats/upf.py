@@ -117,7 +117,9 @@ class _Upf:
             self.fail(f"element {symbol!r} is unknown; check PP_HEADER")
         r = self._array(self._section("PP_MESH/PP_R"))
         if self.header.get("mesh_size") and self._whole(self._section("PP_HEADER"), "mesh_size") != r.size:
-            self.fail(f"PP_R has {r.size} points where the header announces {self.header['mesh_size']}; copy the file again")
+            self.fail(
+                f"PP_R has {r.size} points where the header announces {self.header['mesh_size']}; copy the file again"
+            )
         relativistic = self.header.get("relativistic", "no").strip().lower() == "full" or self._flag("has_so")
         betas, coupling = self._betas(r, relativistic)
         functional = " ".join(self.header.get("functional", "").lower().split())
