@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
-from fuzzed import READERS, ROOT, Fuzzed, Unsound
+from fuzzed import READERS, ROOT, Fuzzed, Unsound  # noqa: E402
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import NearsightError  # noqa: E402
 
 SECONDS = 20
 OWN_MEMORY = 400 * 1024**2

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,7 @@ def _levels(path: Path) -> dict[tuple[int, int], float]:
 
 
 def _judge_pseudopotential(read: Any, original: Path) -> None:
-    pp, atom = read
+    _, atom = read
     found = {(s.n, s.l): s.energy for s in atom.shells if s.occupation > 0}
     known = _levels(original)
     require(set(found) == set(known), f"shells {sorted(found)} for {sorted(known)}")
@@ -256,7 +257,10 @@ def _yaml_file(name: str, text: str) -> Callable[[Path], list[Path]]:
     return originals
 
 
-SETTINGS = "xc: pbe\nbasis: dzp\nkmesh: [2, 2, 1]\nmesh_cutoff_ry: 200\nsmearing_ev: 0.05\nmixing: {weight: 0.3, history: 6}\nspin: none\n"
+SETTINGS = (
+    "xc: pbe\nbasis: dzp\nkmesh: [2, 2, 1]\nmesh_cutoff_ry: 200\nsmearing_ev: 0.05\n"
+    "mixing: {weight: 0.3, history: 6}\nspin: none\n"
+)
 SET = (
     "structure: POSCAR\ndistort: {count: 3, sigma_ang: 0.05, clip_ang: 0.1, seed: 1, supercell: [1, 1, 2]}\n"
     "scf: {xc: lda, basis: sz, kmesh: [1, 1, 1], mesh_cutoff_ry: 60}\nlabels: true\nworkers: 1\n"
@@ -320,7 +324,7 @@ def _alter_model(folder: Path, random: Random) -> None:
 
 def _read_model(path: Path) -> Any:
     place = "nearsight.models.trained" if find_spec("nearsight.models.trained") else "nearsight.learn.model"
-    trained = getattr(__import__(place, fromlist=["TrainedModel"]), "TrainedModel").load(path)
+    trained = import_module(place).TrainedModel.load(path)
     return trained, trained(registry.read_structure(STORED / "calculation"))
 
 

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from nearsight.core.errors import BadInput, shown
+from nearsight.core.display import shown
+from nearsight.core.errors import BadInput
 from nearsight.core.reading import read_text
 from nearsight.core.tables import (
     PATH,

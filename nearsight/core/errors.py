@@ -1,10 +1,5 @@
 """The exceptions that a user is meant to read, by kind."""
 
-from __future__ import annotations
-
-from reprlib import Repr
-from typing import Any
-
 
 class NearsightError(Exception):
     """Bad input or a run that cannot go on: one line that says what is wrong and names the remedy.
@@ -29,14 +24,3 @@ class NotConverged(NearsightError):  # noqa: N818
 
 class Unavailable(NearsightError):  # noqa: N818
     """What is asked for is sound, but this machine or this installation lacks what it takes: a GPU, an optional package."""
-
-
-def shown(value: Any) -> str:
-    """A value as a message shows it: `repr`, cut short, whatever was given."""
-    short = Repr()
-    short.maxstring = short.maxother = short.maxlong = 60
-    short.maxlevel, short.maxlist, short.maxtuple, short.maxdict = 3, 8, 8, 8
-    try:
-        return " ".join(short.repr(value).split())
-    except Exception:  # a repr of something foreign, or of a number beyond what Python writes
-        return f"a {type(value).__name__}"

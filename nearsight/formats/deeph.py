@@ -16,7 +16,8 @@ import torch
 from nearsight.core.basis import Basis
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation, Provenance, reordered_record
-from nearsight.core.errors import BadInput, shown
+from nearsight.core.display import shown
+from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
 from nearsight.core.order import grouped_order
 from nearsight.core.spin import NONE, SPINS
@@ -221,7 +222,9 @@ def _tensor(path: Path, record: Mapping[str, Any], key: str, shape: tuple[int, .
         found = torch.zeros(0)
     fits = tuple(found.shape) in (shape, (*shape, 3))
     if not fits or not bool((found.abs() < 1e15).all()):
-        raise BadInput(f"{path / 'result.json'}: {key} is not an array of {'x'.join(map(str, shape))} numbers that can be meant")
+        raise BadInput(
+            f"{path / 'result.json'}: {key} is not an array of {'x'.join(map(str, shape))} numbers that can be meant"
+        )
     return found
 
 
@@ -241,8 +244,8 @@ def _basis(path: Path, info: Mapping[str, Any], structure: Structure) -> Basis:
         sound = isinstance(listed, list) and all(type(l) is int and 0 <= l <= _LARGEST_L for l in listed)
         if symbol not in SYMBOLS or not sound:
             raise BadInput(
-                f"{path / 'info.json'}: elements_orbital_map gives {symbol:.20} {shown(listed)}, which are no shells of an element "
-                "(such as [0, 0, 1])"
+                f"{path / 'info.json'}: elements_orbital_map gives {symbol:.20} {shown(listed)}, which are no shells of an "
+                "element (such as [0, 0, 1])"
             )
         shells[SYMBOLS.index(symbol)] = tuple(listed)
     if not shells:

@@ -16,7 +16,8 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
-from nearsight.core.errors import BadInput, shown
+from nearsight.core.display import shown
+from nearsight.core.errors import BadInput
 from nearsight.formats.pseudopotential import (
     Beta,
     Pseudopotential,

@@ -11,7 +11,8 @@ import numpy as np
 from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
-from nearsight.core.errors import BadInput, shown
+from nearsight.core.display import shown
+from nearsight.core.errors import BadInput
 from nearsight.formats.pseudopotential import (
     Beta,
     Pseudopotential,

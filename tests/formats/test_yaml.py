@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from nearsight.core.configuration import override, read_table
-from nearsight.core.errors import BadInput, shown
+from nearsight.core.display import shown
+from nearsight.core.errors import BadInput
 from nearsight.core.yaml import load_yaml
 
 
