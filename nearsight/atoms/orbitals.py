@@ -21,6 +21,7 @@ from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.species import Orbital, RadialFunction, Species
 from nearsight.formats.pseudopotential import Pseudopotential
+from nearsight.formats.soundness import check_species
 
 RYDBERG = 0.5  # 1 Ry in Ha, exact
 
@@ -139,7 +140,7 @@ def species_from(pp: Pseudopotential, basis: BasisSettings) -> Species:
     atom = solve_atom(pp)
     orbitals, notes = _orbitals(pp, atom, basis)
     local = LocalPart(pp)
-    return Species(
+    species = Species(
         symbol=pp.symbol,
         number=pp.number,
         valence=pp.valence,
@@ -158,6 +159,8 @@ def species_from(pp: Pseudopotential, basis: BasisSettings) -> Species:
         }
         | ({"notes": notes} if notes else {}),
     )
+    check_species(species, str(pp.path))
+    return species
 
 
 @dataclass(frozen=True)

@@ -398,11 +398,11 @@ def check(
     json: Json = False,
 ) -> None:
     """Is a calculation sound? Hermiticity, positive overlap, electron count; exit 1 if not."""
-    from nearsight.formats.registry import read
+    from nearsight.formats.registry import read_unchecked
     from nearsight.properties.check import check as examine
 
     with spinner("checking"):
-        findings = examine(read(folder))
+        findings = examine(read_unchecked(folder))
     if json:
         print_json({"sound": all(f.holds for f in findings), "findings": [f.to_json() for f in findings]})
     else:

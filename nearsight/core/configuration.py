@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from nearsight.core.display import shown
 from nearsight.core.errors import BadInput
+from nearsight.core.reading import read_text
 from nearsight.core.tables import (
     PATH,
     as_given,
@@ -25,35 +25,21 @@ from nearsight.core.tables import (
     todays,
 )
 from nearsight.core.versions import KEY, checked_version
+from nearsight.core.yaml import LARGEST, load_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML, with 1e-5 a number as everywhere else: YAML 1.1 wants it written 1.0e-5 and takes it for text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
 def near_miss(word: str, known: Iterable[str]) -> str:
     """`; did you mean pbe?` or nothing. A word of the same letters comes first: dpz is dzp, not dz."""
-    word, words = str(word).lower(), [str(k) for k in known]
+    word, words = shown(word).strip("'").lower(), [str(k) for k in known]
     near = [w for w in words if sorted(w) == sorted(word)] or get_close_matches(word, words, 1, 0.5)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def read_table(path: Path | str) -> dict[str, Any]:
-    """A YAML file with a table at its top. Raises BadInput for a missing file or one that is none."""
-    try:
-        table = yaml.load(Path(path).read_text(), _Loader)
-    except FileNotFoundError as error:
-        raise BadInput(f"no such file: {path}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise BadInput(f"{path} is not a YAML file: {reason}") from error
+    """A YAML file with a table at its top. Raises BadInput for a missing file or one that is none: see `load_yaml`."""
+    table = load_yaml(read_text(path, LARGEST, "YAML file"), str(path))
     if not isinstance(table, dict):
         raise BadInput(f"{path} is not a configuration: it needs `key: value` lines")
     return table
@@ -74,12 +60,11 @@ def _read_word(word: str) -> tuple[tuple[str, ...], dict[str, Any]]:
     """`a.b=1` as the path (a, b) and the table {a: {b: 1}}."""
     path, equals, text = word.partition("=")
     if not equals or not path:
-        raise BadInput(f"--set {word}: write key=value, for example --set xc=pbe")
-    try:
-        put: Any = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise BadInput(f"--set {word}: the value is not readable: {' '.join(str(error).split())}") from error
+        raise BadInput(f"--set {word:.60}: write key=value, for example --set xc=pbe")
     keys = tuple(path.split("."))
+    if len(keys) > 8:
+        raise BadInput(f"--set {word:.60}: no key has so many parts")
+    put: Any = load_yaml(text, f"--set {word:.60}", "a value")
     for key in reversed(keys):
         put = {key: put}
     return keys, put
@@ -181,22 +166,22 @@ def _said(model: type[BaseModel], error: Any, name: str, tables: Sequence[Mappin
     if error["type"] == "union_tag_invalid":
         words = [w.strip(" '") for w in str(error["ctx"]["expected_tags"]).split(",")]
         tag, where = error["ctx"]["tag"], ".".join([*path, str(error["ctx"]["discriminator"]).strip("'")])
-        return f"{where}: {tag!r} is not known{near_miss(tag, words)} (known: {', '.join(words)})"
+        return f"{where}: {shown(tag)} is not known{near_miss(tag, words)} (known: {', '.join(words)})"
     where = ".".join(([name] if name else []) + next((way for way in ways if way != path), path))
     if error["type"] == "extra_forbidden":
         known, earlier = _fields(model, path[:-1])
         listed = f" (known: {', '.join(known)})" if known else ""
-        return f"unknown key {where}{near_miss(path[-1], [*known, *earlier])}{listed}"
+        return f"unknown key {where:.120}{near_miss(path[-1], [*known, *earlier])}{listed}"
     if error["type"] in ("literal_error", "enum"):
         expected = str(error["ctx"]["expected"])
         words = [w.strip(" '") for w in expected.replace(" or ", ",").split(",")]
-        return f"{where}: {error['input']!r} is not known{near_miss(error['input'], words)} (known: {', '.join(words)})"
+        return f"{where}: {shown(error['input'])} is not known{near_miss(error['input'], words)} (known: {', '.join(words)})"
     if error["type"] == "missing":
         return f"{where} is missing"
     if not where:
         return str(error["msg"]).removeprefix("Value error, ")
     said = str(error["msg"]).removeprefix("Value error, ")
-    given = "" if repr(error["input"]) in said else f" (given: {error['input']!r})"
+    given = "" if repr(error["input"]) in said else f" (given: {shown(error['input'])})"
     return f"{where}: {said}{given}"
 
 

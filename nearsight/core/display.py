@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from importlib import import_module
+from reprlib import Repr
 from typing import Any
 
 LONGEST = 160  # characters
@@ -67,3 +68,14 @@ def drawn_by(drawer: str) -> Callable[[Any], str | None]:
         return html
 
     return _repr_html_
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: `repr`, cut short, whatever was given."""
+    short = Repr()
+    short.maxstring = short.maxother = short.maxlong = 60
+    short.maxlevel, short.maxlist, short.maxtuple, short.maxdict = 3, 8, 8, 8
+    try:
+        return " ".join(short.repr(value).split())
+    except Exception:  # a repr of something foreign, or of a number beyond what Python writes
+        return f"a {type(value).__name__}"

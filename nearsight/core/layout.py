@@ -123,9 +123,18 @@ class BlockLayout:
     @cached_property
     def transposed(self) -> Tensor:
         """Element (b, a) of the reverse pair for each element (a, b) [size]."""
-        reverse = self.pairs.reverse[self.pair]
-        row, column = self.local
-        return _narrow(self.boundaries[reverse] + column * self.shapes[reverse, 1] + row, self.size)
+        index = torch.empty(self.size, dtype=_width(self.size), device=self.device)
+        first = self.boundaries[:-1].to(index.dtype)
+        other = first[self.pairs.reverse]
+        kinds, kind = torch.unique(self.shapes, dim=0, return_inverse=True)
+        for n, (rows, columns) in enumerate(kinds.tolist()):
+            within = torch.arange(rows * columns, dtype=index.dtype, device=self.device)
+            across = within.reshape(columns, rows).T.flatten()  # the reverse block has these rows and columns exchanged
+            if len(kinds) == 1:
+                return (other[:, None] + across).flatten()
+            which = (kind == n).nonzero()[:, 0]
+            index[(first[which, None] + within).flatten()] = (other[which, None] + across).flatten()
+        return index
 
     @property
     def half(self) -> Tensor:
@@ -171,6 +180,10 @@ class BlockLayout:
         return self if self.device == torch.device(device) else BlockLayout(self.basis, self.pairs.to(device))
 
 
+def _width(bound: int) -> torch.dtype:
+    """Of an index that is below the bound: 32 bits where they suffice."""
+    return torch.int32 if bound < 2**31 else torch.int64
+
+
 def _narrow(index: Tensor, bound: int) -> Tensor:
-    """An index in 32 bits where all are below the bound."""
-    return index.to(torch.int32) if bound < 2**31 else index
+    return index.to(_width(bound))

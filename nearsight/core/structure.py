@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,9 @@ SYMBOLS = (
 ).split()
 
 
+MOST_ATOMS = 1_000_000  # of a supercell
+LARGEST_ANG = 1e5  # of cell vectors and coordinates: ten micrometres
+NARROWEST_ANG = 0.3  # between opposite faces of a cell: an atom would lie on its own image
 APART_ANG = 2.5  # atoms nearer than this to an image across a direction that is not periodic are bonded to it
 
 
@@ -145,8 +149,50 @@ class Structure:
             return f"Structure({len(self)} atoms)"
 
 
+def check_bounds(structure: Structure, name: str = "the structure") -> Structure:
+    """The structure itself, if its numbers can be those of one; whether atoms lie on each other is not asked.
+
+    Raises BadInput: no atoms; an element that is none; coordinates that are not finite or beyond 10^5 angstrom; a cell of
+    zero volume, or flatter than 0.3 angstrom.
+    """
+    cell, positions, numbers = (
+        x.detach().cpu().numpy() for x in (structure.cell, structure.positions, structure.numbers)
+    )
+    if len(numbers) == 0:
+        raise BadInput(f"{name} holds no atoms")
+    if not (np.isfinite(cell).all() and np.isfinite(positions).all()):
+        raise BadInput(f"{name} has coordinates that are not finite")
+    largest = max(float(np.abs(cell).max()), float(np.abs(positions).max())) * BOHR_ANG
+    if largest > LARGEST_ANG:
+        raise BadInput(
+            f"{name} has a coordinate of {largest:.3g} angstrom: {LARGEST_ANG:g} is the most that can be meant"
+        )
+    unknown = np.flatnonzero((numbers <= 0) | (numbers >= len(SYMBOLS)))
+    if len(unknown):
+        raise BadInput(f"{name}: atom {unknown[0]} is of no known element")
+    faces = np.cross(cell[[1, 2, 0]], cell[[2, 0, 1]])
+    volume = abs(float(cell[0] @ faces[0]))
+    if volume <= 1e-6 * float(np.linalg.norm(cell, axis=1).max()) ** 3:
+        raise BadInput(
+            f"{name} has a cell of zero volume: give three independent lattice vectors "
+            "(a sheet or a wire needs a vector through the empty space too)"
+        )
+    height = volume / float(np.linalg.norm(faces, axis=1).max()) * BOHR_ANG
+    if height < NARROWEST_ANG:
+        raise BadInput(f"{name} has a cell that is {height:.2g} angstrom high: are its vectors in angstrom?")
+    return structure
+
+
 def supercell(structure: Structure, repeats: tuple[int, int, int]) -> Structure:
-    """The structure repeated along its lattice vectors; atoms of one cell stay together."""
+    """The structure repeated along its lattice vectors; atoms of one cell stay together.
+
+    Raises BadInput for repeats below 1, or so many that no calculation can follow.
+    """
+    if min(repeats) < 1 or prod(repeats) * len(structure) > MOST_ATOMS:
+        raise BadInput(
+            f"a supercell of {'x'.join(map(str, repeats))} cells of {len(structure)} atoms: take at least 1 along each vector, "
+            f"and at most {MOST_ATOMS} atoms in all"
+        )
     cells = structure.cell.new_tensor(list(product(*(range(n) for n in repeats))))
     positions = (structure.positions[None] + (cells @ structure.cell)[:, None]).reshape(-1, 3)
     scale = structure.cell.new_tensor(repeats)[:, None]

@@ -16,6 +16,7 @@ import torch
 from nearsight.core.basis import Basis
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation, Provenance, reordered_record
+from nearsight.core.display import shown
 from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
 from nearsight.core.order import grouped_order
@@ -81,7 +82,7 @@ def read_folder(path: Path | str, dtype: torch.dtype = torch.float64) -> Calcula
     if not (path / "info.json").exists():
         return Calculation(structure, settings=_settings(path, record), provenance=Provenance("nearsight", path=path))
     info = _table(path / "info.json")
-    program = record.get("versions", {}).get("nearsight")
+    program = _entry(path, record, "versions", Mapping, {}).get("nearsight")
     version = checked_version(info.get(KEY), VERSION, path, program)
     order = _order(path, info, len(structure))
     if order is not None and version == 1:
@@ -100,10 +101,13 @@ def read_folder(path: Path | str, dtype: torch.dtype = torch.float64) -> Calcula
         fermi_level=_number(path, info, "fermi_energy_eV", HARTREE_EV),
         electrons=_number(path, info, "occupation"),
         moments=moments,
-        energies={name: e / HARTREE_EV for name, e in record.get("energy_eV", {}).items()},
+        energies={
+            name: _as_number(path / "result.json", f"energy_eV.{name}", e) / HARTREE_EV
+            for name, e in _entry(path, record, "energy_eV", Mapping, {}).items()
+        },
         forces=None if forces is None else forces * BOHR_ANG / HARTREE_EV,
         stress=None if stress is None else stress * BOHR_ANG**3 / HARTREE_EV,
-        converged=record.get("converged"),
+        converged=_entry(path, record, "converged", bool, None),
         settings=_settings(path, record),
         provenance=Provenance("nearsight" if program else None, program, path),
         atom_order=order,
@@ -187,13 +191,25 @@ def _table(path: Path) -> dict[str, Any]:
     return content
 
 
+def _entry(path: Path, record: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
+    """An entry of result.json of a kind; the default where it is missing or null."""
+    value = record.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, kind):
+        raise BadInput(f"{path / 'result.json'}: {key} cannot be {shown(value)}: write or copy the folder again")
+    return value
+
+
 def _number(path: Path, info: Mapping[str, Any], key: str, unit: float = 1.0) -> float | None:
     value = info.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
-        raise BadInput(f"{path / 'info.json'}: {key} is {value!r}, not a number")
-    return float(value) / unit
+    return None if value is None else _as_number(path / "info.json", key, value) / unit
+
+
+def _as_number(file: Path, key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e15:
+        raise BadInput(f"{file}: {key} is {shown(value)}, not a number that can be meant")
+    return float(value)
 
 
 def _tensor(path: Path, record: Mapping[str, Any], key: str, shape: tuple[int, ...]) -> torch.Tensor | None:
@@ -204,8 +220,11 @@ def _tensor(path: Path, record: Mapping[str, Any], key: str, shape: tuple[int, .
         found = torch.tensor(record[key], dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         found = torch.zeros(0)
-    if tuple(found.shape) != shape and tuple(found.shape) != (*shape, 3):
-        raise BadInput(f"{path / 'result.json'}: {key} is not an array of {'x'.join(map(str, shape))} numbers")
+    fits = tuple(found.shape) in (shape, (*shape, 3))
+    if not fits or not bool((found.abs() < 1e15).all()):
+        raise BadInput(
+            f"{path / 'result.json'}: {key} is not an array of {'x'.join(map(str, shape))} numbers that can be meant"
+        )
     return found
 
 
@@ -225,8 +244,8 @@ def _basis(path: Path, info: Mapping[str, Any], structure: Structure) -> Basis:
         sound = isinstance(listed, list) and all(type(l) is int and 0 <= l <= _LARGEST_L for l in listed)
         if symbol not in SYMBOLS or not sound:
             raise BadInput(
-                f"{path / 'info.json'}: elements_orbital_map gives {symbol} {listed!r}, which are no shells of an element "
-                "(such as [0, 0, 1])"
+                f"{path / 'info.json'}: elements_orbital_map gives {symbol:.20} {shown(listed)}, which are no shells of an "
+                "element (such as [0, 0, 1])"
             )
         shells[SYMBOLS.index(symbol)] = tuple(listed)
     if not shells:
@@ -234,7 +253,7 @@ def _basis(path: Path, info: Mapping[str, Any], structure: Structure) -> Basis:
     basis = Basis.of(structure.numbers, shells)
     told = info.get("orbits_quantity", basis.size)
     if told != basis.size:
-        raise BadInput(f"{path}: info.json counts {told} orbitals, its elements and POSCAR make {basis.size}")
+        raise BadInput(f"{path}: info.json counts {shown(told)} orbitals, its elements and POSCAR make {basis.size}")
     return basis
 
 

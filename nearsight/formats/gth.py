@@ -21,9 +21,11 @@ from ase.data import atomic_numbers
 from numpy.typing import NDArray
 from scipy.special import erf, gamma
 
-from nearsight.core.errors import BadInput, MissingData, NearsightError
+from nearsight.core.errors import BadInput, MissingData
+from nearsight.core.reading import read_bytes
 from nearsight.formats.pseudopotential import Beta, Pseudopotential, PseudopotentialFormat
 from nearsight.formats.valence import reference_shells, shells_of, starting_density, uniform_grid
+from nearsight.formats.xml import LARGEST
 
 _SPACING = 0.005  # Bohr: the hardest Gaussians are 0.1 Bohr wide
 
@@ -76,14 +78,11 @@ def read_gth(path: str | os.PathLike[str], symbol: str | None = None, xc: str | 
     """The potential of an element for a functional, of a file with one or many.
 
     symbol, xc: None where the file holds only one.  Of several with different valence the one that has a name without
-    `-q` is taken.  Raises NearsightError: an element or functional that the file lacks; several that fit; a file cut
+    `-q` is taken.  Raises BadInput: an element or functional that the file lacks; several that fit; a file cut
     short; an entry whose electrons leave no core that is known.
     """
     path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise MissingData(f"{path}: cannot be read ({error.strerror}); give the path of a GTH file") from None
+    raw = read_bytes(path, LARGEST, "GTH file")
     entries = _entries(path, raw.decode("utf-8", "replace"))
     entry = _chosen(path, entries, symbol, xc)
     return _Gth(path, entry).pseudopotential(hashlib.sha256(raw).hexdigest())
@@ -172,7 +171,7 @@ class _Gth:
         try:
             electrons = [float(w) for w in self.entry.lines[0].split()]
             shells = shells_of(atomic_numbers[symbol], electrons)
-        except (ValueError, NearsightError) as error:
+        except (ValueError, BadInput) as error:
             self.fail(f"the electrons of s, p, d, ... ({self.entry.lines[0]}) are not a valence: {error}")
         valence = sum(electrons)
         r = uniform_grid(_SPACING)
@@ -196,6 +195,7 @@ class _Gth:
             fully_relativistic=False,
             sha256=sha256,
             path=self.path,
+            states_density=False,
             wave_number=max(16.0, 4 / min(self.widths)),  # where exp(-(k width)^2 / 2) has died
         )
 

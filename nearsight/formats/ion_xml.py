@@ -7,7 +7,6 @@ beside scalar ones, nor for a species' provenance: they go into elements of our 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -18,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
-from nearsight.core.errors import BadInput, MissingData, NearsightError
+from nearsight.core.errors import BadInput
 from nearsight.core.species import Orbital, Projector, RadialFunction, Species
+from nearsight.formats.soundness import HIGHEST_L, check_species
+from nearsight.formats.xml import read_xml
 
 RYDBERG = 0.5  # 1 Ry in Ha, exact
 
@@ -28,24 +29,13 @@ def read_ion_xml(path: str | os.PathLike[str], symbol: str | None = None) -> Spe
     """The species in an `.ion.xml` file (SIESTA >= 4.1, or `write_ion_xml`), energies converted from Ry to Ha.
 
     symbol: the element that the caller expects; any other one in the file is an error.
-    Raises NearsightError: unreadable or truncated XML, a missing section, a value that is not finite, another element,
-    a projector with energy zero (a known defect of some PSML files that silently removes the projector).
+    Raises BadInput: unreadable or truncated XML, a missing section, a value that is not finite, another element,
+    a projector with energy zero (a known defect of some PSML files that silently removes the projector), and what
+    cannot be: see `soundness`.
     """
     path = Path(path)
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise MissingData(f"{path}: cannot be read ({error.strerror}); give the path of an .ion.xml file") from None
-    try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError as error:
-        raise BadInput(
-            f"{path}: not complete XML ({error}); the file is truncated or garbled, write or copy it again"
-        ) from None
+    root, sha256 = read_xml(path, "ion", "species file (.ion.xml)")
     ion = _Element(path, root)
-    if root.tag != "ion":
-        raise BadInput(f"{path}: the root element is <{root.tag}>, not <ion>; this is not an .ion.xml file")
-
     found = ion.text("symbol")
     if symbol is not None and found != symbol:
         raise BadInput(f"{path}: holds {found}, not {symbol}; give the file of the element {symbol}")
@@ -53,43 +43,44 @@ def read_ion_xml(path: str | os.PathLike[str], symbol: str | None = None) -> Spe
     if not orbitals:
         raise BadInput(f"{path}: no <orbital> in <paos>; write the file again with a basis")
     projectors = tuple(_projector(e) for e in ion.child("kbs").all("projector"))
+    for tag, shells in (("norbs_nl", orbitals), ("nprojs_nl", projectors)):
+        if ion.optional(tag) and ion.count(tag) != len(shells):
+            raise ion.fail(f"<{tag}> announces {ion.count(tag)} shells, {len(shells)} are there")
     own = ion.optional("relativistic_kbs")
     relativistic = tuple(_projector(e) for e in own.all("projector")) if own else ()
     if any(p.j is not None for p in projectors):  # SIESTA's of a run with spin-orbit coupling: it has no others
         projectors, relativistic = (), projectors
     core = ion.optional("core")
-    provenance = {"file": path.name, "sha256": hashlib.sha256(text).hexdigest()}
+    provenance = {"file": path.name, "sha256": sha256}
     notes = ion.optional("provenance")
     if notes:
-        provenance |= {e.attribute("name"): (e.node.text or "") for e in notes.all("entry")}
-    valence = ion.number("valence")
-    local_charge = _radial(ion.child("chlocal"), l=0)
-    charge = 4 * np.pi * np.trapezoid(local_charge.values * local_charge.r**2, dx=local_charge.spacing)
-    if abs(float(charge) + valence) > 0.02 * max(1.0, valence):
-        raise BadInput(
-            f"{path}: <chlocal> integrates to {charge:.4f}, not to -valence = {-valence:g}; write the file again"
-        )
-    return Species(
+        provenance |= {e.attribute("name"): (e.node.text or "") for e in notes.all("entry")[:100]}
+    number = ion.count("z")
+    if number < 0:
+        raise ion.fail(f"<z> is {number}: a ghost atom has orbitals and no nucleus, which cannot be computed")
+    species = Species(
         symbol=found,
-        number=abs(int(ion.number("z"))),
-        valence=valence,
+        number=number,
+        valence=ion.number("valence"),
         mass=ion.number("mass"),
         orbitals=tuple(orbitals),
         projectors=projectors,
         neutral_atom_potential=_radial(ion.child("vna"), l=0, unit=RYDBERG),
-        local_charge=local_charge,
+        local_charge=_radial(ion.child("chlocal"), l=0),
         core_density=_radial(core, l=0) if core else None,
         relativistic_projectors=relativistic,
         self_energy=ion.number("self_energy") * RYDBERG,
         provenance=provenance,
     )
+    check_species(species, str(path))
+    return species
 
 
 def write_ion_xml(species: Species, path: str | os.PathLike[str]) -> None:
     """Write a species as `.ion.xml` with 16 significant digits; the file appears whole or not at all.
 
     Every section that SIESTA writes is there, with the self-energy (Ry) and r V_local + 2 Z [Ry Bohr] made from the
-    local charge. Raises NearsightError where the file cannot be written.
+    local charge. Raises BadInput where the file cannot be written.
     """
     path = Path(path)
     s = species
@@ -141,8 +132,8 @@ class _Element:
     def __init__(self, path: Path, node: ElementTree.Element) -> None:
         self.path, self.node = path, node
 
-    def fail(self, what: str) -> NearsightError:
-        return NearsightError(f"{self.path}: <{self.node.tag}>: {what}; write or copy the file again")
+    def fail(self, what: str) -> BadInput:
+        return BadInput(f"{self.path}: <{self.node.tag}>: {what}; write or copy the file again")
 
     def child(self, tag: str) -> _Element:
         node = self.node.find(tag)
@@ -175,53 +166,73 @@ class _Element:
     def attribute_number(self, name: str) -> float:
         return self._finite(self.attribute(name), name)
 
+    def count(self, tag: str) -> int:
+        return self._whole(self.number(tag), tag)
+
+    def attribute_count(self, name: str) -> int:
+        return self._whole(self.attribute_number(name), name)
+
+    def _whole(self, value: float, name: str) -> int:
+        if value != int(value):
+            raise self.fail(f"{name} = {value:g} is no whole number")
+        return int(value)
+
     def _finite(self, text: str, name: str) -> float:
         try:
             value = float(text)
         except ValueError:
-            raise self.fail(f"{name} = {text.strip()!r} is not a number") from None
+            raise self.fail(f"{name} = {text.strip():.40} is not a number") from None
         if not np.isfinite(value):
-            raise self.fail(f"{name} = {text.strip()} is not finite")
+            raise self.fail(f"{name} = {text.strip():.40} is not finite")
         return value
 
 
 def _radial(section: _Element, *, l: int, unit: float = 1.0) -> RadialFunction:
     radfunc = section.child("radfunc")
-    count, spacing = int(radfunc.number("npts")), radfunc.number("delta")
+    count, spacing, cutoff = radfunc.count("npts"), radfunc.number("delta"), radfunc.number("cutoff")
+    words = radfunc.text("data").split()
+    if len(words) != 2 * count or count < 4:
+        raise radfunc.fail(f"<data> holds {len(words)} numbers where npts = {count} announces {2 * count}")
     try:
-        data = np.array(radfunc.text("data").split(), dtype=np.float64)
+        values = np.fromiter(map(float, words[1::2]), np.float64, count)
+        some = range(0, count, max(1, count // 16))  # radii: the rest says nothing that is used
+        r = np.array([float(words[2 * n]) for n in some])
     except ValueError:
         raise radfunc.fail("<data> holds something that is not a number") from None
-    if data.size != 2 * count or count < 4:
-        raise radfunc.fail(f"<data> holds {data.size} numbers where npts = {count} announces {2 * count}")
-    if not np.isfinite(data).all() or spacing <= 0:
-        raise radfunc.fail("<data> holds a value that is not finite, or <delta> is not positive")
-    r, values = data.reshape(count, 2).T
-    if np.abs(r - spacing * np.arange(count)).max() > 1e-6 * count * spacing:
-        raise radfunc.fail("the radii in <data> are not the uniform grid i * delta")
+    if not np.isfinite(values).all() or not 0 < spacing < 1:
+        raise radfunc.fail("<data> holds a value that is not finite, or <delta> is no spacing")
+    end = spacing * (count - 1)
+    if not np.abs(r - spacing * np.array(some)).max() <= 1e-6 * end + 1e-6 or not abs(cutoff - end) <= 1e-3 * end:
+        raise radfunc.fail("<cutoff> and the radii in <data> are not those of the uniform grid i * delta")
     return RadialFunction(l, unit * values, spacing)
 
 
 def _orbital(e: _Element) -> Orbital:
-    l = int(e.attribute_number("l"))
     return Orbital(
-        _radial(e, l=l),
-        n=int(e.attribute_number("n")),
-        zeta=int(e.attribute_number("z")),
+        _radial(e, l=_l(e)),
+        n=e.attribute_count("n"),
+        zeta=e.attribute_count("z"),
         population=e.attribute_number("population"),
-        polarization=bool(int(e.attribute_number("ispol"))),
+        polarization=bool(e.attribute_count("ispol")),
     )
+
+
+def _l(e: _Element) -> int:
+    l = e.attribute_count("l")
+    if not 0 <= l <= HIGHEST_L:
+        raise e.fail(f"l = {l}, where 0 to {HIGHEST_L} (s, p, d, f) can be computed")
+    return l
 
 
 def _projector(e: _Element) -> Projector:
     energy = e.attribute_number("ref_energy")
-    l = int(e.attribute_number("l"))
+    l = _l(e)
     if energy == 0.0:
         raise e.fail(
             f"the projector l = {l}, n = {e.attribute('n')} has energy zero: the pseudopotential it was made from is"
             " damaged; take another pseudopotential"
         )
-    j = float(e.attribute("j")) if e.node.get("j") else None
+    j = e.attribute_number("j") if e.node.get("j") else None
     return Projector(_radial(e, l=l), RYDBERG * energy, j)
 
 

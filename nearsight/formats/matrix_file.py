@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,14 @@ from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
+from nearsight.core.reading import MEBIBYTE, regular_file
 from nearsight.core.spin import COLLINEAR, NONE, SPINOR, Spin
 from nearsight.formats.files import first_line, whole_file
 
 TABLES = ("atom_pairs", "chunk_shapes", "chunk_boundaries")
+_LARGEST = 2**20 * MEBIBYTE
 _FARTHEST = 10**5  # cells: no pair of atoms that see each other is farther apart
+_WIDEST = 10**4  # orbitals of an atom, with both spins
 _ROOM, _DENSEST = 2**26, 100  # a data set beyond so many bytes is refused where it declares so many times its file
 
 
@@ -58,24 +62,22 @@ class MatrixFile:
     def read(path: Path | str) -> MatrixFile:
         """Raises BadInput for a missing, truncated or foreign file, or one whose tables contradict each other."""
         path = Path(path)
-        if not path.is_file():
-            raise BadInput(f"no such file: {path}")
+        regular_file(path, _LARGEST, "matrix file")
         try:
             with h5py.File(path, "r") as file:
-                missing = [n for n in (*TABLES, "entries") if n not in file]
-                if missing:
-                    raise BadInput(f"{path} is not a matrix file of a calculation folder: it has no {missing[0]}")
-                _check_declared(path, file)
-                pairs, shapes, boundaries = (np.asarray(file[n][()], dtype=np.int64) for n in TABLES)
+                sets = [_data_set(path, file, name) for name in (*TABLES, "entries")]
+                _check_declared(path, sets)
+                pairs, shapes, boundaries = (_content(s, np.dtype(np.int64)) for s in sets[:3])
+                if (np.abs(shapes) > _WIDEST).any():
+                    raise BadInput(f"{path} has a block that is wider than the orbitals of an atom: copy it again")
                 sizes = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))])
-                count = file["entries"].shape[0]
-                if not np.array_equal(sizes, boundaries) or sizes[-1] != count:
+                if not np.array_equal(sizes, boundaries) or sizes[-1] != sets[3].shape[0]:
                     raise BadInput(
-                        f"{path}: chunk_boundaries, chunk_shapes and the {count} entries do not fit together"
+                        f"{path}: chunk_boundaries, chunk_shapes and the {sets[3].shape[0]} entries do not fit together"
                     )
-                entries = np.asarray(file["entries"][()])
+                entries = _content(sets[3], sets[3].dtype.newbyteorder("="))
         except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-            raise BadInput(f"{path} is not a whole HDF5 matrix file: {first_line(error)}") from error
+            raise BadInput(f"{path} is not a whole HDF5 matrix file: {first_line(error):.120}") from error
         if (np.abs(pairs[:, :3]) > _FARTHEST).any():
             raise BadInput(f"{path} names a cell that no neighbour is in: the file is damaged, write or copy it again")
         if not np.isfinite(entries).all():
@@ -146,40 +148,71 @@ class MatrixFile:
         place: see `layout`.  dtype: real precision.  told: the spin, if it is known; else a spinful matrix without anything
         between up and down, and nothing imaginary, counts as collinear.
         """
+        spin: Spin = SPINOR if spinful else NONE
         chunk = torch.full((len(layout.pairs),), -1, dtype=torch.int64)
         chunk[place] = torch.arange(len(place))
-        starts = torch.from_numpy(self.chunk_boundaries)[:-1][chunk]  # of absent pairs: anything, masked below
-        present = (chunk >= 0)[layout.pair]
+        whole = bool((chunk >= 0).all())
         entries = torch.from_numpy(self.entries)
-        offset = starts[layout.pair] - (4 if spinful else 1) * layout.boundaries[layout.pair]
-        spin: Spin = SPINOR if spinful else NONE
-        own = torch.arange(layout.size)
-        index = [offset + (_spinor_index(layout, s, t) if spinful else own) for s, t in spin.blocks]
-        values = torch.stack([entries[torch.where(present, x, 0)] for x in index]) * present
+        if not spinful and whole and torch.equal(chunk, torch.arange(len(chunk))):
+            values = entries[None]  # in our own order
+        else:
+            starts = torch.from_numpy(self.chunk_boundaries)[:-1][chunk]  # of absent pairs: anything, masked below
+            offset = (starts - (4 if spinful else 1) * layout.boundaries[:-1])[layout.pair]
+            own = torch.arange(layout.size)
+            index = [offset + (_spinor_index(layout, s, t) if spinful else own) for s, t in spin.blocks]
+            if whole:
+                values = torch.stack([entries[x] for x in index])
+            else:
+                present = (chunk >= 0)[layout.pair]
+                values = torch.stack([entries[torch.where(present, x, 0)] for x in index]) * present
         plain = not (values[1:3] != 0).any() and not (values.is_complex() and (values.imag != 0).any())
         if spinful and plain and told is not SPINOR:
             spin, values = COLLINEAR, values[[0, 3]].real
         values = values.to(dtype.to_complex() if values.is_complex() else dtype) * unit
         matrix = BlockMatrix(layout, values, spin)
-        if bool((chunk >= 0).all()):
+        if whole:
             return matrix
         # a file with one of each pair and its reverse: H_ij(R) = H_ji(-R)^dagger makes the other
         return matrix.with_values(torch.where(present, matrix.values, matrix.dagger().values))
 
 
-def _check_declared(path: Path, file: h5py.File) -> None:
+def _data_set(path: Path, file: h5py.File, name: str) -> h5py.h5d.DatasetID:
+    """A data set of the file's own. Raises BadInput where there is none, or its numbers would come from somewhere else."""
+    links, key = file.id.links, name.encode()
+    if not links.exists(key):
+        raise BadInput(f"{path} is not a matrix file of a calculation folder: it has no {name}")
+    if links.get_info(key).type != h5py.h5l.TYPE_HARD:
+        raise BadInput(
+            f"{path}: {name} is a link to somewhere else, and is not followed: copy the numbers into the file"
+        )
+    found = h5py.h5d.open(file.id, key)
+    made = found.get_create_plist()
+    if made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count():
+        raise BadInput(f"{path}: {name} has its numbers in other files, which are not read: copy them into the file")
+    return found
+
+
+def _content(data: h5py.h5d.DatasetID, kind: np.dtype[Any]) -> NDArray[Any]:
+    """All numbers of a data set, in the byte order of this machine."""
+    found = np.empty(data.shape, kind)
+    data.read(h5py.h5s.ALL, h5py.h5s.ALL, found)
+    return found
+
+
+def _check_declared(path: Path, sets: list[h5py.h5d.DatasetID]) -> None:
     """The shapes of the data sets, and that the file can hold what they declare, before anything is read."""
-    sets = [file[n] for n in (*TABLES, "entries")]
     shapes = [s.shape for s in sets]
     pairs = shapes[0][0] if shapes[0] else 0
     wanted = [(pairs, 5), (pairs, 2), (pairs + 1,), shapes[3][:1]]
-    if shapes != wanted or not shapes[3] or sets[3].dtype.kind not in "fc":
+    kinds = [s.dtype.kind for s in sets]
+    if shapes != wanted or not shapes[3] or any(k not in "iu" for k in kinds[:3]) or kinds[3] not in "fc":
         raise BadInput(f"{path}: its tables do not have the shapes of a matrix file (see docs/conventions.md)")
     size = path.stat().st_size
-    for s in sets:
-        if s.nbytes > max(_ROOM, _DENSEST * size):
+    for name, s in zip((*TABLES, "entries"), sets, strict=True):
+        count = math.prod(s.shape)
+        if count * s.dtype.itemsize > max(_ROOM, _DENSEST * size):
             raise BadInput(
-                f"{path} declares {s.size} numbers in {s.name} but has {size} bytes: the file is damaged, copy it again"
+                f"{path} declares {count} numbers in {name} but has {size} bytes: the file is damaged, copy it again"
             )
 
 

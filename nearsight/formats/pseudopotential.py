@@ -57,7 +57,7 @@ class Pseudopotential:
 
     r: radial grid [Bohr].  local: V_local [Ha].  betas, coupling: projectors and D_ij [Ha].
     core_density: partial core density n_core(r) [1/Bohr^3] or None.
-    radial_density: 4 pi r^2 n(r) of the valence [1/Bohr].
+    radial_density: 4 pi r^2 n(r) of the valence [1/Bohr]; states_density: the file's own, of its reference atom, not a guess.
     xc: "lda", "pbe", "pbesol", or the file's own words for another functional.
     wave_number: [1/Bohr] up to which its atom's functions reach: 16 (256 Ry) makes ONCV levels exact to 1e-5 Ry.
     """
@@ -77,6 +77,7 @@ class Pseudopotential:
     sha256: str
     path: Path = field(default_factory=Path)
     wave_number: float = 16.0
+    states_density: bool = True
 
     __repr__ = one_line
 

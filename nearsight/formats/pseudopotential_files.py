@@ -7,7 +7,10 @@ from pathlib import Path
 
 from nearsight.core import registry
 from nearsight.core.errors import BadInput
+from nearsight.core.reading import regular_file
 from nearsight.formats.pseudopotential import Pseudopotential, PseudopotentialFormat
+from nearsight.formats.soundness import check_pseudopotential
+from nearsight.formats.xml import LARGEST
 
 GROUP = "pseudopotentials"
 _HEAD = 4096  # bytes that a form is recognised by
@@ -25,14 +28,12 @@ def read_pseudopotential(
 
     symbol: the element that is meant; needed for a GTH file of many, an error if another one is in the file.
     xc: chooses among the potentials of a GTH file; the others state their functional, in `Pseudopotential.xc`.
-    Raises BadInput: see the readers; a file of no such form.
+    Raises BadInput: see the readers; a file of no such form; a pseudopotential that cannot be: see `soundness`.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror}); give the path of a pseudopotential file") from None
+    regular_file(path, LARGEST, "pseudopotential file")
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
     known = forms()
     form = next((f for f in known if f.recognises(path, head)), None)
     if form is None:
@@ -43,4 +44,4 @@ def read_pseudopotential(
     pp = form.read(path, symbol, xc)
     if symbol is not None and pp.symbol != symbol:
         raise BadInput(f"{path}: holds {pp.symbol}, not {symbol}; rename the file")
-    return pp
+    return check_pseudopotential(pp)

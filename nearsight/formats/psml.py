@@ -6,18 +6,18 @@ potential. Charges have 4 pi: int r^2 f dr = electrons. Projectors are chi(r), w
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import NoReturn
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
-from nearsight.core.errors import BadInput, MissingData
+from nearsight.core.display import shown
+from nearsight.core.errors import BadInput
 from nearsight.formats.pseudopotential import (
     Beta,
     Pseudopotential,
@@ -27,6 +27,7 @@ from nearsight.formats.pseudopotential import (
     j_resolved,
 )
 from nearsight.formats.valence import uniform_grid
+from nearsight.formats.xml import read_xml
 
 _SPACING = 0.01  # Bohr
 
@@ -51,31 +52,18 @@ class PSML(PseudopotentialFormat):
 def read_psml(path: str | os.PathLike[str]) -> Pseudopotential:
     """Read a PSML file: scalar-relativistic projectors, or by j where the file has them (set `lj`, or `spin_orbit`).
 
-    Raises NearsightError: unreadable, truncated or not PSML; no separable projectors; a projector with energy zero
+    Raises BadInput: unreadable, truncated or not PSML; no separable projectors; a projector with energy zero
     (such files exist, and give nonsense); a value that is not finite; other units.
     """
     path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise MissingData(f"{path}: cannot be read ({error.strerror}); give the path of a PSML file") from None
-    try:
-        root = ElementTree.fromstring(raw)
-    except ElementTree.ParseError as error:
-        if b"<psml" in raw and b"</psml>" not in raw:
-            raise BadInput(f"{path}: ends before </psml>; the file is truncated, copy it again") from None
-        raise BadInput(f"{path}: not a PSML file ({error}); copy it again") from None
-    for node in root.iter():
-        node.tag = node.tag.rpartition("}")[2]  # the name space carries the version; the tags suffice
-    if root.tag != "psml":
-        raise BadInput(f"{path}: the root element is <{root.tag}>, not <psml>; this is not a PSML file")
-    return _Psml(path, root).pseudopotential(hashlib.sha256(raw).hexdigest())
+    root, sha256 = read_xml(path, "psml", "PSML file")
+    return _Psml(path, root).pseudopotential(sha256)
 
 
 class _Psml:
     """The sections of one PSML file, with its path for every complaint."""
 
-    def __init__(self, path: Path, root: ElementTree.Element) -> None:
+    def __init__(self, path: Path, root: Element) -> None:
         self.path, self.root = path, root
         units = (root.get("energy_unit", "hartree"), root.get("length_unit", "bohr"))
         if units != ("hartree", "bohr"):
@@ -86,34 +74,40 @@ class _Psml:
     def fail(self, what: str) -> NoReturn:
         raise BadInput(f"{self.path}: {what}")
 
-    def _section(self, tag: str) -> ElementTree.Element:
+    def _section(self, tag: str) -> Element:
         node = self.root.find(tag)
         if node is None:
             self.fail(f"section <{tag}> is missing; the file is incomplete, copy it again")
         return node
 
-    def _array(self, node: ElementTree.Element) -> NDArray[np.float64]:
+    def _array(self, node: Element) -> NDArray[np.float64]:
         try:
             data = np.array((node.text or "").split(), dtype=np.float64)
         except ValueError:
             self.fail(f"<{node.tag}> holds something that is not a number; copy the file again")
         if not np.isfinite(data).all():
             self.fail(f"<{node.tag}> holds a value that is not finite; take another pseudopotential")
-        if len(data) < 4 or int(node.get("npts", len(data))) != len(data):
+        if len(data) < 4 or (node.get("npts") and self._number(node, "npts") != len(data)):
             self.fail(f"<{node.tag}> holds {len(data)} numbers, not as many as it announces; copy the file again")
         return data
 
-    def _number(self, node: ElementTree.Element, name: str) -> float:
+    def _number(self, node: Element, name: str) -> float:
         text = node.get(name)
         try:
             value = float(text)  # type: ignore[arg-type]
         except (TypeError, ValueError):
             value = float("nan")
         if not np.isfinite(value):
-            self.fail(f"<{node.tag}> has no number {name} (it says {text!r}); take another file")
+            self.fail(f"<{node.tag}> has no number {name} (it says {shown(text)}); take another file")
         return value
 
-    def _radial(self, node: ElementTree.Element) -> NDArray[np.float64]:
+    def _whole(self, node: Element, name: str) -> int:
+        value = self._number(node, name)
+        if value != int(value):
+            self.fail(f"<{node.tag}>: {name} = {value:g} is no whole number; take another file")
+        return int(value)
+
+    def _radial(self, node: Element) -> NDArray[np.float64]:
         """f(r) on the uniform grid, zero beyond the file's table."""
         data = node.find("radfunc/data")
         if data is None:
@@ -127,11 +121,13 @@ class _Psml:
 
     def pseudopotential(self, sha256: str) -> Pseudopotential:
         spec = self._section("pseudo-atom-spec")
-        number, valence = round(self._number(spec, "atomic-number")), self._number(spec, "z-pseudo")
+        number, valence = self._whole(spec, "atomic-number"), self._number(spec, "z-pseudo")
         if not 0 < number < len(chemical_symbols):
             self.fail(f"Z = {number} is no element; check <pseudo-atom-spec>")
         potential = self._section("local-potential")
         local = self._radial(potential)
+        if not local.any():
+            self.fail("the local potential is zero; copy the file again")
         last = np.nonzero(local)[0][-1]
         local[last + 1 :] = -valence / self.r[last + 1 :]
         core = self.root.find("pseudocore-charge")
@@ -170,7 +166,11 @@ class _Psml:
                         " damaged; take another pseudopotential"
                     )
                 j = self._number(node, "j") if name == "lj" else None
-                found.setdefault(name, []).append((Beta(l, j, self.r * self._radial(node)), energy))
+                wave = self.r * self._radial(node)
+                norm = float(np.trapezoid(wave**2, self.r))
+                if abs(norm - 1) > 0.01:
+                    self.fail(f"a projector of l = {l} has the norm {norm:.3f}, not 1: its table was cut or scaled")
+                found.setdefault(name, []).append((Beta(l, j, wave), energy))
         return found
 
     def _separable(self, sets: dict[str, Projectors]) -> tuple[tuple[Beta, ...], NDArray[np.float64]]:
@@ -183,11 +183,11 @@ class _Psml:
             return j_resolved(scalar, sets["spin_orbit"])
         return tuple(b for b, _ in scalar), diagonal([e for _, e in scalar])
 
-    def _l(self, node: ElementTree.Element) -> int:
+    def _l(self, node: Element) -> int:
         text = node.get("l", "").strip().lower()
         if text in ("s", "p", "d", "f", "g"):
             return "spdfg".index(text)
-        return int(self._number(node, "l"))
+        return self._whole(node, "l")
 
     def _shells(self, relativistic: bool) -> tuple[ReferenceShell, ...]:
         """The valence configuration, with the energies at which the projectors of each l were made (ONCVPSP: the levels)."""
@@ -197,7 +197,7 @@ class _Psml:
         levels = self._levels()
         found, count = [], dict[int, int]()
         for node in sorted(shells, key=lambda s: self._number(s, "n")):
-            n, l, f = int(self._number(node, "n")), self._l(node), self._number(node, "occupation")
+            n, l, f = self._whole(node, "n"), self._l(node), self._number(node, "occupation")
             index = count[l] = count.get(l, -1) + 1
             for j in ((l - 0.5, l + 0.5) if l else (0.5,)) if relativistic else (None,):
                 known = levels.get((l, j), levels.get((l, None), []))
@@ -218,5 +218,5 @@ class _Psml:
 
     def _functional(self) -> str:
         nodes = self.root.findall("pseudo-atom-spec/exchange-correlation/libxc-info/functional")
-        ids = tuple(sorted(round(self._number(node, "id")) for node in nodes))
+        ids = tuple(sorted(self._whole(node, "id") for node in nodes))
         return _FUNCTIONALS.get(ids, "libxc " + "+".join(str(i) for i in ids))

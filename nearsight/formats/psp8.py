@@ -17,7 +17,8 @@ import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from nearsight.core.errors import BadInput, MissingData, NearsightError
+from nearsight.core.errors import BadInput
+from nearsight.core.reading import read_bytes
 from nearsight.formats.pseudopotential import (
     Beta,
     Pseudopotential,
@@ -26,7 +27,9 @@ from nearsight.formats.pseudopotential import (
     j_resolved,
     oncvpsp_shells,
 )
+from nearsight.formats.soundness import HIGHEST_L, MOST_POINTS
 from nearsight.formats.valence import ground_configuration, reference_shells, shells_of, starting_density, uniform_grid
+from nearsight.formats.xml import LARGEST
 
 #: ABINIT's own numbers, and libxc's (negative, exchange * 1000 + correlation), of the functionals that we have.
 _FUNCTIONALS = {
@@ -52,14 +55,11 @@ def read_psp8(path: str | os.PathLike[str]) -> Pseudopotential:
     """Read a psp8 file.
 
     The valence shells are those of ONCVPSP's input at the end of the file; without it, the valence electrons fill
-    shells by n + l.  Raises NearsightError: unreadable, truncated or another format; a projector with energy zero; a
+    shells by n + l.  Raises BadInput: unreadable, truncated or another format; a projector with energy zero; a
     value that is not finite; a core that is not known.
     """
     path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise MissingData(f"{path}: cannot be read ({error.strerror}); give the path of a psp8 file") from None
+    raw = read_bytes(path, LARGEST, "psp8 file")
     return _Psp8(path, raw.decode("utf-8", "replace")).pseudopotential(hashlib.sha256(raw).hexdigest())
 
 
@@ -74,17 +74,20 @@ class _Psp8:
         if len(head) < 5 or len(head[0]) < 2 or len(head[1]) < 5 or head[1][0] != 8 or not head[3] or not head[4]:
             self.fail("is not a psp8 file: lines 2 to 6 are not its header; take a file with pspcod = 8")
         self.z, self.valence = head[0][:2]
-        self.xc, self.lmax, self.lloc, self.points = (int(x) for x in head[1][1:5])
+        self.xc, self.lmax, self.lloc, self.points = (self._whole(x) for x in head[1][1:5])
+        if not 0 <= self.lmax <= HIGHEST_L + 1 or not 20 <= self.points <= MOST_POINTS or self.valence <= 0:
+            self.fail("its header is damaged; copy the file again")
         self.has_core = len(head[2]) > 1 and head[2][1] > 0
-        self.extension = int(head[4][0])
-        self.counts = [int(x) for x in head[3][: self.lmax + 1]]
+        self.extension = self._whole(head[4][0])
+        self.counts = [self._whole(x) for x in head[3][: self.lmax + 1]]
         self.spin_orbit_counts: list[int] = []
         first = 6
         if self.extension in (2, 3):
             numbers = self._leading_numbers(lines[6]) if len(lines) > 6 else []
-            self.spin_orbit_counts = [int(x) for x in numbers[: self.lmax]]
+            self.spin_orbit_counts = [self._whole(x) for x in numbers[: self.lmax]]
             first = 7
-        if len(self.counts) != self.lmax + 1 or self.points < 20 or self.valence <= 0:
+        counts = [*self.counts, *self.spin_orbit_counts]
+        if len(self.counts) != self.lmax + 1 or any(not 0 <= n <= 10 for n in counts):
             self.fail("its header is damaged; copy the file again")
         self.tokens = " ".join(lines[first:]).replace("D", "E").replace("d", "e").split()
         self.position = 0
@@ -92,14 +95,22 @@ class _Psp8:
     def fail(self, what: str) -> NoReturn:
         raise BadInput(f"{self.path}: {what}")
 
+    def _whole(self, value: float) -> int:
+        if value != int(value):
+            self.fail(f"its header has {value:g} where a whole number belongs; copy the file again")
+        return int(value)
+
     @staticmethod
     def _leading_numbers(line: str) -> list[float]:
         found: list[float] = []
         for word in line.split():
             try:
-                found.append(float(word.replace("D", "E").replace("d", "e")))
+                value = float(word.replace("D", "E").replace("d", "e"))
             except ValueError:
                 break
+            if not np.isfinite(value):
+                break
+            found.append(value)
         return found
 
     def _take(self, count: int, what: str) -> NDArray[np.float64]:
@@ -140,7 +151,7 @@ class _Psp8:
         return self._rows(1, "the local potential")[0]
 
     def pseudopotential(self, sha256: str) -> Pseudopotential:
-        number = round(self.z)
+        number = self._whole(self.z)
         if not 0 < number < len(chemical_symbols):
             self.fail(f"Z = {self.z:g} is no element; check the second line")
         scalar, spin_orbit, local = [], [], None
@@ -159,6 +170,7 @@ class _Psp8:
         relativistic = self.extension in (2, 3)
         shells = self._shells(number)
         betas, coupling = self._separable(scalar, spin_orbit, relativistic, len(r))
+        density, stated = self._density(shells, r)
         return Pseudopotential(
             symbol=chemical_symbols[number],
             number=number,
@@ -168,12 +180,13 @@ class _Psp8:
             betas=betas,
             coupling=coupling,
             core_density=None if core is None else self._padded(core, len(r)),
-            radial_density=self._density(shells, r),
+            radial_density=density,
             shells=reference_shells(shells, r, relativistic),
             xc=_FUNCTIONALS.get(self.xc, f"number {self.xc} of ABINIT"),
             fully_relativistic=relativistic,
             sha256=sha256,
             path=self.path,
+            states_density=stated,
         )
 
     def _separable(
@@ -196,14 +209,20 @@ class _Psp8:
             return shells
         try:
             return shells_of(number, ground_configuration(number, self.valence))
-        except NearsightError as error:
+        except BadInput as error:
             self.fail(f"{error}; take a file that ends with ONCVPSP's <INPUT>, which states the shells")
 
-    def _density(self, shells: tuple[tuple[int, int, float], ...], r: NDArray[np.float64]) -> NDArray[np.float64]:
-        """4 pi r^2 n of the file up to a factor where the file has it, else a guess."""
+    def _density(
+        self, shells: tuple[tuple[int, int, float], ...], r: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], bool]:
+        """4 pi r^2 n of the file and true, where the file has it; else a guess and false."""
         left = len(self.tokens) - self.position
-        if self.extension in (1, 3) and left >= 3 * self.points and left % self.points == 0:
+        if left and (self.extension not in (1, 3) or left % self.points):
+            self.fail(f"{left} numbers are left at its end; the file is damaged, copy it again")
+        if left >= 3 * self.points:
             n = self._rows(left // self.points - 2, "the valence density")[0]
             if (n >= 0).all() and n.any():
-                return self._padded(n, len(r)) * r**2
-        return starting_density(shells, r)
+                density = self._padded(n, len(r)) * r**2
+                total = float(np.trapezoid(density, r))  # with 4 pi or without
+                return density * (4 * np.pi if total < 0.5 * self.valence else 1.0), True
+        return starting_density(shells, r), False

@@ -13,6 +13,7 @@ from typing import Any
 from nearsight.core import registry
 from nearsight.core.calculation import Calculation
 from nearsight.core.errors import BadInput, NearsightError, Unavailable
+from nearsight.core.laws import require_lawful
 from nearsight.core.structure import Structure
 from nearsight.formats import structures
 from nearsight.formats.format import Format
@@ -53,8 +54,14 @@ def _formats() -> Iterator[Format | NearsightError]:
 def read(path: Path | str, format: str | None = None) -> Calculation:
     """A structure with its matrices from a path, in Hartree and Bohr.
 
-    format: its name; None finds it.  Raises BadInput for a path that does not exist, is of no known format or is broken.
+    format: its name; None finds it.  Raises BadInput for a path that does not exist, is of no known format, is broken, or
+    holds matrices that cannot be: see `core.laws`.
     """
+    return require_lawful(read_unchecked(path, format), path)
+
+
+def read_unchecked(path: Path | str, format: str | None = None) -> Calculation:
+    """As `read`, for whoever wants to see which laws the matrices break."""
     path = Path(path)
     if not path.exists():
         raise BadInput(f"no such file or folder: {path}")

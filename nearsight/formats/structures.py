@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import lzma
+import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from nearsight.core.errors import BadInput
 from nearsight.core.pairs import neighbours
-from nearsight.core.structure import SYMBOLS, Structure
+from nearsight.core.reading import MEBIBYTE, regular_file
+from nearsight.core.structure import Structure, check_bounds
 from nearsight.core.units import BOHR_ANG
 from nearsight.formats.poscar import read_poscar
 
@@ -19,6 +23,9 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 CLOSEST_ANG = 0.3  # atoms nearer than this are a mistake in the input: H2 has 0.74
+LARGEST = 2048 * MEBIBYTE  # of a file of structures; 800 frames of 1,000 atoms have 60
+_PACKED = (".gz", ".bz2", ".xz")  # which ASE opens by itself
+_MOST_UNPACKED = 512 * MEBIBYTE
 
 
 def read_structure(path: Path | str, vacuum: float | None = None) -> Structure:
@@ -56,9 +63,30 @@ def frames(path: Path | str) -> list[Path]:
     return [path] if count == 1 else [path / str(n) for n in range(count)]
 
 
+def _check_file(path: Path) -> None:
+    """Raises BadInput for what never ends, or is larger than structures are, packed or unpacked."""
+    regular_file(path, LARGEST, "file of structures")
+    if path.suffix.lower() not in _PACKED:
+        return
+    from ase.io.formats import open_with_compression
+
+    left = _MOST_UNPACKED
+    try:
+        with open_with_compression(str(path), "rb") as file:
+            while left > 0 and (part := file.read(MEBIBYTE)):
+                left -= len(part)
+    except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
+        raise _unreadable(path, error) from error
+    if left <= 0:
+        raise BadInput(
+            f"{path} unpacks to more than {_MOST_UNPACKED // MEBIBYTE} MiB: unpack it, and give what is needed of it"
+        )
+
+
 def _stream(path: Path) -> Iterator[Atoms]:
     import ase.io
 
+    _check_file(path)
     try:
         yield from ase.io.iread(path, index=":")
     except Exception as error:  # ASE's readers raise whatever a broken file makes them stumble over
@@ -74,6 +102,7 @@ def _frame(path: Path, frame: int | None) -> Atoms:
         if frame >= len(found):
             raise BadInput(f"{path} has {len(found)} structures, from 0 on: there is no {path / str(frame)}")
         return found[frame].copy()
+    _check_file(path)
     try:
         atoms = ase.io.read(path, index=-1)
     except Exception as error:  # as in `_stream`
@@ -98,8 +127,9 @@ def _read_once(path: Path, changed: int, size: int) -> tuple[Atoms, ...]:
 
 
 def _unreadable(path: Path, error: Exception) -> BadInput:
-    reason = str(error).splitlines()[0] if str(error) else "it does not have the form its name promises"
-    return BadInput(f"{path} cannot be read as a structure ({reason}); cif, xyz, POSCAR, xsf, ... are known")
+    said = " ".join(str(error).split())
+    reason = said or "it does not have the form its name promises"
+    return BadInput(f"{path} cannot be read as a structure ({reason:.120}); cif, xyz, POSCAR, xsf, ... are known")
 
 
 def _structure_of(atoms: Atoms, name: str, vacuum: float | None) -> Structure:
@@ -125,28 +155,39 @@ def _structure_of(atoms: Atoms, name: str, vacuum: float | None) -> Structure:
 
 def check_structure(structure: Structure, name: str = "the structure") -> Structure:
     """The structure itself if it can be computed, else BadInput: see `read_structure`."""
-    if not (torch.isfinite(structure.cell).all() and torch.isfinite(structure.positions).all()):
-        raise BadInput(f"{name} has coordinates that are not finite")
-    if len(structure) == 0:
-        raise BadInput(f"{name} holds no atoms")
-    unknown = [n for n, z in enumerate(structure.numbers.tolist()) if not 0 < z < len(SYMBOLS)]
-    if unknown:
-        raise BadInput(f"{name}: atom {unknown[0]} is of no known element")
-    lengths = structure.cell.norm(dim=1)
-    if float(structure.volume) <= 1e-6 * float(lengths.max()) ** 3:
-        raise BadInput(
-            f"{name} has a cell of zero volume: give three independent lattice vectors "
-            "(a sheet or a wire needs a vector through the empty space too)"
-        )
+    check_bounds(structure, name)
+    crowded = _crowded(structure)
+    if crowded is not None:
+        raise _too_close(structure, name, *crowded, torch.zeros(3, dtype=torch.int64))
     i, j, R = neighbours(structure, CLOSEST_ANG / BOHR_ANG)
     if len(i):
         first = int(torch.argmin(i * len(structure) + j))
-        a, b, cell = int(i[first]), int(j[first]), R[first]
-        vector = structure.positions[b] + cell.to(structure.cell) @ structure.cell - structure.positions[a]
-        symbols = structure.symbols
-        image = f" in cell {tuple(cell.tolist())}" if bool(cell.any()) else ""
-        raise BadInput(
-            f"{name}: atoms {a} ({symbols[a]}) and {b} ({symbols[b]}){image} are {float(vector.norm()) * BOHR_ANG:.3f} "
-            f"angstrom apart: move them, or remove the repeated one (atoms count from 0)"
-        )
+        raise _too_close(structure, name, int(i[first]), int(j[first]), R[first])
     return structure
+
+
+def _crowded(structure: Structure) -> tuple[int, int] | None:
+    """Two atoms that share a cube small enough to be too close, so that a list of close pairs stays as short as the atoms."""
+    edge = CLOSEST_ANG / BOHR_ANG / 3**0.5
+    cell = structure.cell.detach().cpu().double()
+    fractions = structure.positions.detach().cpu().double() @ torch.linalg.inv(cell)
+    cubes = torch.floor((fractions - fractions.floor()) @ cell / edge).to(torch.int64)
+    _, cube, counts = torch.unique(cubes, dim=0, return_inverse=True, return_counts=True)
+    if int(counts.max()) == 1:
+        return None
+    a, b = torch.nonzero(cube == int(counts.argmax()))[:2, 0].tolist()
+    return a, b
+
+
+def _too_close(structure: Structure, name: str, a: int, b: int, cell: Tensor) -> BadInput:
+    vectors = structure.cell.detach().cpu().double()
+    difference = (structure.positions[b] - structure.positions[a]).detach().cpu().double()
+    if not bool(cell.any()):  # of atoms in different cells of the file: the nearest images
+        cell = -torch.round(difference @ torch.linalg.inv(vectors)).to(torch.int64)
+    vector = difference + cell.to(vectors) @ vectors
+    symbols = structure.symbols
+    image = f" in cell {tuple(cell.tolist())}" if bool(cell.any()) else ""
+    return BadInput(
+        f"{name}: atoms {a} ({symbols[a]}) and {b} ({symbols[b]}){image} are {float(vector.norm()) * BOHR_ANG:.3f} "
+        f"angstrom apart: move them, or remove the repeated one (atoms count from 0)"
+    )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import NoReturn
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 import numpy as np
 from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
+from nearsight.core.display import shown
 from nearsight.core.errors import BadInput
 from nearsight.formats.pseudopotential import (
     Beta,
@@ -20,6 +20,7 @@ from nearsight.formats.pseudopotential import (
     ReferenceShell,
     oncvpsp_shells,
 )
+from nearsight.formats.xml import read_xml
 
 RYDBERG = 0.5  # 1 Ry in Ha, exact
 
@@ -55,34 +56,24 @@ def read_upf(path: str | os.PathLike[str]) -> Pseudopotential:
     projectors; a value that is not finite.
     """
     path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror}); give the path of a UPF file") from None
-    try:
-        root = ElementTree.fromstring(raw)
-    except ElementTree.ParseError as error:
-        if b"</UPF>" not in raw and b"<UPF" in raw:
-            raise BadInput(f"{path}: ends before </UPF>; the file is truncated, copy it again") from None
-        raise BadInput(
-            f"{path}: not a UPF version 2 file ({error}); convert it with upfconv or take a version 2 file"
-        ) from None
-    if root.tag != "UPF" or not root.get("version", "").startswith("2"):
-        raise BadInput(f"{path}: not a UPF version 2 file; convert it with upfconv or take a version 2 file")
-    return _Upf(path, root).pseudopotential(hashlib.sha256(raw).hexdigest())
+    remedy = "convert it with upfconv or take a version 2 file"
+    root, sha256 = read_xml(path, "UPF", "UPF version 2 file", remedy)
+    if not root.get("version", "").startswith("2"):
+        raise BadInput(f"{path}: not a UPF version 2 file; {remedy}")
+    return _Upf(path, root).pseudopotential(sha256)
 
 
 class _Upf:
     """The sections of one UPF file, with its path for every complaint."""
 
-    def __init__(self, path: Path, root: ElementTree.Element) -> None:
+    def __init__(self, path: Path, root: Element) -> None:
         self.path, self.root = path, root
         self.header = dict(self._section("PP_HEADER").attrib)
 
     def fail(self, what: str) -> NoReturn:
         raise BadInput(f"{self.path}: {what}")
 
-    def _section(self, tag: str) -> ElementTree.Element:
+    def _section(self, tag: str) -> Element:
         node = self.root.find(tag)
         if node is None:
             self.fail(f"section {tag} is missing; the file is incomplete, copy it again")
@@ -91,7 +82,7 @@ class _Upf:
     def _flag(self, name: str) -> bool:
         return self.header.get(name, "F").strip().lower() in {"t", "true", ".true.", "1"}
 
-    def _array(self, node: ElementTree.Element, count: int | None = None) -> NDArray[np.float64]:
+    def _array(self, node: Element, count: int | None = None) -> NDArray[np.float64]:
         try:
             data = np.array((node.text or "").replace("D", "E").split(), dtype=np.float64)
         except ValueError:
@@ -102,12 +93,21 @@ class _Upf:
             self.fail(f"{node.tag} holds a value that is not finite; take another pseudopotential")
         return data
 
-    def _field(self, node: ElementTree.Element, name: str) -> float:
+    def _field(self, node: Element, name: str) -> float:
         text = node.get(name)
         try:
-            return float(text)  # type: ignore[arg-type]
+            value = float(text)  # type: ignore[arg-type]
         except (TypeError, ValueError):
-            self.fail(f"{node.tag} has no number {name} (it says {text!r}); take another file")
+            value = float("nan")
+        if not np.isfinite(value):
+            self.fail(f"{node.tag} has no number {name} (it says {shown(text)}); take another file")
+        return value
+
+    def _whole(self, node: Element, name: str) -> int:
+        value = self._field(node, name)
+        if value != int(value):
+            self.fail(f"{node.tag}: {name} = {value:g} is no whole number; take another file")
+        return int(value)
 
     def pseudopotential(self, sha256: str) -> Pseudopotential:
         kind = self.header.get("pseudo_type", "NC").strip().upper()
@@ -117,6 +117,10 @@ class _Upf:
         if symbol not in atomic_numbers or symbol == "X":
             self.fail(f"element {symbol!r} is unknown; check PP_HEADER")
         r = self._array(self._section("PP_MESH/PP_R"))
+        if self.header.get("mesh_size") and self._whole(self._section("PP_HEADER"), "mesh_size") != r.size:
+            self.fail(
+                f"PP_R has {r.size} points where the header announces {self.header['mesh_size']}; copy the file again"
+            )
         relativistic = self.header.get("relativistic", "no").strip().lower() == "full" or self._flag("has_so")
         betas, coupling = self._betas(r, relativistic)
         functional = " ".join(self.header.get("functional", "").lower().split())
@@ -143,7 +147,7 @@ class _Upf:
     def _betas(self, r: NDArray[np.float64], relativistic: bool) -> tuple[tuple[Beta, ...], NDArray[np.float64]]:
         section = self._section("PP_NONLOCAL")
         nodes = [node for node in section if node.tag.startswith("PP_BETA")]
-        announced = int(self._field(self._section("PP_HEADER"), "number_of_proj"))
+        announced = self._whole(self._section("PP_HEADER"), "number_of_proj")
         if len(nodes) != announced:
             self.fail(f"{len(nodes)} projectors where the header announces {announced}; copy the file again")
         betas = []
@@ -152,14 +156,16 @@ class _Upf:
             if relativistic:
                 j = self._field(self._section(f"PP_SPIN_ORB/PP_RELBETA.{i}"), "jjj")
             data = self._array(node)
+            if data.size > r.size:
+                self.fail(f"{node.tag} has {data.size} points, the mesh {r.size}; copy the file again")
             values = np.zeros_like(r)
-            values[: min(data.size, r.size)] = data[: r.size]
-            betas.append(Beta(int(self._field(node, "angular_momentum")), j, values))
+            values[: data.size] = data
+            betas.append(Beta(self._whole(node, "angular_momentum"), j, values))
         if not betas:
             return (), np.zeros((0, 0))
         D = RYDBERG * self._array(self._section("PP_NONLOCAL/PP_DIJ"), len(betas) ** 2).reshape(len(betas), -1)
-        if not D.any():
-            self.fail("PP_DIJ is all zero although there are projectors; the file is damaged, take another one")
+        if (~D.any(axis=1)).any():
+            self.fail("PP_DIJ has a row of zeros: a projector without energy; the file is damaged, take another one")
         return tuple(betas), 0.5 * (D + D.T)
 
     def _shells(self, r: NDArray[np.float64], relativistic: bool) -> tuple[ReferenceShell, ...]:
@@ -177,7 +183,7 @@ class _Upf:
             shells.append(
                 ReferenceShell(
                     n=int(label[0]),
-                    l=int(self._field(node, "l")),
+                    l=self._whole(node, "l"),
                     j=j,
                     occupation=max(0.0, self._field(node, "occupation")),
                     energy=RYDBERG * self._field(node, "pseudo_energy") if node.get("pseudo_energy") else float("nan"),

@@ -7,26 +7,18 @@ import torch
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
 from nearsight.core.errors import NearsightError
+from nearsight.core.laws import Finding, matrix_findings
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.electrons.kpoints import mesh
 from nearsight.formats.structures import check_structure
 from nearsight.properties.consistency import consistency
-from nearsight.properties.finding import Finding
 
 
 def check(calculation: Calculation) -> list[Finding]:
     """Structure, hermiticity of every matrix, S positive definite, electron count and the place of the Fermi level."""
     findings = [_structure(calculation)]
     whole = _has_volume(calculation)  # else there are no k-points
-    for name, matrix, unit, limit in (
-        ("S", calculation.overlap, 1.0, 1e-5),
-        ("H", calculation.hamiltonian, HARTREE_EV, 1e-3),
-        ("D", calculation.density_matrix, 1.0, 1e-4),
-    ):
-        if matrix is not None:
-            error = float((matrix - matrix.dagger()).values.abs().max()) * unit
-            text = f"{error:.1e}" + (" eV" if name == "H" else "")
-            findings.append(Finding(f"{name} is hermitian", f"largest deviation {text}", error <= limit))
+    findings += matrix_findings(calculation)
     findings.append(_norms(calculation.require_overlap()))
     if whole:
         findings.append(_positive(calculation))

@@ -11,6 +11,7 @@ from torch import Tensor
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
 from nearsight.core.errors import NearsightError
+from nearsight.core.laws import Finding
 from nearsight.core.pairs import Pairs
 from nearsight.core.spin import COLLINEAR, NONE
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
@@ -18,7 +19,6 @@ from nearsight.electrons.eigen import eigenvalues
 from nearsight.electrons.symmetry import SpaceGroup, Symmetrisation
 from nearsight.formats.levels import Levels, levels_beside
 from nearsight.properties.conventions import best_reading, spin_exchanged
-from nearsight.properties.finding import Finding
 from nearsight.properties.two_centre import axial_violation
 
 S_AXIAL = 0.01  # of S that may break the two-centre law: sound sets have 1e-13 to 2e-3, wrong orders 0.2 to 1

@@ -15,6 +15,7 @@ from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.core.versions import KEY
 from nearsight.formats.registry import list_folders, read, read_settings, read_structure, write
 from tests.formats.test_deeph import hermitian, same, water
+from tests.laws.formats import overlap_of
 
 DATA = Path(__file__).parent / "data"
 FIRST = DATA / "version1"
@@ -33,7 +34,7 @@ def interleaved() -> Calculation:
         "per_atom": ["own"],
         "own": ["a", "b", "c"],
     }
-    return Calculation(structure, hermitian(structure, seed=1), matrix, result=record)
+    return Calculation(structure, overlap_of(hermitian(structure, seed=1)), matrix, result=record)
 
 
 def test_everything_with_one_value_an_atom_follows_the_order_of_poscar(tmp_path):

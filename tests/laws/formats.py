@@ -13,11 +13,12 @@ import torch
 from nearsight.core.basis import Basis
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput, NearsightError
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
 from nearsight.core.spin import NONE, SPINOR, SPINS, Spin
 from nearsight.core.structure import Structure
+from nearsight.core.units import HARTREE_EV
 from nearsight.formats import registry
 from nearsight.formats.format import Format
 from tests.cases import structure
@@ -31,7 +32,13 @@ def calculation(spin: Spin, numbers: tuple[int, ...] = (8, 6, 1)) -> Calculation
     s = structure(CELL, POSITIONS, list(numbers))
     h, d = (_matrix(s, spin, seed) for seed in (1, 2))
     return Calculation(
-        s, _matrix(s, NONE, 0), h, d, fermi_level=-0.123456789, electrons=11.5, energies={"total": -3.25, "Ekin": 2.5}
+        s,
+        overlap_of(_matrix(s, NONE, 0)),
+        h,
+        d,
+        fermi_level=-0.123456789,
+        electrons=11.5,
+        energies={"total": -3.25, "Ekin": 2.5},
     )
 
 
@@ -40,6 +47,13 @@ def _matrix(s: Structure, spin: Spin, seed: int) -> BlockMatrix:
     dtype = torch.complex128 if spin is SPINOR else torch.float64
     values = torch.randn(spin.components, layout.size, dtype=dtype, generator=torch.Generator().manual_seed(seed))
     return BlockMatrix(layout, values, spin).hermitian()
+
+
+def overlap_of(matrix: BlockMatrix) -> BlockMatrix:
+    """A random hermitian matrix made that of functions with norm 1."""
+    layout = matrix.layout
+    diagonal = (layout.row == layout.column) & (layout.pairs.R[layout.pair] == 0).all(1)
+    return matrix.with_values(torch.where(diagonal, 1.0, (0.1 * matrix.values).clamp(-0.9, 0.9)))
 
 
 def same(a: BlockMatrix, b: BlockMatrix) -> bool:
@@ -161,3 +175,23 @@ class FormatLaws:
             registry.write(self.place(tmp_path), broken, self.kind)
             return  # a format that stores a structure alone
         assert same(registry.read(self.place(tmp_path)).hamiltonian, c.hamiltonian)
+
+    def test_matrices_that_cannot_be_are_refused(self, tmp_path: Path) -> None:
+        sound = calculation(NONE)
+        h, s = sound.require_hamiltonian(), sound.require_overlap()
+        skew, huge, cosine = h.values.clone(), h.values.clone(), s.values.clone()
+        skew[0, 1] += 0.04
+        huge[0, int(h.layout.boundaries[h.pairs.on_site[0]])] = 1e28
+        cosine[0, 1] = cosine[0, int(s.layout.transposed[1])] = 1.5
+        place = self.place(tmp_path)
+        for message, fields in (
+            ("H is hermitian is broken", {"hamiltonian": h.with_values(skew)}),
+            ("beyond bounds is broken", {"hamiltonian": h.with_values(huge)}),
+            ("another matrix than S is broken", {"hamiltonian": s.with_values(s.values / HARTREE_EV)}),
+            ("overlap of functions is broken", {"overlap": s.with_values(cosine)}),
+        ):
+            registry.write(place, replace(sound, density_matrix=None, **fields), self.kind)
+            with pytest.raises(BadInput, match=message) as error:
+                registry.read(place, self.kind)
+            assert str(place) in str(error.value) and "\n" not in str(error.value)
+            registry.read_unchecked(place, self.kind)
