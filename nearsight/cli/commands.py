@@ -393,25 +393,80 @@ def compare(
 
 
 @app.command()
+def convert(
+    source: Annotated[
+        Path, typer.Argument(help="A run (folder or file) of any program that is known, or a folder of runs.")
+    ],
+    target: Annotated[Path, typer.Argument(help="Calculation folder to write, or a folder for all of them.")],
+    read_as: Annotated[
+        str | None, typer.Option("--from", help="Program or layout; found if not told.", metavar="NAME")
+    ] = None,
+    write_as: Annotated[str, typer.Option("--to", help="Layout to write.", metavar="NAME")] = "deeph",
+    workers: Annotated[int | None, typer.Option(help="Processes; by default one for each core.")] = None,
+) -> None:
+    """Convert data of another program: H, S, D, structure and levels; run it again to go on."""
+    from nearsight.tasks.convert import convert as run
+
+    with progress_bars() as progress:
+        bars = Bars(progress)
+
+        def told(outcome: Any, done: int, total: int) -> None:
+            if bars.task is None:
+                bars.stage("converting")
+            if outcome.error:
+                progress.console.print(
+                    f"{outcome.name} failed: {outcome.error}", highlight=False, markup=False, soft_wrap=True
+                )
+            bars.advance(done, total)
+
+        made = run(source, target, read_as, write_as, workers, told)
+    if made.failed:
+        name, error = made.failed[0]
+        raise BadInput(
+            f"{len(made.failed)} of {made.runs} failed, first {name}: {error} (all in {target / 'failures.json'}; "
+            "the same command tries them again)"
+        )
+    print(f"{made.runs} {'run' if made.runs == 1 else 'runs'} in {target}")
+
+
+@app.command()
 def check(
-    folder: Annotated[Path, typer.Argument(help="Calculation folder.")],
+    folder: Annotated[Path, typer.Argument(help="A calculation in any format that is known, or a folder of them.")],
     json: Json = False,
 ) -> None:
-    """Is a calculation sound? Hermiticity, positive overlap, electron count; exit 1 if not."""
-    from nearsight.formats.registry import read_unchecked
+    """Is a calculation sound, in its orders, signs, units, symmetry and levels? Exit 1 if not, with what would mend it."""
+    from nearsight.formats.registry import list_folders, read_unchecked
     from nearsight.properties.check import check as examine
 
-    with spinner("checking"):
-        findings = examine(read_unchecked(folder))
+    places = list_folders(folder)
+    broken: list[tuple[Path, str]] = []
+    told: dict[str, Any] = {}
+    for place in places:
+        with spinner(f"checking {place.name}"):
+            try:
+                findings = examine(read_unchecked(place))
+            except NearsightError as error:
+                if len(places) == 1:
+                    raise
+                findings = []
+                broken.append((place, str(error)))
+        broken += [(place, f"{f.law} is broken ({f.found})") for f in findings if not f.holds]
+        told[place.name] = {"sound": all(f.holds for f in findings), "findings": [f.to_json() for f in findings]}
+        if not json and len(places) == 1:
+            for f in findings:
+                sign = "[green]holds[/]" if f.holds else "[bold red]broken[/]"
+                console().print(f"{sign:<20} {f.law}: {f.found}", highlight=False, soft_wrap=True)
+        elif not json:
+            wrong = [words for where, words in broken if where == place]
+            console().print(
+                f"{place.name}: {'; '.join(wrong) or 'sound'}", highlight=False, soft_wrap=True, markup=False
+            )
     if json:
-        print_json({"sound": all(f.holds for f in findings), "findings": [f.to_json() for f in findings]})
-    else:
-        for f in findings:
-            sign = "[green]holds[/]" if f.holds else "[bold red]broken[/]"
-            console().print(f"{sign:<20} {f.law}: {f.found}", highlight=False, soft_wrap=True)
-    broken = [f for f in findings if not f.holds]
+        print_json(told[places[0].name] if len(places) == 1 else told)
     if broken:
-        raise BadInput(f"{folder} is not sound: {broken[0].law} is broken ({broken[0].found})")
+        count = len({place for place, _ in broken})
+        more = f" ({count} of {len(places)} are not)" if len(places) > 1 else ""
+        raise BadInput(f"{broken[0][0]} is not sound: {broken[0][1]}{more}")
 
 
 @app.command()

@@ -123,7 +123,7 @@ def _named(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _log(out: Path) -> str:
-    found = one_inside(out, "running_*.log")
+    found = one_inside(out, "running_scf.log") or one_inside(out, "running_*.log")
     return found.read_text(errors="replace") if found else ""
 
 

@@ -150,7 +150,7 @@ def write_folder(path: Path | str, calculation: Calculation, extra: Mapping[str,
             (part / name).parent.mkdir(parents=True, exist_ok=True)
             (part / name).write_text(text)
         (part / "info.json").write_text(json.dumps(info, indent=1) + "\n")
-        record = dict(c.result) or _record_of(c)
+        record = _record_of(c) | dict(c.result)
         if record:
             (part / "result.json").write_text(json.dumps(record, indent=1, default=str) + "\n")
 

@@ -225,8 +225,9 @@ def read_json(path: Path | str) -> Any:
 
 
 def one_inside(folder: Path, pattern: str) -> Path | None:
-    """The file in a folder whose name matches, the first by name; None if it is no folder or has none. Never raises."""
+    """The one file in a folder whose name matches; None if it is no folder, or has none or several. Never raises."""
     try:
-        return next(iter(sorted(p for p in folder.glob(pattern) if p.is_file())), None) if folder.is_dir() else None
+        found = [p for p in folder.glob(pattern) if p.is_file()] if folder.is_dir() else []
     except OSError:
         return None
+    return found[0] if len(found) == 1 else None

@@ -94,8 +94,8 @@ def to_tbmodels(calculation: Calculation) -> list[Any]:
         hoppings = model.hoppings * HARTREE_EV
         made.append(
             tbmodels.Model(
-                hop={tuple(R): h for R, h in zip(model.R.tolist(), hoppings, strict=True)},
-                contains_cc=True,
+                hop={R: h * (0.5 if not any(R) else 1) for R, h in _half(model, hoppings)},
+                contains_cc=False,  # so that it makes the other half, hermitian to the last bit
                 uc=model.cell * BOHR_ANG,
                 pos=model.centres @ np.linalg.inv(model.cell),
                 dim=3,

@@ -87,16 +87,18 @@ def best_reading(matrix: BlockMatrix, structure: Structure) -> tuple[str, float]
 
 
 def _flipped_signs(matrix: BlockMatrix, structure: Structure, share: float) -> tuple[float, str]:
-    """Flip the sign of one kind of orbital (l, m) after another, keeping what lowers the share that breaks the law."""
+    """Flip the sign of that kind of orbital (l, m) which lowers the share that breaks the law most, again and again."""
     names: list[str] = []
     largest = max(l for shells in matrix.basis.shells.values() for l in shells)
     kinds = [(l, m) for l in range(1, largest + 1) for m in range(-l, l + 1)]
-    for l, m in kinds:
-        other = _with_sign(matrix, l, m)
-        found = axial_violation(other, structure)
-        if found is not None and found < share - 1e-6:
-            matrix, share = other, found
-            names.append(f"{'spdfghi'[l]} m={m}")
+    while kinds:
+        tried = [(axial_violation(_with_sign(matrix, l, m), structure) or 0.0, l, m) for l, m in kinds]
+        best, l, m = min(tried)
+        if best > share - 1e-6:
+            break
+        matrix, share = _with_sign(matrix, l, m), best
+        names.append(f"{'spdfghi'[l]} m={m}")
+        kinds.remove((l, m))
     return share, f"the sign of {', '.join(names) or 'no orbital'} is opposite"
 
 

@@ -1,0 +1,140 @@
+"""Data from any program into any layout that is written: one run, or a folder of them, in parallel and resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from nearsight.core import registry as parts
+from nearsight.core.errors import BadInput
+from nearsight.formats import registry
+from nearsight.formats.files import locked, whole_file
+from nearsight.formats.outputs import claim_folder
+from nearsight.tasks.ledger import Job, Ledger, Outcome, run_jobs
+
+ENDINGS = {"tbmodels": ".hdf5", "sisl": ".HSX"}  # formats that are one file
+_HIDDEN = "."
+Report = Callable[[Outcome, int, int], None]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """runs: how many there were.  failed: (name, error) of those without a result.  worked: outcomes of this call."""
+
+    target: Path
+    runs: int
+    worked: tuple[Outcome, ...]
+    failed: tuple[tuple[str, str], ...]
+
+
+def convert(
+    source: Path | str,
+    target: Path | str,
+    read_as: str | None = None,
+    write_as: str = "deeph",
+    workers: int | None = None,
+    report: Report = lambda outcome, done, total: None,
+) -> Converted:
+    """Convert a run, or every run in a folder into a folder of the same names; what is converted already stays.
+
+    read_as, write_as: names of formats; without the former each run's is found.  workers: processes, one for each core.
+    report: called after each run with its outcome, how many are done and how many there are.  A folder's failures are told in
+    the report and in `failures.json`, and tried again by the next call.
+    Raises BadInput for a source that holds no runs, a name of a format that is not known, a target that is taken; of a single
+    run whatever reading and writing raise.
+    """
+    source, target = Path(source), Path(target)
+    if not source.exists():
+        raise BadInput(f"no such file or folder: {source}")
+    for name in (read_as, write_as):
+        if name is not None and name not in parts.kinds("formats"):
+            parts.load("formats", name)  # says what is known
+    if source.is_file() or (_is_run(source, read_as) and not _holds_runs(source, read_as)):
+        if write_as == "deeph":
+            claim_folder(target, "calculation", [source])
+        registry.write(target, registry.read(source, read_as), write_as)
+        return Converted(target, 1, (), ())
+    runs = list(_runs(source, read_as))
+    if not any(_is_run(path, read_as) for path in runs):
+        raise BadInput(
+            f"{source} holds no run of a known program: give --from NAME ({', '.join(parts.kinds('formats'))})"
+        )
+    claim_folder(target, "data set", [source])
+    ending = ENDINGS.get(write_as, "")
+    jobs = [
+        Job(path.name, _digest(path, read_as, write_as), (str(source), str(path), str(target), read_as, write_as))
+        for path in runs
+    ]
+    with locked(target):
+        ledger = Ledger(target / "ledger.sqlite")
+        try:
+            todo = ledger.plan(jobs, lambda name: (target / (name + ending)).exists())
+            with whole_file(target / "config.yaml") as part:
+                told = {"convert": str(source), "from": read_as, "to": write_as}
+                part.write_text(yaml.safe_dump(told, sort_keys=False))
+            done = len(jobs) - len(todo)
+
+            def tell(outcome: Outcome) -> None:
+                nonlocal done
+                done += outcome.state == "done"
+                report(outcome, done, len(jobs))
+
+            worked = run_jobs(todo, convert_one, ledger, max(1, workers or os.cpu_count() or 1), tell)
+            names = {j.name for j in jobs}
+            failed = [(o.name, o.error or "?") for o in ledger.outcomes() if o.state == "failed" and o.name in names]
+        finally:
+            ledger.close()
+        with whole_file(target / "failures.json") as part:
+            part.write_text(json.dumps(dict(failed), indent=1) + "\n")
+    return Converted(target, len(jobs), tuple(worked), tuple(failed))
+
+
+def _is_run(path: Path, read_as: str | None) -> bool:
+    return registry.find(path) is not None if read_as is None else registry.load(read_as).recognises(path)
+
+
+def _holds_runs(source: Path, read_as: str | None) -> bool:
+    """Two folders or more that are runs: a run itself has at most one such (ABACUS's OUT.NAME)."""
+    folders = (p for p in sorted(source.iterdir()) if p.is_dir() and p.name[0] != _HIDDEN)
+    return sum(_is_run(p, read_as) for p in folders) > 1
+
+
+def _runs(source: Path, read_as: str | None) -> Iterator[Path]:
+    """Every folder in a folder, every link, and every file that a format recognises, by name."""
+    for path in sorted(source.iterdir()):
+        if path.name[0] != _HIDDEN and (path.is_dir() or path.is_symlink() or _is_run(path, read_as)):
+            yield path
+
+
+def convert_one(work: tuple[str, str, str, str | None, str]) -> str:
+    """One run, read and written whole or not at all. Returns the sha256 of what was written."""
+    root, path, target, read_as, write_as = work
+    source = Path(path)
+    _check_links(source, Path(root))
+    place = Path(target) / (source.name + ENDINGS.get(write_as, ""))
+    registry.write(place, registry.read(source, read_as), write_as)
+    digest = hashlib.sha256()
+    for file in [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file()):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _check_links(path: Path, root: Path) -> None:
+    """Raises BadInput for a link that leads out of the folder of runs: what is read is what was given."""
+    inside = Path(os.path.realpath(root))
+    for file in [path, *(path.rglob("*") if path.is_dir() and not path.is_symlink() else ())]:
+        if file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(inside):
+            raise BadInput(f"{file} is a link out of {root}, which is not followed: copy what it names into the run")
+
+
+def _digest(path: Path, read_as: str | None, write_as: str) -> str:
+    """Of the names, sizes and times of a run's files, and of the formats."""
+    files = [path] if path.is_file() or path.is_symlink() else sorted(p for p in path.rglob("*") if p.is_file())
+    told = [(str(p.relative_to(path.parent)), s.st_size, s.st_mtime_ns) for p in files if (s := p.lstat())]
+    return hashlib.sha256(json.dumps([told, read_as, write_as]).encode()).hexdigest()
