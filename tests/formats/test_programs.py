@@ -59,12 +59,21 @@ def invented(spin=NONE, seed=0, density=True) -> Calculation:
 
     return Calculation(
         structure,
-        overlap=matrix(NONE),
+        overlap=of_functions(matrix(NONE)),
         hamiltonian=matrix(spin),
         density_matrix=matrix(spin) if density else None,
         fermi_level=-0.2,
         electrons=16.0,
     )
+
+
+def of_functions(matrix: BlockMatrix) -> BlockMatrix:
+    """1 + 0.01 of it: an overlap of normalised functions, with an inverse."""
+    layout = matrix.layout
+    rows, columns = layout.local
+    values = 0.01 * matrix.values
+    values[0, torch.isin(layout.pair, layout.pairs.on_site) & (rows == columns)] = 1
+    return matrix.with_values(values)
 
 
 def same(read: Calculation, written: Calculation, tolerance: float = 1e-13, names=("overlap", "hamiltonian")) -> None:
@@ -372,18 +381,9 @@ def write_chk(path: Path, c: Calculation, k: torch.Tensor | None = None) -> None
             file["scf/kpts"] = (k @ c.structure.reciprocal).numpy()
 
 
-def positive(c: Calculation) -> Calculation:
-    """With an overlap that has an inverse."""
-    on_site = c.overlap.pairs.on_site
-    values = 0.01 * c.overlap.values.clone()
-    rows, columns = c.overlap.layout.local
-    values[0, torch.isin(c.overlap.layout.pair, on_site) & (rows == columns)] = 1
-    return replace(c, overlap=c.overlap.with_values(values))
-
-
 @pytest.mark.parametrize("spin", [NONE, COLLINEAR, SPINOR])
 def test_a_molecule_comes_back_from_pyscfs_checkpoint(tmp_path, spin):
-    c = positive(invented(spin))
+    c = invented(spin)
     alone = Pairs.of(*(torch.tensor(x) for x in ([0, 0, 1], [1, 2, 2], [[0, 0, 0]] * 3)), 3)
     layout = BlockLayout(c.basis, alone)
     c = replace(c, **{name: m.on(layout) for name, m in c.matrices.items()})
@@ -398,7 +398,7 @@ def test_a_molecule_comes_back_from_pyscfs_checkpoint(tmp_path, spin):
 
 
 def test_a_crystal_comes_back_from_pyscfs_checkpoint_exactly_on_its_mesh(tmp_path):
-    c = positive(invented())
+    c = invented()
     for third in ([0.0], [0.25, 0.75]):  # a shifted mesh holds -k with each k
         k = torch.tensor([[i / 2, j / 3, x] for i in range(2) for j in range(3) for x in third], dtype=torch.float64)
         write_chk(tmp_path / "x.chk", c, k)
@@ -410,7 +410,7 @@ def test_a_crystal_comes_back_from_pyscfs_checkpoint_exactly_on_its_mesh(tmp_pat
 
 
 def test_k_points_that_are_no_mesh_are_refused(tmp_path):
-    c = positive(invented())
+    c = invented()
     write_chk(tmp_path / "x.chk", c, torch.tensor([[0.0, 0, 0], [0.5, 0, 0], [0.3, 0.1, 0]], dtype=torch.float64))
     with pytest.raises(BadInput, match="no whole uniform mesh"):
         registry.read(tmp_path / "x.chk")
@@ -467,7 +467,7 @@ def test_deeptb_groups_shells_by_l_and_reads_atoms_from_1(tmp_path):
     basis = Basis(c.basis.numbers, {8: (1, 0), 14: (0, 2, 1)})
     layout = BlockLayout(basis, c.overlap.pairs)
     H = BlockMatrix(layout, torch.randn(1, layout.size, dtype=torch.float64, generator=generator)).hermitian()
-    c = replace(c, overlap=H, hamiltonian=H, density_matrix=None)
+    c = replace(c, overlap=of_functions(H), hamiltonian=H, density_matrix=None)
     registry.write(tmp_path / "x", c, "deeptb")
     (tmp_path / "x" / "overlaps.h5").unlink()
     with h5py.File(tmp_path / "x" / "hamiltonians.h5") as old, h5py.File(tmp_path / "x" / "hamiltonian.h5", "w") as new:
