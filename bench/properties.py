@@ -132,7 +132,7 @@ def dipoles() -> dict:
     """Water's dipole in sets of orbitals that grow."""
     found = {}
     print(f"\nwater: {PUBLISHED['water']}")
-    for basis, shift in (("dzp", 0.02), ("dzp", 0.01), ("tzp", 0.01), ("tzp", 0.001)):
+    for basis, shift in (("dzp", 0.02), ("dzp", 0.01), ("tzp", 0.01), ("tzp", 0.001), ("tzp", 0.0001)):
         settings = nearsight.ScfSettings(
             xc="pbe", basis=basis, energy_shift_ry=shift, kmesh=(1, 1, 1), mesh_cutoff_ry=250
         )

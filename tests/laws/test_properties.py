@@ -406,6 +406,15 @@ def test_the_dipole_does_not_know_where_the_box_begins(molecules):
     close(nearsight.charges(replace(c, structure=s), mesh_cutoff_ry=150).dipole, wanted, atol=1e-9, rtol=0)
 
 
+def test_charges_of_a_ground_state_need_no_folder():
+    state = nearsight.ground_state(cases.water(), basis="sz", kmesh=(1, 1, 1), mesh_cutoff_ry=60)
+    found = nearsight.charges(state)
+    assert not found.notes
+    assert found.dipole is not None
+    assert float(found.dipole[2]) > 0.3  # from oxygen to the hydrogens
+    assert float(found.charges["hirshfeld"].sum()) == pytest.approx(0.0, abs=1e-3)
+
+
 def test_what_has_no_dipole_is_refused(molecules):
     with pytest.raises(BadInput, match="periodic along a b"):
         nearsight.charges(graphene(), dipole=True)
