@@ -494,6 +494,17 @@ def test_commands_of_properties(molecules, tmp_path, capsys, monkeypatch):
     assert (status, err.strip().count("\n")) == (1, 0)
 
 
+def test_a_flat_cell_is_called_broken():
+    """There are no k-points then; what can be said without them is said."""
+    c = graphene()
+    cell = c.structure.cell.clone()
+    cell[2] = 0
+    found = nearsight.check(replace(c, structure=Structure(cell, c.structure.positions, c.structure.numbers)))
+    assert not found[0].holds
+    assert "zero volume" in found[0].found
+    assert any("hermitian" in f.law and f.holds for f in found)
+
+
 class Spread(Options):
     factor: float = option(1.0, "what the width is multiplied with", gt=0)
     word: str | None = option(None, "said in the summary")
