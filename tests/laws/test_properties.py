@@ -29,6 +29,7 @@ from nearsight.properties.contract import Options, Property, Result, option
 from nearsight.properties.density import fields_of
 from nearsight.properties.eigenstates import levels
 from nearsight.properties.kdotp import Expansion, Lattice
+from nearsight.properties.mesh_orbitals import MeshOrbitals
 from nearsight.properties.occupied import Occupied
 from nearsight.properties.partition import mulliken
 from tests import cases
@@ -362,6 +363,21 @@ def test_charges_of_water_obey_their_sum_rules(molecules):
     debye = found.dipole / DEBYE_AU
     assert float(debye.norm()) == pytest.approx(1.3506, abs=2e-3)  # of these short orbitals; the same by r n(r) in full
     assert not found.notes
+
+
+def test_the_dipole_is_that_of_nuclei_and_electrons(molecules):
+    """sum_a Z_a (R_a - O) - int (r - O) n(r), all of it on the mesh, to what a mesh of whole atoms is good for."""
+    c = molecules["h2o_pbe_dzp"]
+    wanted = nearsight.charges(c, mesh_cutoff_ry=200)
+    orbitals = MeshOrbitals.of(c, 200)
+    n = orbitals.density(Occupied.of(c).density_matrix)[0]
+    points = torch.stack(torch.meshgrid(*(torch.arange(m).double() / m for m in n.shape), indexing="ij"), -1)
+    away = points - wanted.origin @ torch.linalg.inv(c.structure.cell)
+    electrons = (((away - away.round()) @ c.structure.cell) * n[..., None]).sum(
+        (0, 1, 2)
+    ) * orbitals.mesh.volume_element
+    nuclei = (wanted.valence[:, None] * (c.structure.positions - wanted.origin)).sum(0)
+    close(nuclei - electrons, wanted.dipole, atol=1e-3, rtol=0)
 
 
 def test_closed_shells_have_bond_orders_that_sum_to_twice_the_electrons(molecules):
