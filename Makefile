@@ -37,6 +37,7 @@ bench: install
 	$(BIN)/python bench/energy_step.py
 	$(BIN)/python bench/scf_speed.py $(if $(REFERENCE),--siesta $(REFERENCE)/reference)
 	$(if $(REFERENCE),$(BIN)/python bench/siesta.py $(REFERENCE)/reference/siesta)
+	$(if $(REFERENCE),$(BIN)/python bench/properties.py $(REFERENCE)/reference/siesta)
 	$(if $(REFERENCE),$(BIN)/python bench/eos.py $(REFERENCE)/structures/acwf)
 	$(if $(REFERENCE),$(BIN)/python bench/network_accuracy.py --reference $(REFERENCE)/reference)
 

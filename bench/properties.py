@@ -76,9 +76,8 @@ def siesta_deviation(folder: Path) -> float:
 def row(name: str, found, seconds: float, deviation: float | None) -> dict:
     """What one line of the table says."""
     v, c = found.valence, found.conduction
-    heavy = [f"{m:.3f}" for m in v.masses] or [
-        f"{d.towards} " + "/".join(f"{m:.3f}" for m in d.masses) for d in v.directions
-    ]
+    along = [f"{d.towards} " + "/".join(f"{m:.3f}" for m in d.masses) for d in v.directions if d.masses]
+    heavy = [f"{m:.3f}" for m in v.masses] or along
     text = {
         "gap": "metal" if found.metal else f"{found.gap * HARTREE_EV:.4f}",
         "direct": f"{found.direct * HARTREE_EV:.4f} {found.direct_label or ''}",
@@ -132,7 +131,7 @@ def dipoles() -> dict:
     """Water's dipole in sets of orbitals that grow."""
     found = {}
     print(f"\nwater: {PUBLISHED['water']}")
-    for basis, shift in (("dzp", 0.02), ("dzp", 0.01), ("tzp", 0.01), ("tzp", 0.001)):
+    for basis, shift in (("dzp", 0.02), ("dzp", 0.01), ("tzp", 0.01), ("tzp", 0.001), ("tzp", 0.0001)):
         settings = nearsight.ScfSettings(
             xc="pbe", basis=basis, energy_shift_ry=shift, kmesh=(1, 1, 1), mesh_cutoff_ry=250
         )

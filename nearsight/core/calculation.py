@@ -17,6 +17,7 @@ from nearsight.core.display import drawn_by
 from nearsight.core.errors import MissingData
 from nearsight.core.layout import BlockLayout
 from nearsight.core.order import reordered_layout
+from nearsight.core.species import Species
 from nearsight.core.spin import COLLINEAR, NONE, SPINOR, Spin
 from nearsight.core.structure import Structure
 
@@ -55,6 +56,8 @@ class Calculation:
     fermi_level: [Ha].  electrons: in the cell.  moments: of each atom, [atoms] along one axis or vectors [atoms, 3] [mu_B].
     energies: by term [Ha], with `total` where it is known.  forces: [atoms, 3], Ha/Bohr.  stress: [3, 3], Ha/Bohr^3.
     converged: whether self-consistency was reached.  settings: what was recorded of the configuration.
+    species: orbitals and pseudopotentials by atomic number, mesh: points of the real-space mesh, of a calculation that has
+    them at hand, so that they need not be made again by the settings; no file holds them.
     atom_order: the index that each atom had before a format put the atoms in its own order; None where they stand as given.
     result: the raw record, in the units of its keys (result.json of a calculation folder).
     """
@@ -71,6 +74,8 @@ class Calculation:
     stress: Tensor | None = None
     converged: bool | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    species: Mapping[int, Species] = field(default_factory=dict)
+    mesh: tuple[int, int, int] | None = None
     provenance: Provenance = Provenance()
     atom_order: tuple[int, ...] | None = None
     result: Mapping[str, Any] = field(default_factory=dict)

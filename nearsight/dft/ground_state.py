@@ -76,6 +76,8 @@ class GroundState:
             moments=None if spin is NONE else moments[:, 2] if spin is COLLINEAR else moments,
             energies=energies | {"zero_smearing": self.extrapolated},
             converged=self.converged,
+            species=self.functional.species,
+            mesh=self.functional.mesh.shape,
         )
 
     @property

@@ -95,9 +95,12 @@ def read_folder(path: Path | str, dtype: torch.dtype = torch.float64) -> Calcula
             ("mulliken_moments", (len(structure),)),
         )
     )
+    matrices = _matrices(path, info, structure, dtype)
     return Calculation(
         structure,
-        **_matrices(path, info, structure, dtype),
+        overlap=matrices["overlap"],
+        hamiltonian=matrices.get("hamiltonian"),
+        density_matrix=matrices.get("density_matrix"),
         fermi_level=_number(path, info, "fermi_energy_eV", HARTREE_EV),
         electrons=_number(path, info, "occupation"),
         moments=moments,

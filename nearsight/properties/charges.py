@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_BONDS = 24  # that a summary shows
+LEAST_SHOWN = 0.05  # e or mu_B: a picture does not magnify what is less
 
 
 class ChargesOptions(Options):
@@ -148,6 +149,8 @@ class Charges(Result):
                 place = atoms + (n - 0.5 * (len(table) - 1)) * width
                 axes.bar(place, numbers.numpy(), width, color=COLOURS[n], label=name)
             axes.axhline(0, color="0.3", lw=0.6)
+            axes.update_datalim([(0, -LEAST_SHOWN), (0, LEAST_SHOWN)])
+            axes.autoscale_view()
             axes.set_ylabel(label)
         all_axes[0].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8)
         if len(atoms) <= 24:

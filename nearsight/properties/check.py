@@ -26,7 +26,8 @@ def check(calculation: Calculation) -> list[Finding]:
         finding = test(calculation)
         if finding is not None:
             findings.append(finding)
-    findings += consistency(calculation)
+    if whole:
+        findings += consistency(calculation)
     converged = calculation.converged
     if converged is not None:
         findings.append(

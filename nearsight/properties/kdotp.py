@@ -114,11 +114,11 @@ class Expansion:
 
     def velocities(self, direction: Tensor) -> Tensor:
         """d e / dq of each level along a unit vector [d], ascending."""
-        return torch.linalg.eigvalsh(torch.einsum("a,aij->ij", direction.to(self.first.dtype), self.first))
+        return torch.linalg.eigvalsh(torch.einsum("a,aij->ij", direction.to(self.first), self.first))
 
     def curvatures(self, direction: Tensor) -> Tensor:
         """d2 e / dq2 of each level along a unit vector [d], ascending; where the velocities vanish."""
-        q = direction.to(self.second.dtype)
+        q = direction.to(self.second)
         return torch.linalg.eigvalsh(torch.einsum("a,b,abij->ij", q, q, self.second))
 
     @property

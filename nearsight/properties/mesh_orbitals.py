@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import pi
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -33,14 +34,16 @@ def settings_of(calculation: Calculation) -> Settings | None:
 
 
 def species_of(calculation: Calculation) -> dict[int, Species]:
-    """The species that a calculation was done with: by its settings, else `species/<Symbol>.ion.xml` in its folder.
+    """The species that a calculation was done with: its own, those of its settings, else the `<Symbol>.ion.xml` of its folder.
 
     Raises NearsightError: MissingData where neither is there; BadInput where files or orbitals are others than they were.
     """
-    name, path = calculation.name, calculation.provenance.path
+    name = calculation.name
     settings = settings_of(calculation)
     numbers = sorted(set(calculation.structure.numbers.tolist()))
-    if settings is not None:
+    if set(calculation.species) >= set(numbers):
+        species = {z: calculation.species[z] for z in numbers}
+    elif settings is not None:
         species = load_species(numbers, settings)
         for s in species.values():
             told = calculation.result.get("species", {}).get(s.symbol, {})
@@ -48,8 +51,8 @@ def species_of(calculation: Calculation) -> dict[int, Species]:
                 if told.get(key) not in (None, s.provenance.get(key)):
                     raise BadInput(f"{name} was done with another file for {s.symbol} than the one that is there now")
     else:
-        files = {} if path is None else {z: path / "species" / f"{SYMBOLS[z]}.ion.xml" for z in numbers}
-        absent = [SYMBOLS[z] for z in numbers if z not in files or not files[z].is_file()]
+        files = _orbital_files(calculation.provenance.path, numbers)
+        absent = [SYMBOLS[z] for z in numbers if z not in files]
         if absent:
             raise MissingData(
                 f"{name} tells neither its settings nor its orbitals: put species/{absent[0]}.ion.xml into the folder"
@@ -62,6 +65,15 @@ def species_of(calculation: Calculation) -> dict[int, Species]:
                 "the orbitals are others now"
             )
     return species
+
+
+def _orbital_files(path: Path | None, numbers: list[int]) -> dict[int, Path]:
+    """The `.ion.xml` of each element [atomic number] that lies in a folder or its `species/`, or beside a file."""
+    if path is None:
+        return {}
+    home = path if path.is_dir() else path.parent
+    places = {z: [home / place / f"{SYMBOLS[z]}.ion.xml" for place in ("species", ".")] for z in numbers}
+    return {z: next(f for f in files if f.is_file()) for z, files in places.items() if any(f.is_file() for f in files)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +100,8 @@ class MeshOrbitals:
         species, settings, structure = species_of(calculation), settings_of(calculation), calculation.structure
         if cutoff_ry is not None:
             shape = mesh_shape(structure.cell, cutoff_ry)
+        elif calculation.mesh is not None:
+            shape = calculation.mesh
         elif settings is not None:
             shape = settings.mesh.shape or mesh_shape(structure.cell, settings.mesh.cutoff_ry)
         else:

@@ -138,6 +138,17 @@ class PropertyLaws:
         wanted, found = self.result(), self.result(with_spin(self.calculation(), kind))
         torch.testing.assert_close(self.invariants(found), self.invariants(wanted), atol=self.tolerance, rtol=1e-6)
 
+    @pytest.mark.cuda
+    def test_the_device_does_not_matter(self):
+        if not torch.cuda.is_available():
+            pytest.skip("this machine has no CUDA device")
+        c = self.calculation()
+        names = ("overlap", "hamiltonian", "density_matrix")
+        moved = {n: m.to("cuda") for n in names if (m := getattr(c, n)) is not None}
+        found = self.result(replace(c, structure=c.structure.to("cuda"), **moved))
+        wanted = self.invariants(self.result())
+        torch.testing.assert_close(self.invariants(found).cpu(), wanted, atol=self.tolerance, rtol=1e-6)
+
     def test_a_prediction_will_do(self):
         """A Hamiltonian and the number of electrons are all that a prediction has."""
         c = replace(self.calculation(), density_matrix=None, fermi_level=None, electrons=8.0)

@@ -29,6 +29,7 @@ from nearsight.properties.contract import Options, Property, Result, option
 from nearsight.properties.density import fields_of
 from nearsight.properties.eigenstates import levels
 from nearsight.properties.kdotp import Expansion, Lattice
+from nearsight.properties.mesh_orbitals import MeshOrbitals
 from nearsight.properties.occupied import Occupied
 from nearsight.properties.partition import mulliken
 from tests import cases
@@ -364,6 +365,21 @@ def test_charges_of_water_obey_their_sum_rules(molecules):
     assert not found.notes
 
 
+def test_the_dipole_is_that_of_nuclei_and_electrons(molecules):
+    """sum_a Z_a (R_a - O) - int (r - O) n(r), all of it on the mesh, to what a mesh of whole atoms is good for."""
+    c = molecules["h2o_pbe_dzp"]
+    wanted = nearsight.charges(c, mesh_cutoff_ry=200)
+    orbitals = MeshOrbitals.of(c, 200)
+    n = orbitals.density(Occupied.of(c).density_matrix)[0]
+    points = torch.stack(torch.meshgrid(*(torch.arange(m).double() / m for m in n.shape), indexing="ij"), -1)
+    away = points - wanted.origin @ torch.linalg.inv(c.structure.cell)
+    electrons = (((away - away.round()) @ c.structure.cell) * n[..., None]).sum(
+        (0, 1, 2)
+    ) * orbitals.mesh.volume_element
+    nuclei = (wanted.valence[:, None] * (c.structure.positions - wanted.origin)).sum(0)
+    close(nuclei - electrons, wanted.dipole, atol=1e-3, rtol=0)
+
+
 def test_closed_shells_have_bond_orders_that_sum_to_twice_the_electrons(molecules):
     """(D S)^2 = 2 D S, so that sum_b B_ab with b = a among them is 2 N_a."""
     c = molecules["h2o_pbe_dzp"]
@@ -404,6 +420,15 @@ def test_the_dipole_does_not_know_where_the_box_begins(molecules):
     shift = c.structure.cell.sum(0) * 0.5  # whole steps of the mesh, and across the faces of the box
     s = Structure(c.structure.cell, c.structure.positions + shift, c.structure.numbers)
     close(nearsight.charges(replace(c, structure=s), mesh_cutoff_ry=150).dipole, wanted, atol=1e-9, rtol=0)
+
+
+def test_charges_of_a_ground_state_need_no_folder():
+    state = nearsight.ground_state(cases.water(), basis="sz", kmesh=(1, 1, 1), mesh_cutoff_ry=60)
+    found = nearsight.charges(state)
+    assert not found.notes
+    assert found.dipole is not None
+    assert float(found.dipole[2]) > 0.3  # from oxygen to the hydrogens
+    assert float(found.charges["hirshfeld"].sum()) == pytest.approx(0.0, abs=1e-3)
 
 
 def test_what_has_no_dipole_is_refused(molecules):
@@ -483,6 +508,17 @@ def test_commands_of_properties(molecules, tmp_path, capsys, monkeypatch):
     assert "did you mean gaussian?" in err
     status, _, err = run("charges", tmp_path / "nowhere")
     assert (status, err.strip().count("\n")) == (1, 0)
+
+
+def test_a_flat_cell_is_called_broken():
+    """There are no k-points then; what can be said without them is said."""
+    c = graphene()
+    cell = c.structure.cell.clone()
+    cell[2] = 0
+    found = nearsight.check(replace(c, structure=Structure(cell, c.structure.positions, c.structure.numbers)))
+    assert not found[0].holds
+    assert "zero volume" in found[0].found
+    assert any("hermitian" in f.law and f.holds for f in found)
 
 
 class Spread(Options):
