@@ -118,12 +118,12 @@ def read_folder(path: Path | str, dtype: torch.dtype = torch.float64) -> Calcula
     )
 
 
-def write_folder(path: Path | str, calculation: Calculation, extra: Mapping[str, str] | None = None) -> None:
+def write_folder(path: Path | str, calculation: Calculation) -> None:
     """Write a calculation folder, whole or not at all, in place of an older one of this kind.
 
-    extra: further text files by name (a name may have a folder in it).  Atoms are grouped by element on disk, as the layout
-    asks: where that changes their order, info.json says so in `atom_order` (the index that each written atom had), and
-    everything with one value an atom follows it.  `calculation.result` becomes result.json as it is, but for that order.
+    Atoms are grouped by element on disk, as the layout asks: where that changes their order, info.json says so in
+    `atom_order` (the index that each written atom had), and everything with one value an atom follows it.
+    `calculation.result` becomes result.json as it is, but for that order.
     Raises MissingData for a calculation without an overlap.
     """
     c = calculation.reordered(grouped_order(calculation.structure.numbers))
@@ -149,9 +149,6 @@ def write_folder(path: Path | str, calculation: Calculation, extra: Mapping[str,
         for name, matrix in c.matrices.items():
             unit = HARTREE_EV if name == "hamiltonian" else 1.0
             MatrixFile.from_matrix(matrix, unit, spinful and name != "overlap").write(part / f"{name}.h5")
-        for name, text in (extra or {}).items():
-            (part / name).parent.mkdir(parents=True, exist_ok=True)
-            (part / name).write_text(text)
         (part / "info.json").write_text(json.dumps(info, indent=1) + "\n")
         record = _record_of(c) | dict(c.result)
         if record:

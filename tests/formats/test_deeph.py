@@ -207,7 +207,9 @@ def test_a_write_that_fails_half_way_leaves_nothing_that_looks_finished(tmp_path
 
 def test_writing_over_a_folder_keeps_what_else_is_in_it(tmp_path):
     structure, h = water(), hermitian(water())
-    write_folder(tmp_path / "x", Calculation(structure, h, h, result={"a": 1}), extra={"species/O.txt": "o"})
+    write_folder(tmp_path / "x", Calculation(structure, h, h, result={"a": 1}))
+    (tmp_path / "x" / "species").mkdir()
+    (tmp_path / "x" / "species" / "O.txt").write_text("o")
     (tmp_path / "x" / "bands.png").write_text("picture")
     write_folder(tmp_path / "x", Calculation(structure, h, h * 2.0, result={"a": 2}))
     c = read_folder(tmp_path / "x")
