@@ -162,6 +162,7 @@ def scf(
     from nearsight.dft.settings import Settings
     from nearsight.dft.setup import chosen_kmesh
     from nearsight.dft.trace import Trace, iterations_of, saved_iterations
+    from nearsight.formats.outputs import claim_file, claim_folder
     from nearsight.formats.registry import read_structure
 
     if trace is not None and trace.suffix == ".png":
@@ -188,6 +189,9 @@ def scf(
         "start": None if restart is None else str(restart),
         "device": device,
     }
+    claim_folder(out, "calculation", [structure])
+    if trace is not None:
+        claim_file(trace)
     options = {k: v for k, v in given.items() if v is not None}
     table = from_beside(Settings, read_table(config), config.parent) if config else {}
     settings = layered(Settings, [table, options], words or [])
@@ -338,12 +342,16 @@ def bands(
 ) -> None:
     """Draw the band structure of a calculation, in DIR/bands.png (FILE.bands.png of a file) if not told otherwise."""
     from nearsight.formats.files import write_json
+    from nearsight.formats.outputs import PICTURES, claim_file
     from nearsight.formats.registry import read
     from nearsight.properties.spectra import bands as compute
     from nearsight.report.plot import plot_bands
 
     if project is not None and len(folders) > 1:
-        raise NearsightError("--project draws one calculation: give one folder")
+        raise BadInput("--project draws one calculation: give one folder")
+    for place, endings in ((out, PICTURES), (json, ())):
+        if place is not None:
+            claim_file(place, endings)
     results: list[tuple[str, Bands]] = []
     with spinner("diagonalising"):
         for folder in folders:
@@ -485,8 +493,10 @@ def density(
     spin: Annotated[int, typer.Option(help="Of an orbital: 0 up, 1 down.")] = 0,
 ) -> None:
     """Write the electron density, the potential or an orbital of a calculation on its mesh, as a cube or XSF file."""
+    from nearsight.formats.outputs import claim_file
     from nearsight.properties.density import write_density, write_orbital
 
+    claim_file(out, [".cube", ".cub", ".xsf"])
     if what == "orbital" and band is None:
         raise BadInput("--what orbital needs --band N (from 0, by energy)")
     with spinner("setting up: species, mesh, density"):

@@ -52,9 +52,13 @@ def _command(prop: Property[Any, Any]) -> Callable[..., None]:
 
     def run(folder: Path, out: Path | None, json: Path | None, **given: Any) -> None:
         from nearsight.formats.files import write_json
+        from nearsight.formats.outputs import PICTURES, claim_file
         from nearsight.formats.registry import read
         from nearsight.report.plot import plot_result
 
+        for path, endings in ((out, PICTURES), (json, ())):
+            if path is not None:
+                claim_file(path, endings)
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
         with progress_bars() as progress:
             result = prop(read(folder), progress=Bars(progress), **given)

@@ -17,6 +17,8 @@ from nearsight.dft.problem import SCFState, Step
 from nearsight.dft.result import Result, write_result
 from nearsight.dft.settings import Settings
 from nearsight.dft.setup import MOMENTS_WITHOUT_SPIN, Setup
+from nearsight.dft.unfinished import Unfinished
+from nearsight.formats.outputs import claim_folder
 from nearsight.formats.registry import read
 from nearsight.formats.structures import check_structure
 
@@ -34,12 +36,16 @@ def run_scf(
 ) -> GroundState:
     """Compute a ground state; write its calculation folder to `out`, converged or not (result.json says which).
 
+    A run into `out` that was cut off goes on where it was (unfinished.py).
+
     start: Hamiltonian to begin with [Ha], in place of `settings.solver.start`; begun_with: what result.json says of it.
     species: in place of those that `settings.basis` describes.  progress: told each step; observe: each state.
     Raises BadInput or MissingData for what cannot be computed; NotConverged where numbers become none, but not for a run
     that ends before its tolerance: see GroundState.converged.
     """
     began = time.perf_counter()
+    if out is not None:
+        claim_folder(out, "calculation")
     setup = Setup.of(check_structure(structure), settings, species)
     functional, place = setup.functional, settings.solver.start
     if warn and setup.moments is None and round(functional.electrons) % 2 == 1:
@@ -51,9 +57,26 @@ def run_scf(
         warn(MOMENTS_WITHOUT_SPIN)
     if start is None and place is not None:
         start = start_from(place, functional, settings.electrons.spin)
-    state = setup.ground_state(start, progress, observe)
-    if out is not None:
+    if out is None:
+        return setup.ground_state(start, progress, observe)
+    unfinished = Unfinished(Path(out), structure, setup.settings)
+    if (rest := unfinished.start(functional)) is not None:
+        start, begun_with = rest, {**(begun_with or {}), "iterations_before": unfinished.iterations}
+
+    def seen(state: SCFState) -> None:
+        unfinished.observe(state)
+        if observe is not None:
+            observe(state)
+
+    try:
+        state = setup.ground_state(start, progress, seen)
         write_result(out, state, Result.of(state, setup.settings, time.perf_counter() - began, begun_with))
+    except Exception:
+        raise
+    except BaseException:  # a signal: the same command goes on
+        unfinished.keep()
+        raise
+    unfinished.done()
     return state
 
 

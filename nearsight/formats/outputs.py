@@ -22,6 +22,9 @@ _NAMES = {
 }
 
 
+PICTURES = (".png", ".pdf", ".svg")
+
+
 def kind_of(folder: Path | str) -> str | None:
     """calculation, model or data set, by the files in it; None for anything else."""
     folder = Path(folder)

@@ -25,6 +25,7 @@ from nearsight.core.versions import KEY, checked_version
 from nearsight.dft.settings import Settings
 from nearsight.dft.setup import load_species
 from nearsight.formats.files import read_json, whole_file, write_json
+from nearsight.formats.outputs import claim_folder
 from nearsight.formats.registry import find, read, read_structure, write
 from nearsight.formats.structures import check_structure
 from nearsight.learn.reference import OrbitalReference, differences, read_species
@@ -197,6 +198,9 @@ def predict(
     """
     started = time.perf_counter()
     source = None if isinstance(structure, Structure) else Path(structure)
+    claim_folder(out, "calculation", [source if source is not None and source.is_file() else None])
+    if (Path(out) / "info.json").exists() and not read(out).result.get("prediction"):
+        raise BadInput(f"{out} holds a calculation that is no prediction: predict into a folder of its own")
     found = read_structure(source) if source is not None else structure
     assert isinstance(found, Structure)
     name = None if isinstance(model, TrainedModel) else str(model)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import yaml
 
 from nearsight.core.configuration import layered, read_table, stored, validated
 from nearsight.core.errors import BadInput, NearsightError
-from nearsight.formats.files import whole_file
+from nearsight.formats.files import locked, whole_file
+from nearsight.formats.outputs import claim_folder
 from nearsight.learn.assembly import assemble
 from nearsight.learn.checkpoint import Checkpoint
 from nearsight.learn.config import TrainingConfig
@@ -46,16 +49,25 @@ def train(
     out = Path(out)
     find_device(settings.trainer.device)
     ranks = Ranks.join(settings.trainer.device)
+    claim_folder(out, "model")
     _claim(out, settings)
     ranks.wait()
+    with locked(out) if ranks.first else nullcontext():
+        return _trained(settings, out, ranks, told)
+
+
+def _trained(
+    settings: TrainingConfig, out: Path, ranks: Ranks, told: Callable[[Metrics], None] | None
+) -> dict[str, Any]:
+    """The training itself, in a folder that is this process's alone."""
     checkpoint = Checkpoint(out)
     resumed = settings.trainer.resume and checkpoint.exists
     with TrainingProgress(settings.trainer, ranks.first) as bar:
         try:
             assembled = assemble(settings, out, resumed, bar, ranks)
         except NearsightError:
-            if ranks.first and not any(out.iterdir()):
-                out.rmdir()  # nothing came of it
+            if ranks.first and not any(p.name != ".lock" for p in out.iterdir()):
+                shutil.rmtree(out)  # nothing came of it
             raise
         if ranks.first:
             with whole_file(out / "config.yaml") as part:

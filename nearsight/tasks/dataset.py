@@ -16,6 +16,7 @@ from nearsight.core.tables import PATH, Table, Versioned
 from nearsight.core.units import BOHR_ANG
 from nearsight.core.versions import KEY, checked_version
 from nearsight.dft.settings import Settings
+from nearsight.formats.outputs import claim_folder
 from nearsight.formats.registry import read_structure
 from nearsight.formats.structures import check_structure
 from nearsight.tasks.ground_states import BuildReport, Report, Workers, ground_states
@@ -127,6 +128,8 @@ def build(settings: SetSettings, out: Path | str, report: Report = lambda outcom
     Raises NearsightError for bad settings, or a folder that another build is using or used otherwise.
     """
     out = Path(out)
+    files = [settings.structure] if isinstance(settings.structure, str) else settings.structure
+    claim_folder(out, "data set", files)
     _same_kind(settings, out / "config.yaml")
     structures = structures_of(settings, out, report)
     config = absolute(SetSettings, settings.model_dump(mode="json"))

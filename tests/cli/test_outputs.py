@@ -1,0 +1,102 @@
+"""Results go where they may, and a run that was cut off goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+QUICK = ("--vacuum", 3, "--basis", "sz", "--mesh-cutoff", 60, "--kmesh", 1, 1, 1)
+SET = Path(__file__).parents[1] / "formats" / "data" / "version1" / "set"
+MODEL = SET.parent / "model"
+
+
+@pytest.fixture
+def water(tmp_path: Path) -> Path:
+    path = tmp_path / "water.xyz"
+    path.write_text("3\nwater\nO 0 0 0\nH 0.757 0 0.587\nH -0.757 0 0.587\n")
+    return path
+
+
+def test_places_that_may_not_be_written_are_told_at_once(nearsight, water: Path, tmp_path: Path, monkeypatch) -> None:
+    import nearsight.dft.setup as setup
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr(setup, "ground_state", never)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    for out in (".", "", "..", "/", "file", "file/out", MODEL, SET):
+        done = nearsight("scf", water, "-o", out, *QUICK)
+        assert done.status == 1, done
+        assert done.err.count("\n") == 1
+    assert nearsight("bands", SET / "0000", "-o", "bands.txt").status == 1
+    assert nearsight("density", SET / "0000", "-o", "n.txt").status == 1
+    assert nearsight("dos", SET / "0000", "-o", "dos.txt").status == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "water.xyz"]
+
+
+def test_a_prediction_takes_no_ground_state_s_place(nearsight, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(SET / "0001", tmp_path / "gs")
+    before = (tmp_path / "gs" / "hamiltonian.h5").read_bytes()
+    done = nearsight("predict", MODEL, SET / "0001", "-o", tmp_path / "gs")
+    assert (done.status, "no prediction" in done.err) == (1, True)
+    assert (tmp_path / "gs" / "hamiltonian.h5").read_bytes() == before
+    for _ in range(2):  # but its own
+        assert nearsight("predict", MODEL, SET / "0001", "-o", tmp_path / "p").status == 0
+
+
+def test_a_run_that_was_cut_off_goes_on(nearsight, water: Path, tmp_path: Path) -> None:
+    """Interrupted as late as may be; the same command then needs fewer iterations, and leaves nothing behind."""
+    whole = nearsight("scf", water, "-o", tmp_path / "whole", *QUICK, "--set", "tolerance_ev=1e-8")
+    assert whole.status == 0, whole
+    script = (
+        "import os, signal, sys\n"
+        "from nearsight.dft.problem import Problem\n"
+        "plain, seen = Problem.__call__, []\n"
+        "def counted(self, h):\n"
+        "    seen.append(1)\n"
+        "    if len(seen) == 4: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return plain(self, h)\n"
+        "Problem.__call__ = counted\n"
+        "from nearsight.cli import main\n"
+        "sys.argv = ['nearsight', *sys.argv[1:]]\n"
+        "main()\n"
+    )
+    words = ["scf", water, "-o", tmp_path / "out", *QUICK, "--set", "tolerance_ev=1e-8"]
+    cut = subprocess.run([sys.executable, "-c", script, *map(str, words)], capture_output=True, text=True, check=False)
+    assert cut.returncode == 130, cut
+    assert "goes on from here" in cut.stderr
+    assert (tmp_path / ".out.unfinished.npz").exists()
+    assert nearsight(*words).status == 0
+    first, again = (json.loads((tmp_path / x / "result.json").read_text()) for x in ("whole", "out"))
+    assert again["iterations"] < first["iterations"]
+    assert again["energy_eV"]["total"] == pytest.approx(first["energy_eV"]["total"], abs=1e-9)
+    assert not (tmp_path / ".out.unfinished.npz").exists()
+
+
+def test_two_trainings_in_one_folder(water: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.yaml").write_text(
+        f"data: {{train: {SET}, validation_fraction: 0.3}}\nmodel: {{preset: small}}\ntrainer: {{max_epochs: 100000}}\n"
+    )
+    command = [sys.executable, "-m", "nearsight.cli", "train", "model.yaml", "-o", "model"]
+    first = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not (tmp_path / "model" / "checkpoint.pt").exists():
+            assert first.poll() is None
+            time.sleep(0.1)
+        second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert second.returncode == 1
+        assert "another process is at work" in second.stderr
+    finally:
+        os.kill(first.pid, signal.SIGTERM)
+        first.wait()
