@@ -343,7 +343,7 @@ def bands(
     from nearsight.report.plot import plot_bands
 
     if project is not None and len(folders) > 1:
-        raise NearsightError("--project draws one calculation: give one folder")
+        raise BadInput("--project draws one calculation: give one folder")
     results: list[tuple[str, Bands]] = []
     with spinner("diagonalising"):
         for folder in folders:
