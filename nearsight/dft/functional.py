@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.display import one_line
-from nearsight.core.errors import BadInput, NearsightError
+from nearsight.core.errors import BadInput, MissingData
 from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
 from nearsight.core.spin import COLLINEAR, NONE, Spin
@@ -81,12 +81,12 @@ class EnergyFunctional:
         """
         missing = sorted({SYMBOLS[z] for z in structure.numbers.tolist() if z not in species})
         if missing:
-            raise NearsightError(f"no species for {', '.join(missing)}: give its .ion.xml file or a pseudopotential")
+            raise MissingData(f"no species for {', '.join(missing)}: give its .ion.xml file or a pseudopotential")
         species = {z: species[z] for z in sorted(set(structure.numbers.tolist()))}
         electrons = float(sum(species[z].valence for z in structure.numbers.tolist())) - charge
         room = 2 * sum(species[z].orbital_count for z in structure.numbers.tolist())
         if not 0 < electrons < room:
-            raise NearsightError(
+            raise BadInput(
                 f"a charge of {charge:g} leaves {electrons:g} electrons for {room // 2} orbitals: the charge is not possible"
             )
         chosen = (*kohn_sham(xc_functional(xc), xc_refinement), *terms)
@@ -172,7 +172,7 @@ class EnergyFunctional:
         """
         numbers = self.structure.numbers.tolist()
         if moments is not None and len(moments) != len(numbers):
-            raise NearsightError(f"{len(moments)} moments for {len(numbers)} atoms: give one for each atom")
+            raise BadInput(f"{len(moments)} moments for {len(numbers)} atoms: give one for each atom")
         kind = NONE if moments is None else COLLINEAR
         values = self.overlap.values.new_zeros(kind.components, self.layout.size)
         starts = self.layout.boundaries[self.layout.pairs.on_site].tolist()
@@ -182,7 +182,7 @@ class EnergyFunctional:
             if moments is not None:
                 m = moments[a]
                 if abs(m) > s.valence:
-                    raise NearsightError(
+                    raise BadInput(
                         f"atom {a} ({s.symbol}): a moment of {m:g} needs more than its {s.valence:g} electrons"
                     )
                 shares = [0.5 * (1 + m / s.valence), 0.5 * (1 - m / s.valence)]
@@ -241,10 +241,10 @@ def _check_sheet(system: System) -> None:
     """Raises NearsightError for a cell whose third vector is not upright, or orbitals thicker than half of it."""
     a, b, c = system.structure.cell
     if float((a @ c).abs() + (b @ c).abs()) > 1e-6 * float(c @ c):
-        raise NearsightError("a sheet needs a third lattice vector at right angles to the first two")
+        raise BadInput("a sheet needs a third lattice vector at right angles to the first two")
     thick = Window.around(system.mesh, system.grid.touched).lengths[2]
     if 2 * thick > system.mesh.shape[2]:
         need = 2 * thick / system.mesh.shape[2] * float(c.norm()) * BOHR_ANG
-        raise NearsightError(
+        raise BadInput(
             f"the sheet's orbitals fill more than half of the cell's height: make it {need:.1f} angstrom at least"
         )

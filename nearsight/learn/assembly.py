@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput, MissingData, NearsightError, NotConverged
 from nearsight.core.registry import load
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG
@@ -98,7 +98,7 @@ def _on_labels(given: _Given) -> Assembled:
     shells, reach = everything.shells(lambda done, total: given.bar.prepared(done, total, "folders read"))
     orbitals = find_reference(settings.data, settings.reference, folders.train, shells, None)
     if given.target == "delta" and orbitals is None:
-        raise NearsightError(
+        raise MissingData(
             "model.target delta needs the orbitals of the data: give data.species (a folder of <Symbol>.ion.xml)"
         )
     known = "" if orbitals is None else digest_of_orbitals(orbitals)
@@ -146,9 +146,7 @@ def _on_energy(given: _Given, energy: EnergyLossConfig) -> Assembled:
     orbitals = OrbitalReference(species, _of_the_operator(functional, energy))
     if start is not None:
         if known is None:
-            raise NearsightError(
-                f"{settings.init_from} does not know its orbitals, so the energy cannot train it further"
-            )
+            raise MissingData(f"{settings.init_from} does not know its orbitals, so the energy cannot train it further")
         _same_functional(settings, start, functional, orbitals)
     problems = ProblemCache(functional, species, energy.memory_gb * 1e9)
     common = (functional, chosen, problems, labelled, settings.data.vacuum_ang)
@@ -168,7 +166,7 @@ def _on_energy(given: _Given, energy: EnergyLossConfig) -> Assembled:
     validator.data = held = held.without(unusable)
     if not len(data):
         reason = next(iter(term.skipped.values()))
-        raise NearsightError(f"none of the {len(broken)} structures to train on can be computed: {reason}")
+        raise BadInput(f"none of the {len(broken)} structures to train on can be computed: {reason}")
     validator.check()
     shells = {z: tuple(s.shells) for z, s in species.items()}
     some = [data.structure(k) for k in range(min(len(data), 20))]
@@ -208,7 +206,7 @@ def _statistics(
         samples.append((network.geometry(source.structure, source.layout, source.inputs), labels))
     given.bar.prepared(surveyed, surveyed)
     if not samples:
-        raise NearsightError(
+        raise BadInput(
             f"no structure to train on can be computed, the first because: {next(iter(term.skipped.values()))}"
         )
     if len(samples) < ENOUGH_FOR_EXPANSION:
@@ -226,7 +224,7 @@ def first_steps(data: StructureData, index: int) -> BlockMatrix:
     start = problem.kpoints.symmetric(problem.functional.initial_hamiltonian())
     trial, _, _ = SCF(max_iterations=FIRST_STEPS).solve(problem, start, None)
     if not isfinite(trial.free):
-        raise NearsightError("the functional gives no finite energy near superposed atomic densities")
+        raise NotConverged("the functional gives no finite energy near superposed atomic densities")
     return trial.evaluation.hamiltonian.to("cpu")
 
 
@@ -271,7 +269,7 @@ def _same_functional(
     assert start.reference is not None
     wrong = differences(start.reference, functional, orbitals.species)
     if wrong:
-        raise NearsightError(f"{settings.init_from} was trained with another functional: {'; '.join(wrong)}")
+        raise BadInput(f"{settings.init_from} was trained with another functional: {'; '.join(wrong)}")
 
 
 def _network(

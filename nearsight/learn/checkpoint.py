@@ -11,9 +11,12 @@ from typing import Any
 
 import torch
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput
+from nearsight.core.versions import KEY, checked_version
 from nearsight.formats.files import whole_file
 from nearsight.learn.metrics import Metrics
+
+VERSION = 2  # of what a checkpoint holds; 1 (none stated): the same, before there were versions
 
 
 @dataclass(frozen=True)
@@ -46,23 +49,25 @@ class Checkpoint:
         """
         try:
             with whole_file(self.path) as part:
-                torch.save(dict(state), part)
+                torch.save({KEY: VERSION, **state}, part)
             with open(self.metrics, "a") as file:
                 file.write(json.dumps(asdict(metrics)) + "\n")
         except (OSError, RuntimeError) as error:  # torch tells of a full disk by a RuntimeError
-            raise NearsightError(f"cannot write to {self.folder}: {str(error).splitlines()[0]}") from error
+            raise BadInput(f"cannot write to {self.folder}: {str(error).splitlines()[0]}") from error
 
     @contextmanager
     def loading(self, device: str) -> Iterator[dict[str, Any]]:
         """The state, to be put in its places within the context.
 
-        Raises NearsightError where it is broken, or does not fit what it is put into.
+        Raises BadInput where it is broken, of a later version, or does not fit what it is put into.
         """
         try:
-            yield torch.load(self.path, map_location=device, weights_only=True)
-        except (RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError) as error:
+            state = torch.load(self.path, map_location=device, weights_only=True)
+            checked_version(state.get(KEY), VERSION, self.path)
+            yield state
+        except (RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError, AttributeError) as error:
             reason = str(error).splitlines()[0]
-            raise NearsightError(
+            raise BadInput(
                 f"{self.path} cannot be resumed ({reason}); --set trainer.resume=false begins again"
             ) from error
 

@@ -54,7 +54,7 @@ def split(config: DataConfig, labelled: bool = True) -> Split:
         validation = [train[k] for k in sorted(order[:count])]
         train = [train[k] for k in sorted(order[count:])]
     if not train:
-        raise NearsightError("no structures are left to train on: the validation set holds all of data.train")
+        raise BadInput("no structures are left to train on: the validation set holds all of data.train")
     return Split(tuple(train), tuple(validation))
 
 

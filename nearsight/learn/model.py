@@ -17,7 +17,7 @@ from nearsight.core.basis import Basis
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
 from nearsight.core.display import shortened
-from nearsight.core.errors import BadInput, MissingData, NearsightError
+from nearsight.core.errors import BadInput, MissingData, Unavailable
 from nearsight.core.layout import BlockLayout
 from nearsight.core.registry import load
 from nearsight.core.structure import SYMBOLS, Structure
@@ -70,7 +70,7 @@ class TrainedModel:
     def layout(self, structure: Structure) -> BlockLayout:
         self.check(structure)
         if self.reference is None:
-            raise NearsightError(
+            raise MissingData(
                 "this model does not know the orbitals of its data, so it cannot compute an overlap: "
                 "train it with data.species (a folder of <Symbol>.ion.xml)"
             )
@@ -106,7 +106,7 @@ class TrainedModel:
             self.reference, settings, load_species(structure.numbers.tolist(), settings), ["functional.xc"]
         )
         if wrong:
-            raise NearsightError(
+            raise BadInput(
                 f"the model was trained with another functional: {'; '.join(wrong)}. Give the run the model's settings "
                 "(--species MODEL/species for its orbitals)"
             )
@@ -140,7 +140,7 @@ class TrainedModel:
         """
         folder, place = Path(folder), find_device(device)
         if not folder.is_dir():
-            raise NearsightError(f"no such model: {folder}")
+            raise MissingData(f"no such model: {folder}")
         config = _read_config(folder)
         architecture, settings = config["architecture"], config.get("reference")
         network = build(architecture, config["target"])
@@ -149,7 +149,7 @@ class TrainedModel:
             network.double().load_state_dict(weights)
         except (OSError, SafetensorError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
-            raise NearsightError(f"{folder}/model.safetensors does not fit its config.json: {reason}") from error
+            raise BadInput(f"{folder}/model.safetensors does not fit its config.json: {reason}") from error
         reference = None
         if settings is not None:
             numbers = [int(z) for z in architecture["shells"]]
@@ -233,7 +233,7 @@ def _same_basis(basis: Basis, trained: TrainedModel) -> None:
     for z, shells in basis.shells.items():
         known = trained.network.shells[z]
         if tuple(shells) != known:
-            raise NearsightError(
+            raise BadInput(
                 f"{SYMBOLS[z]} has shells {list(shells)} in this folder, the model was trained on {list(known)}"
             )
 
@@ -241,10 +241,10 @@ def _same_basis(basis: Basis, trained: TrainedModel) -> None:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.exists():
-        raise NearsightError(f"{folder} is not a trained model: it has no config.json (train writes one)")
+        raise MissingData(f"{folder} is not a trained model: it has no config.json (train writes one)")
     config = read_json(path)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise NearsightError(f"{path} is not a model's configuration of the form {FORMAT}")
+        raise BadInput(f"{path} is not a model's configuration of the form {FORMAT}")
     by = config.get("versions", {}).get("nearsight")
     checked_version(config.get(KEY), SCHEMA, path, by)
     missing = [k for k in ("architecture", "target") if k not in config]
@@ -257,11 +257,9 @@ def find_device(name: str) -> torch.device:
     """cpu, cuda or cuda:N. Raises NearsightError for one that is not there, or that nothing here is tested on."""
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda") or (":" in name and not index.isdecimal()):
-        raise NearsightError(f"device {name!r} is not known: take cpu or cuda")
+        raise BadInput(f"device {name!r} is not known: take cpu or cuda")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise NearsightError(f"device {name}: this machine has no CUDA device that PyTorch can use; take cpu")
+        raise Unavailable(f"device {name}: this machine has no CUDA device that PyTorch can use; take cpu")
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
-        raise NearsightError(
-            f"device {name}: this machine has {torch.cuda.device_count()} CUDA devices, from cuda:0 on"
-        )
+        raise Unavailable(f"device {name}: this machine has {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
     return torch.device(name)

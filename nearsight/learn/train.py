@@ -85,12 +85,12 @@ def _trained(
 def _claim(out: Path, settings: TrainingConfig) -> None:
     """Refuse a folder with something else in it, or a model of another configuration."""
     if out.exists() and not out.is_dir():
-        raise NearsightError(f"{out} is a file: give a folder for the model")
+        raise BadInput(f"{out} is a file: give a folder for the model")
     previous = out / "config.yaml"
     if out.exists() and any(out.iterdir()) and not previous.exists():
         strangers = [p.name for p in out.iterdir() if p.name not in ("cache", "species") and p.name[0] != "."]
         if strangers:
-            raise NearsightError(f"{out} holds something that is not a model ({strangers[0]}): give a new folder")
+            raise BadInput(f"{out} holds something that is not a model ({strangers[0]}): give a new folder")
     if previous.exists() and settings.trainer.resume and (out / "checkpoint.pt").exists():
         before = stored(TrainingConfig, read_table(previous), previous).that_matters()
         for table, now in settings.that_matters().items():
@@ -104,4 +104,4 @@ def _claim(out: Path, settings: TrainingConfig) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise NearsightError(f"cannot write {out}: {error.strerror or error}") from error
+        raise BadInput(f"cannot write {out}: {error.strerror or error}") from error

@@ -6,13 +6,13 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from statistics import median
 from typing import Any
 
 import torch
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import NotConverged
 from nearsight.formats.files import read_json, write_json
 from nearsight.learn.assembly import Assembled
 from nearsight.learn.checkpoint import Checkpoint
@@ -129,7 +129,7 @@ class Trainer:
         """One Gauss-Newton step on all structures; the averaged weights are the weights themselves from now on."""
         loss = newton.step(self.network)
         if not math.isfinite(loss):
-            raise NearsightError(
+            raise NotConverged(
                 f"the loss is not a number at step {self.progress.step}: {self.out} keeps the best so far"
             )
         self.recent.append(loss)
@@ -155,7 +155,7 @@ class Trainer:
         p.backed_off, self.in_a_row, self.sound = p.backed_off + 1, self.in_a_row + 1, 0
         what = "is not a number" if not math.isfinite(loss) else f"jumped to {loss:.3g}"
         if self.in_a_row >= PATIENCE or self.good is None:
-            raise NearsightError(
+            raise NotConverged(
                 f"the loss {what} at step {p.step}: lower trainer.learning_rate (now {self.trainer.learning_rate:g}); "
                 f"{self.out} keeps the best model so far"
             )
@@ -260,7 +260,8 @@ class Trainer:
                 getattr(self, name).load_state_dict(state[name])
             if self.newton is not None:
                 self.newton.cycle.load_state_dict(state["newton"])
-            self.progress = Progress(**state["progress"])
+            known = {f.name for f in fields(Progress)}
+            self.progress = Progress(**{k: x for k, x in state["progress"].items() if k in known})
         self.last = self.checkpoint.metrics_until(self.progress.step, self.ranks.first)
 
     def _best_mae(self, last: Metrics) -> float | None:

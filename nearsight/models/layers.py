@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput
 from nearsight.models.contract import Features
 
 
@@ -35,7 +35,7 @@ class Irreps:
         for term in text.replace(" ", "").split("+"):
             match = re.fullmatch(r"(?:(\d+)x)?(\d+)([eo])", term)
             if match is None:
-                raise NearsightError(f"irreps {text!r}: {term!r} is not of the form 16x2e (channels x l parity)")
+                raise BadInput(f"irreps {text!r}: {term!r} is not of the form 16x2e (channels x l parity)")
             count, l, parity = int(match[1] or 1), int(match[2]), match[3]
             kind = true if (parity == "e") == (l % 2 == 0) else pseudo
             kind[l] = kind.get(l, 0) + count

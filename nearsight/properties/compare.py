@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput
 from nearsight.core.gauge import gauge_shift
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
@@ -76,13 +76,13 @@ def compare(
     """
     distance, cells = _same_structure(reference.structure, other.structure)
     if not reference.basis.same_as(other.basis):
-        raise NearsightError(
+        raise BadInput(
             f"two bases cannot be compared element by element: {_orbitals(reference)} and {_orbitals(other)}"
         )
     h_ref, h_other = reference.require_hamiltonian(), _moved(other.require_hamiltonian(), cells)
     s_ref, s_other = reference.require_overlap(), _moved(other.require_overlap(), cells)
     if h_ref.spin is not h_other.spin:
-        raise NearsightError(f"spin {h_ref.spin} cannot be compared with spin {h_other.spin}")
+        raise BadInput(f"spin {h_ref.spin} cannot be compared with spin {h_other.spin}")
     layout = BlockLayout(h_ref.basis, _union(h_ref.pairs, h_other.pairs, s_ref.pairs, s_other.pairs))
     difference = (h_other.on(layout) - h_ref.on(layout)).values
     overlap = h_ref.spin.embed(s_ref.on(layout).values)
@@ -125,7 +125,7 @@ def compare(
 def _same_structure(a: Structure, b: Structure) -> tuple[float, Tensor]:
     """The longest displacement [angstrom], and the cells [atoms, 3] by which b's atoms were moved against a's."""
     if len(a) != len(b) or not torch.equal(a.numbers, b.numbers):
-        raise NearsightError(
+        raise BadInput(
             f"two different structures: {_formula(a)} and {_formula(b)} (or their atoms are in another order)"
         )
     cell = float((a.cell - b.cell).norm(dim=1).max()) * BOHR_ANG
@@ -133,7 +133,7 @@ def _same_structure(a: Structure, b: Structure) -> tuple[float, Tensor]:
     cells = torch.round(fractional)
     moved = float(((fractional - cells) @ a.cell).norm(dim=1).max()) * BOHR_ANG
     if max(cell, moved) > SAME_PLACE_ANG:
-        raise NearsightError(
+        raise BadInput(
             f"two different structures: cell vectors differ by {cell:.3f} and atoms by {moved:.3f} angstrom "
             f"(allowed: {SAME_PLACE_ANG}); compare calculations of the same geometry"
         )

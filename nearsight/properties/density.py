@@ -12,7 +12,7 @@ from torch import Tensor
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
 from nearsight.core.configuration import near_miss
-from nearsight.core.errors import BadInput, MissingData, NearsightError
+from nearsight.core.errors import BadInput, MissingData
 from nearsight.core.spin import NONE, SPINOR, Spin
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.functional import EnergyFunctional
@@ -67,7 +67,7 @@ def functional_of(calculation: Calculation, name: str = "the calculation") -> En
     species = species_of(calculation)
     functional = functional_for(calculation.structure, settings, species)
     if not functional.layout.basis.same_as(calculation.basis):
-        raise NearsightError(f"{name}: its orbitals are not those that its own settings make now; compute it again")
+        raise BadInput(f"{name}: its orbitals are not those that its own settings make now; compute it again")
     return functional
 
 
@@ -149,13 +149,11 @@ def write_orbital(
     calculation = read(folder)
     hamiltonian = calculation.require_hamiltonian()
     if hamiltonian.spin is SPINOR:
-        raise NearsightError(f"{folder} has spinor orbitals: only orbitals without spin-orbit coupling can be drawn")
+        raise BadInput(f"{folder} has spinor orbitals: only orbitals without spin-orbit coupling can be drawn")
     functional = functional_of(calculation, str(folder))
     size, spins = calculation.basis.size, len(hamiltonian.values)
     if not 0 <= band < size or not 0 <= spin < spins:
-        raise NearsightError(
-            f"{folder} has bands 0 to {size - 1} and spins 0 to {spins - 1}, not band {band} of spin {spin}"
-        )
+        raise BadInput(f"{folder} has bands 0 to {size - 1} and spins 0 to {spins - 1}, not band {band} of spin {spin}")
     at = torch.tensor([k], dtype=torch.float64)
     energies, coefficients = factorise(calculation.require_overlap(), at).solve(hamiltonian.at_k(at))
     psi = orbital_on_mesh(functional, coefficients[spin, 0, :, band], at[0])

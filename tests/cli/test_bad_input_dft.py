@@ -60,7 +60,7 @@ def test_restart_from_another_structure_or_basis(nearsight, tmp_path, h2):
 
 def test_no_forces_of_a_run_that_did_not_converge(nearsight, tmp_path, h2):
     out = tmp_path / "out"
-    options = ("--set", "max_iterations=2", "--forces", "--stress")
+    options = ("--set", "max_iterations=1", "--forces", "--stress")
     refused(nearsight("scf", h2, "-o", out, *QUICK, *options), "not converged", "no forces", f"--restart {out}")
     result = json.loads((out / "result.json").read_text())
     assert result["converged"] is False

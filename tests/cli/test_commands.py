@@ -166,7 +166,7 @@ def test_dataset_build_and_its_failures(nearsight, small_set):
     other = nearsight("dataset", "build", config, "-o", out, "--set", "scf.xc=pbe")
     assert other.status == 1
     assert "another configuration" in other.err
-    failing = nearsight("dataset", "build", config, "-o", small_set / "bad", "--set", "scf.max_iterations=2")
+    failing = nearsight("dataset", "build", config, "-o", small_set / "bad", "--set", "scf.max_iterations=1")
     assert failing.status == 1
     assert "3 of 3 failed" in failing.err
     assert len(json.loads((small_set / "bad" / "failures.json").read_text())) == 3

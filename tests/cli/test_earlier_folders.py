@@ -15,6 +15,7 @@ from nearsight.core.errors import BadInput
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.result import Result
 from nearsight.formats.deeph import read_folder
+from nearsight.learn.checkpoint import Checkpoint
 from nearsight.learn.model import TrainedModel, predict
 from nearsight.learn.reference import recorded_settings
 from tests.cli.test_bad_input import refused
@@ -121,3 +122,10 @@ def test_keys_that_come_and_go_break_nothing_that_is_stored(folders):
     edit(folders / "set/0000/result.json", config={**result["config"], "hybrid": 0.25}, polarisation=[0, 0, 1])
     assert Result.read(folders / "set/0000").config.functional.xc == "pbe"
     assert torch.isfinite(read_folder(folders / "set/0000").require_hamiltonian().values).all()
+
+
+@pytest.mark.parametrize(("state", "words"), [({"schema_version": 99}, "needs a later Nearsight"), ([1], "resumed")])
+def test_a_checkpoint_of_a_later_layout(tmp_path, state, words):
+    torch.save(state, tmp_path / "checkpoint.pt")
+    with pytest.raises(BadInput, match=words), Checkpoint(tmp_path).loading("cpu"):
+        pass
