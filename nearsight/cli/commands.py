@@ -39,6 +39,9 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", hel
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
+NO_MEMORY = "there is not enough memory: take a coarser mesh, fewer k-points, a smaller cell or less vacuum"
+
+
 class Stopped(BaseException):
     """Ctrl-C, or a queueing system's end of time. No library takes it for an error of its own."""
 
@@ -74,7 +77,11 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
     except MemoryError:
-        _fail("there is not enough memory: take a coarser mesh, fewer k-points, a smaller cell or less vacuum")
+        _fail(NO_MEMORY)
+    except RuntimeError as error:  # PyTorch's own words, and those of CUDA
+        if not any(words in str(error) for words in ("allocate memory", "out of memory")):
+            raise
+        _fail(NO_MEMORY)
     except OSError as error:
         _fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
     finally:

@@ -13,6 +13,7 @@ import torch
 from nearsight.core.errors import Unavailable
 
 GIBIBYTE = 1024**3
+NEGLIGIBLE = 2**28  # bytes that are not asked for
 _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -33,8 +34,12 @@ def available(device: torch.device | str = "cpu") -> float:
 def check_room(needed: float, what: str, remedy: str, device: torch.device | str = "cpu") -> None:
     """Raises Unavailable, in one line with both figures, where `needed` bytes are more than there are.
 
+    A forecast should be what is taken at least, so that nothing is refused that would have gone well.
+
     what: what takes them, such as "the mesh of 432x432x432 points"; remedy: what to change.
     """
+    if needed < NEGLIGIBLE:
+        return
     free = available(device)
     if needed > free:
         raise Unavailable(f"{what} needs about {written(needed)} of memory, {written(free)} is free: {remedy}")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import pi
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nearsight.core.display import one_line
+from nearsight.core.memory import check_room
 from nearsight.core.structure import Structure
+
+_BYTES = 100  # that a pair takes while a list is made
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +48,14 @@ class Pairs:
         """All pairs whose atoms' spheres touch: |r_j + R - r_i| < radii_i + radii_j; one float means that cutoff [Bohr]."""
         radii = torch.as_tensor(radii, dtype=torch.float64)
         per_atom = radii.cpu().expand(len(structure)) if radii.ndim else (radii / 2).cpu().expand(len(structure))
-        i, j, R = neighbours(structure, 2 * float(per_atom.max()))
+        reach = 2 * float(per_atom.max())
+        expected = len(structure) ** 2 * 4 / 3 * pi * reach**3 / float(structure.volume)
+        check_room(
+            expected * _BYTES,
+            f"the list of about {expected:.2g} pairs of {len(structure)} atoms",
+            "take fewer atoms, or shorter orbitals (a larger energy shift)",
+        )
+        i, j, R = neighbours(structure, reach)
         positions, cell = structure.positions.detach().cpu().double(), structure.cell.detach().cpu().double()
         distance = (positions[j] + R.double() @ cell - positions[i]).norm(dim=-1)
         keep = distance < per_atom[i] + per_atom[j]

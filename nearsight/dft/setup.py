@@ -159,8 +159,10 @@ def chosen_kmesh(structure: Structure, settings: Settings) -> tuple[int, int, in
     """The mesh that was asked for, or the smallest with steps below `spacing_per_ang` along each reciprocal vector."""
     if settings.kpoints.mesh is not None:
         return settings.kpoints.mesh
-    lengths = structure.reciprocal.norm(dim=1) / BOHR_ANG  # 1/Angstrom
-    a, b, c = (max(1, ceil(x / settings.kpoints.spacing_per_ang - 1e-6)) for x in lengths.tolist())
+    spacing, lengths = settings.kpoints.spacing_per_ang, structure.reciprocal.norm(dim=1) / BOHR_ANG  # 1/Angstrom
+    if float(lengths.max()) > 1e6 * spacing:
+        raise BadInput(f"kpoints.spacing_per_ang {spacing:g} makes more than a million k-points: take a larger one")
+    a, b, c = (max(1, ceil(x / spacing - 1e-6)) for x in lengths.tolist())
     return a, b, c
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +13,10 @@ from torch import Tensor
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
+from nearsight.core.memory import check_room
 from nearsight.core.structure import Structure
+
+_BYTES = 120  # that a point of a mesh takes while it is made
 
 
 class Operations(Protocol):
@@ -86,6 +90,12 @@ def mesh_points(size: tuple[int, int, int], shift: tuple[float, float, float]) -
     """
     if any(n < 1 for n in size):
         raise BadInput(f"k-mesh {tuple(size)}: every number must be at least 1 (1 1 1 is Gamma alone)")
+    count = prod(size)
+    check_room(
+        count * _BYTES,
+        f"a k-mesh of {'x'.join(map(str, size))} ({count:.3g} points)",
+        "take fewer, or a larger kspacing",
+    )
     axes = [(np.arange(n) + s) / n for n, s in zip(size, shift, strict=True)]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
     return torch.as_tensor(points - np.floor(points + 0.5 - 1e-9))
@@ -103,20 +113,22 @@ def mesh(
     if not time_reversal:
         k = mesh_points(size, shift)
         return KPoints(k, torch.full((len(k),), 1 / len(k), dtype=torch.float64), time_reversal=False)
-    points = mesh_points(size, shift).numpy()
-    kept: dict[tuple[int, ...], int] = {}
-    index: list[int] = []
-    weights: list[float] = []
-    for n, p in enumerate(points):
-        key, minus = (tuple(np.round((s * p) % 1.0 * 1e6).astype(int) % 1000000) for s in (1, -1))
-        if minus in kept:
-            weights[kept[minus]] += 1.0
-        else:
-            kept[key] = len(index)
-            index.append(n)
-            weights.append(1.0)
-    w = np.array(weights)
-    return KPoints(torch.as_tensor(points[index]), torch.as_tensor(w / w.sum()))
+    points, own = mesh_points(size, shift), torch.arange(prod(size))
+    minus = _minus(size, shift, own)
+    kept = own <= minus
+    weights = torch.where(minus == own, 1.0, 2.0).double()[kept]
+    return KPoints(points[kept], weights / weights.sum())
+
+
+def _minus(size: tuple[int, int, int], shift: tuple[float, float, float], own: Tensor) -> Tensor:
+    """Index of -k in the mesh for each point; the point's own where -k is not in it."""
+    doubled = [2 * s for s in shift]
+    if any(abs(d - round(d)) > 1e-6 for d in doubled):
+        return own
+    _, b, c = size
+    axes = (own // (b * c), own // c % b, own % c)
+    x, y, z = ((-n - round(d)) % count for n, d, count in zip(axes, doubled, size, strict=True))
+    return (x * b + y) * c + z
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil, pi, sqrt
+from math import ceil, pi, prod, sqrt
 
 import torch
 from torch import Tensor
 
 from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
+from nearsight.core.memory import check_room
 
 
 def fft_size(n: float, multiple: int = 2) -> int:
@@ -31,9 +32,13 @@ def mesh_shape(cell: Tensor, cutoff_ry: float) -> tuple[int, int, int]:
     if not cutoff_ry > 0:
         raise BadInput(f"mesh cutoff {cutoff_ry:g} Ry: it must be positive (200-400 Ry is usual)")
     heights = 1 / torch.linalg.inv(cell.double()).norm(dim=0)
-    a, b, c = (fft_size(h * sqrt(cutoff_ry) / pi) for h in heights.tolist())
+    wanted = [h * sqrt(cutoff_ry) / pi for h in heights.tolist()]
+    check_room(prod(max(1.0, n) for n in wanted) * 8, f"a mesh of {cutoff_ry:g} Ry in this cell", REMEDY)
+    a, b, c = (fft_size(n) for n in wanted)
     return a, b, c
 
+
+REMEDY = "take a lower mesh cutoff, a smaller cell or less vacuum"
 
 # d/dm of a function on integer points, antisymmetric: exact for polynomials up to sixth degree (SIESTA's stencil for GGA)
 STENCIL = (3 / 4, -3 / 20, 1 / 60)

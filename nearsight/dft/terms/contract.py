@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
+from math import prod
 from typing import ClassVar
 
 import torch
@@ -27,13 +28,14 @@ from torch import Tensor
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.display import one_line
 from nearsight.core.layout import BlockLayout
+from nearsight.core.memory import check_room
 from nearsight.core.species import RadialFunction, Species
 from nearsight.core.spin import Spin
 from nearsight.core.structure import Structure
 from nearsight.integrals import band_limited, two_center
 from nearsight.integrals.atomic_functions import Spherical, superpose
 from nearsight.integrals.grid import GridOrbitals
-from nearsight.integrals.mesh import Mesh
+from nearsight.integrals.mesh import REMEDY, Mesh
 from nearsight.integrals.projections import Projections
 from nearsight.integrals.two_center import EXACT, Operator, Quadrature
 
@@ -51,6 +53,7 @@ class Symmetry(Enum):
 
 
 ALL = frozenset(Symmetry)
+BYTES_A_POINT = 100  # of the mesh, that a ground state takes at least (PBE without spin: 130; with: 210)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +83,9 @@ class System:
         sheet: bool = False,
     ) -> System:
         """sheet: electrostatics without images along the third lattice vector (Mesh.coulomb_kernel)."""
+        points = prod(mesh_shape)
+        what = f"a mesh of {'x'.join(map(str, mesh_shape))} points"
+        check_room(points * BYTES_A_POINT, what, REMEDY, structure.cell.device)
         layout = two_center.matrix_layout(structure, species)
         mesh = Mesh(mesh_shape, structure.cell, sheet)
         return System(

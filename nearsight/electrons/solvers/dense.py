@@ -13,6 +13,7 @@ from torch import Tensor
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, NearsightError
+from nearsight.core.memory import check_room
 from nearsight.electrons.kpoints import KPoints
 from nearsight.electrons.levels import Filling, Levels
 from nearsight.electrons.solvers.contract import BoundSolver, DensitySolver, Electrons
@@ -43,6 +44,12 @@ class Dense(DensitySolver):
         """The inverse Cholesky factors of S(k). Raises NearsightError for linearly dependent orbitals."""
         kpoints = kpoints.to(overlap.layout.device)
         n = overlap.basis.size
+        check_room(
+            16 * n**2 * (HELD_AT_ONCE + len(kpoints)),
+            f"diagonalising dense matrices of {n} orbitals at {len(kpoints)} k-points",
+            "take a smaller basis, a smaller cell or fewer k-points",
+            overlap.layout.device,
+        )
         processes = min(self.processes, len(kpoints))
         if processes > 1 and overlap.values.device.type == "cpu" and len(kpoints) * n**3 >= self.worth:
             chunk = self._chunk(n, self.memory / processes)
