@@ -58,6 +58,8 @@ class Polynomials:
     nodes: Tensor
     lagrange: Tensor
 
+    __repr__ = one_line
+
     @staticmethod
     def of(l_max: int, offsets: Tensor, steps: Tensor) -> Polynomials:
         """offsets: points of a box in steps of the mesh [points, 3].  steps: [3, 3]."""
