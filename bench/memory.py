@@ -24,8 +24,8 @@ from variational import structure_of
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.forces import forces_and_stress
 from nearsight.dft.ground_state import ground_state
-from nearsight.dft.run import functional_for, load_species
 from nearsight.dft.settings import ScfSettings
+from nearsight.dft.setup import functional_for, load_species
 from nearsight.electrons import kpoints
 from nearsight.formats.files import write_json
 
@@ -54,7 +54,7 @@ def measure(n: int) -> dict[str, Any]:
     done("species")
     functional = functional_for(structure, settings, species)
     done("functional")
-    gs = ground_state(functional, kpoints.mesh((1, 1, 1)), settings.smearing_ev / HARTREE_EV)
+    gs = ground_state(functional, kpoints.mesh((1, 1, 1)), settings.electrons.width_ev / HARTREE_EV)
     done("scf")
     forces_and_stress(gs)
     done("forces")

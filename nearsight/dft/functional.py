@@ -19,7 +19,7 @@ from nearsight.core.units import BOHR_ANG
 from nearsight.dft.terms import BoundTerm, Gradient, State, Symmetry, System, Term, kohn_sham
 from nearsight.integrals.grid import GridOrbitals
 from nearsight.integrals.mesh import Mesh
-from nearsight.integrals.two_center import EXACT, Quadrature
+from nearsight.integrals.two_center import EXACT, Quadrature, forget_waves
 from nearsight.integrals.window import Window
 from nearsight.xc.functionals import functional as xc_functional
 
@@ -103,7 +103,9 @@ class EnergyFunctional:
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise BadInput(f"two terms of the energy are named {twice[0]}: give one of them another name")
-        return EnergyFunctional(system, system.overlap, tuple(terms), bound, electrons)
+        found = EnergyFunctional(system, system.overlap, tuple(terms), bound, electrons)
+        forget_waves()
+        return found
 
     @property
     def structure(self) -> Structure:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import torch
 from torch import Tensor
 
+from nearsight.core import so3
 from nearsight.core.display import one_line
 from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
@@ -46,21 +48,60 @@ class Images:
 
 
 @dataclass(frozen=True, eq=False)
+class Polynomials:
+    """r^l Y_lm, l <= l_max, at the points of a box are polynomials: known from a few of its places, the nodes, exactly.
+
+    nodes [nodes, 3]: from the first point of a box [Bohr].  lagrange [nodes, points]: each node's share in every point.
+    """
+
+    l_max: int
+    nodes: Tensor
+    lagrange: Tensor
+
+    __repr__ = one_line
+
+    @staticmethod
+    def of(l_max: int, offsets: Tensor, steps: Tensor) -> Polynomials:
+        """offsets: points of a box in steps of the mesh [points, 3].  steps: [3, 3]."""
+        powers = [p for p in product(range(l_max + 1), repeat=3) if sum(p) <= l_max]
+        exponents = torch.tensor(powers, device=steps.device)
+        edges = offsets.amax(0).clamp(min=1).to(steps)
+        nodes = exponents.to(steps) / max(l_max, 1)
+
+        def monomials(x: Tensor) -> Tensor:
+            return x[None].pow(exponents[:, None]).prod(-1)
+
+        lagrange = torch.linalg.solve(monomials(nodes), monomials(offsets.to(steps) / edges))
+        return Polynomials(l_max, (nodes * edges) @ steps, lagrange)
+
+    def harmonics(self, corner: Tensor) -> Tensor:
+        """r^l Y_lm at the nodes [images * (l_max + 1)^2, nodes], for vectors to the first point of a box [images, 3]."""
+        found = so3.solid_harmonics(self.l_max, corner[:, None] + self.nodes)
+        return torch.cat(found, -1).transpose(1, 2).flatten(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Boxes padded to one number of rows.
 
-    points [boxes, points]: flat mesh indices (the mesh's size where a box sticks out).  images: the rows' orbitals, box of the
-    batch.  support [shells, points]: where each shell of each image is not zero, the last one nowhere.  shell [boxes * rows]:
-    of each row.  values: of all rows, one after another, where they are not zero.  elements [boxes, pairs]: of the sparse
-    matrix, for the lower triangle of pairs of rows, int32 (the layout's size where there is none).
+    points [boxes, points]: flat mesh indices (the mesh's size where a box sticks out).  images: whose the rows are, box
+    of the batch.  corner [images, 3]: from each image's atom to the first point of its box.
+    radial: R(r)/r^l of every shell of every image where it is not zero, one after another; support [shells, points]: where that
+    is, the last one nowhere.  harmonics [images * harmonics, nodes]: r^l Y_lm at the nodes of `polynomials`.
+    shell, harmonic [boxes * rows]: of which of the two a row is made.
+    elements [boxes, pairs]: of the sparse matrix, for the lower triangle of pairs of rows (the layout's size: none).
     """
 
     rows: int
     points: Tensor
     images: Images
+    corner: Tensor
+    radial: Tensor
     support: Tensor
+    polynomials: Polynomials
+    harmonics: Tensor
     shell: Tensor
-    values: Tensor
+    harmonic: Tensor
     elements: Tensor
 
     __repr__ = one_line
@@ -71,8 +112,9 @@ class Batch:
 
     def orbitals(self) -> Tensor:
         """Dense values [boxes, rows, points]."""
-        dense = self.values.new_zeros(self.boxes * self.rows, self.points.shape[1])
-        dense.masked_scatter_(self.support.index_select(0, self.shell), self.values)
+        dense = self.harmonics.index_select(0, self.harmonic) @ self.polynomials.lagrange
+        radial = self.radial.new_zeros(self.support.shape).masked_scatter_(self.support, self.radial)
+        dense *= radial.index_select(0, self.shell)
         return dense.reshape(self.boxes, self.rows, -1)
 
     @property
@@ -125,6 +167,10 @@ class Boxes:
         """Points of a box from its corner [points, 3]."""
         axes = [torch.arange(int(e), device=self.edges.device) for e in self.edges]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+
+    @cached_property
+    def polynomials(self) -> Polynomials:
+        return Polynomials.of(max(max(s.shells) for s in self.species.values()), self.offsets, self.mesh.steps)
 
     def batches(self, elements: int) -> Iterator[Batch]:
         """All boxes that orbitals reach.  elements: how many dense numbers a batch may hold."""
@@ -222,32 +268,41 @@ class Boxes:
         points = torch.where(inside, flat, self.mesh.size)
         _, vectors = self.vectors(images, corners)
         r = torch.where(inside[images.box], length(vectors), torch.inf)
-        count, size = len(which), points.shape[1]
         place = (images.box * rows + images.row)[:, None] + images.rank  # row of each orbital
-        start = torch.where(images.active, place, count * rows) * size  # one row more takes what has none
-        dense = vectors.new_zeros((count * rows + 1) * size)
         shells = max(len(s.orbitals) for s in self.species.values())
-        support = torch.zeros(len(images.box), shells, size, dtype=torch.bool, device=which.device)
-        shell = torch.full((count * rows,), len(images.box) * shells, dtype=torch.int32, device=which.device)
+        l_max = self.polynomials.l_max
+        radial = r.new_zeros(len(r), shells, r.shape[1])
+        support = torch.zeros(radial.shape, dtype=torch.bool, device=which.device)
+        shell = torch.full((len(which) * rows,), len(r) * shells, dtype=torch.int32, device=which.device)
+        harmonic = torch.zeros_like(shell)
         numbers = self.structure.numbers[images.atom]
         for z, s in self.species.items():
             of_element = numbers == z
-            image, point = ((r < s.orbital_cutoff) & of_element[:, None]).nonzero().unbind(1)
-            if not len(image):
-                continue
-            values = orbitals_of(s)(vectors[image, point])
-            at = start[:, : values.shape[1]].index_select(0, image) + point[:, None]
-            dense[at.flatten()] = values.flatten()
-            for n, (orbital, first) in enumerate(zip(s.orbitals, _first_orbitals(s), strict=True)):
-                support[of_element, n] = r[of_element] < orbital.radial.cutoff
-                for m in range(first, first + 2 * orbital.l + 1):
-                    image = (of_element & images.active[:, m]).nonzero()[:, 0]
-                    shell[place[image, m]] = (image * shells + n).to(torch.int32)
-        support = torch.cat([support.flatten(0, 1), support.new_zeros(1, size)])
-        mask = support.index_select(0, shell)
-        values = dense[: count * rows * size].reshape(-1, size).masked_select(mask)
-        elements = _element_map(self.layout, images, count, rows)[:, _lower_triangle(rows, which.device)]
-        return Batch(rows, points, images, support, shell, values, elements.contiguous())
+            first = 0
+            for n, (o, spline) in enumerate(zip(s.orbitals, orbitals_of(s).splines, strict=True)):
+                image, point = ((r < o.radial.cutoff) & of_element[:, None]).nonzero().unbind(1)
+                support[image, n, point] = True
+                radial[image, n, point] = spline.to(r)(r[image, point])[:, 0]
+                for m in range(2 * o.l + 1):
+                    image = (of_element & images.active[:, first + m]).nonzero()[:, 0]
+                    row = place[image, first + m]
+                    shell[row] = (image * shells + n).to(torch.int32)
+                    harmonic[row] = (image * (l_max + 1) ** 2 + o.l**2 + m).to(torch.int32)
+                first += 2 * o.l + 1
+        elements = _element_map(self.layout, images, len(which), rows)[:, _lower_triangle(rows, which.device)]
+        return Batch(
+            rows=rows,
+            points=points,
+            images=images,
+            corner=vectors[:, 0].clone(),
+            polynomials=self.polynomials,
+            harmonics=self.polynomials.harmonics(vectors[:, 0]),
+            radial=radial[support],
+            support=torch.cat([support.flatten(0, 1), support.new_zeros(1, r.shape[1])]),
+            shell=shell,
+            harmonic=harmonic,
+            elements=elements.contiguous(),
+        )
 
 
 def _groups(sizes: list[int], points: int, elements: int) -> Iterator[tuple[int, int, int]]:
@@ -261,14 +316,6 @@ def _groups(sizes: list[int], points: int, elements: int) -> Iterator[tuple[int,
             stop += 1
         yield start, stop, padded
         start = stop
-
-
-def _first_orbitals(species: Species) -> list[int]:
-    """Index of the first orbital of each shell."""
-    found = [0]
-    for l in species.shells[:-1]:
-        found.append(found[-1] + 2 * l + 1)
-    return found
 
 
 def _cutoffs(species: Species, length: int) -> list[float]:

@@ -81,6 +81,11 @@ def _waves(l: int, step: float, points: int) -> NDArray[np.float64]:
     return k[:, None] ** l * _reduced(l, np.outer(k, step * np.arange(points, dtype=np.float64)))
 
 
+def forget_waves() -> None:
+    """Give back the memory of the tables of Bessel functions, which only new pairs of species need (10 MB each)."""
+    _waves.cache_clear()
+
+
 def _reduced_bessel(l: int, step: float, points: int) -> NDArray[np.float64]:
     """`_waves`, from a table whose length is rounded up, so that functions of many radii share it."""
     return _waves(l, step, -(-points // 256) * 256)[:, :points]

@@ -75,9 +75,9 @@ class Window:
             shape[axis] = 3
             zeros = f.new_zeros(shape)
             padded = torch.cat([zeros, f, zeros], axis)
-        result = STENCIL[0] * (padded.narrow(axis, 4, n) - padded.narrow(axis, 2, n))
+        result = (padded.narrow(axis, 4, n) - padded.narrow(axis, 2, n)).mul_(STENCIL[0])
         for s in (2, 3):
-            result = result + STENCIL[s - 1] * (padded.narrow(axis, 3 + s, n) - padded.narrow(axis, 3 - s, n))
+            result.add_(padded.narrow(axis, 3 + s, n) - padded.narrow(axis, 3 - s, n), alpha=STENCIL[s - 1])
         return result
 
     def gradient(self, f: Tensor) -> Tensor:
@@ -87,5 +87,9 @@ class Window:
 
     def divergence(self, vector: Tensor) -> Tensor:
         """sum_a d v_a / dr_a for v [3, x, y, z]: minus the exact adjoint of `gradient` (the stencil is antisymmetric)."""
-        along = (self.mesh.inverse_steps.T @ vector.flatten(1)).reshape(vector.shape)
-        return self._difference(along[0], 0) + self._difference(along[1], 1) + self._difference(along[2], 2)
+        total: Tensor | None = None
+        for x, direction in enumerate(self.mesh.inverse_steps.T):  # one after another: a field is large
+            part = self._difference((direction @ vector.flatten(1)).reshape(vector.shape[1:]), x)
+            total = part if total is None else total + part
+        assert total is not None
+        return total

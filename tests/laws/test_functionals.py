@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
 import pytest
 import torch
 
-from nearsight.core.registry import kinds
-from nearsight.xc.functionals import GradientCorrected, automatic, differentiable, functional
+from nearsight.atoms.orbitals import BasisSettings, generate_species
+from nearsight.core.registry import BUILT_IN, kinds
+from nearsight.dft.forces import forces_and_stress
+from nearsight.dft.functional import EnergyFunctional
+from nearsight.dft.ground_state import ground_state
+from nearsight.dft.scf import SCF
+from nearsight.electrons import kpoints
+from nearsight.integrals.mesh import mesh_shape
+from nearsight.xc.functionals import Functional, GradientCorrected, automatic, differentiable, functional
+from nearsight.xc.radial import derivatives
+from tests import cases
 
 close = torch.testing.assert_close
 NAMES = kinds("functionals")
@@ -87,3 +101,36 @@ def test_fully_polarised_gas():
 
 def test_the_constants_are_those_of_the_papers():
     assert GradientCorrected().beta == 0.066725 and functional("pbesol").mu == 10 / 81
+
+
+@dataclass(frozen=True)
+class Toy(Functional):
+    """Exchange alone, with a gradient: as another distribution would add it."""
+
+    uses_gradient: ClassVar[bool] = True
+    pseudopotentials: str | None = "pbe"
+
+    def energy_density(self, n, sigma=None, tau=None):
+        n = n.clamp(min=1e-14)
+        return (-0.369 * (2 * n).pow(4 / 3) - 2e-3 * sigma[[0, 2]] / n.pow(4 / 3) / (1 + n)).sum(0)
+
+
+@pytest.mark.parametrize("moments", [None, [1.0, 0.5, 0.0]], ids=["none", "collinear"])
+def test_a_functional_from_outside_makes_atoms_and_ground_states(moments, monkeypatch):
+    monkeypatch.setitem(BUILT_IN["functionals"], "toy", f"{__name__}:Toy")
+    assert __name__ in sys.modules
+    species = {z: generate_species(x, "toy", BasisSettings(size="sz")) for z, x in ((8, "O"), (6, "C"), (1, "H"))}
+    s = cases.skew()
+
+    def solve(x):
+        f = EnergyFunctional.of(x, species, "toy", mesh_shape(s.cell, 60.0))
+        return ground_state(f, kpoints.mesh((1, 1, 1)), 0.01, SCF(tolerance=1e-8), moments=moments)
+
+    gs = solve(s)
+    assert gs.converged and gs.energies["Exc"] < 0
+    move = torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    up, down = (solve(replace(s, positions=s.positions + h * move)).free for h in (1e-3, -1e-3))
+    assert abs((up - down) / 2e-3 + float((forces_and_stress(gs).forces * move).sum())) < 5e-5
+    n, slope, d = np.array([0.05, 0.4]), np.array([-0.03, 0.2]), 1e-6  # in atoms
+    up, down = (derivatives(n, slope + h, "toy")[0] for h in (d, -d))
+    assert derivatives(n, slope, "toy")[2] == pytest.approx((up - down) / (2 * d), rel=1e-6)

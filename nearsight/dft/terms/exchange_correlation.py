@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
 import torch
@@ -97,22 +99,26 @@ class BoundExchangeCorrelation(BoundTerm):
         e = torch.where(active, differentiable(self.functional, n, sigma), 0.0)
         return e.sum() * self.window.mesh.volume_element
 
+    @torch.no_grad()
     def evaluate(self, state: State) -> tuple[Tensor, Gradient]:
         n, gradient, active, local, sigma = self._inputs(state)
         found = by_parts(self.functional, local, sigma)
         energy = torch.where(active, found.e, 0.0).sum() * self.window.mesh.volume_element
-        potential = self._spread(torch.where(active, found.by_density, 0.0), n)
+        shape = n.shape[1:]
+        del n, local, sigma  # fields are large, and there are many
+        potential = self._spread(torch.where(active, found.by_density, 0.0), shape)
         if gradient is not None and found.by_sigma is not None:
-            weight = self._spread(torch.where(active, found.by_sigma, 0.0), n)
-            flux = _fluxes(weight, gradient)
-            potential = _stack([v - self.window.divergence(f) for v, f in zip(potential, flux, strict=True)])
+            weight = self._spread(torch.where(active, found.by_sigma, 0.0), shape)
+            del found
+            for v, flux in zip(potential, _fluxes(weight, gradient), strict=True):
+                v -= self.window.divergence(flux)
         potential = state.spin.along_moment(potential, lambda: self._in_window(state.density))
         return energy, Gradient(channels=_stack([self._on_mesh(x) for x in potential]))
 
-    def _spread(self, values: Tensor, like: Tensor) -> Tensor:
+    def _spread(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Values [m, points] in the window [m, x, y, z], zero elsewhere."""
-        flat = values.new_zeros(len(values), like[0].numel()).index_copy(1, self.points, values)
-        return flat.reshape(len(values), *like.shape[1:])
+        flat = values.new_zeros(len(values), prod(shape)).index_copy_(1, self.points, values)
+        return flat.reshape(len(values), *shape)
 
 
 def _stack(parts: list[Tensor]) -> Tensor:
@@ -127,9 +133,11 @@ def _products(gradient: Tensor) -> Tensor:
     return torch.stack([(up * up).sum(0), (up * down).sum(0), (down * down).sum(0)])
 
 
-def _fluxes(weight: Tensor, gradient: Tensor) -> list[Tensor]:
-    """de/d(grad n) [3, x, y, z] of each spin from de/dsigma."""
+def _fluxes(weight: Tensor, gradient: Tensor) -> Iterator[Tensor]:
+    """de/d(grad n) [3, x, y, z] of each spin from de/dsigma; one density's takes the place of its gradient."""
     if len(gradient) == 1:
-        return [2 * weight[0] * gradient[0]]
-    up, down = gradient
-    return [2 * weight[0] * up + weight[1] * down, 2 * weight[2] * down + weight[1] * up]
+        yield gradient[0].mul_(weight[0].mul_(2))
+    else:
+        up, down = gradient
+        yield 2 * weight[0] * up + weight[1] * down
+        yield 2 * weight[2] * down + weight[1] * up
