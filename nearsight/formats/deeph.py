@@ -118,14 +118,21 @@ def read_folder(path: Path | str, dtype: torch.dtype = torch.float64) -> Calcula
     )
 
 
-def write_folder(path: Path | str, calculation: Calculation) -> None:
+def write_folder(
+    path: Path | str, calculation: Calculation | Structure, *matrices: BlockMatrix | None, **fields: Any
+) -> None:
     """Write a calculation folder, whole or not at all, in place of an older one of this kind.
 
     Atoms are grouped by element on disk, as the layout asks: where that changes their order, info.json says so in
     `atom_order` (the index that each written atom had), and everything with one value an atom follows it.
     `calculation.result` becomes result.json as it is, but for that order.
+    A structure with its overlap, Hamiltonian and density matrix, and fields of Calculation by name, are taken too.
     Raises MissingData for a calculation without an overlap.
     """
+    if isinstance(calculation, Structure):
+        named = zip(("overlap", "hamiltonian", "density_matrix"), matrices, strict=False)
+        fields = dict(named) | {name: value for name, value in fields.items() if value is not None}
+        calculation = Calculation(calculation, **fields)
     c = calculation.reordered(grouped_order(calculation.structure.numbers))
     spinful = c.spin is not NONE
     overlap = c.require_overlap()

@@ -56,7 +56,11 @@ def sample(seed: int) -> tuple[Structure, BlockMatrix, BlockMatrix]:
     structure = Structure(7.5 * torch.eye(3, dtype=torch.float64), positions, torch.tensor([6, 6, 1, 1]))
     layout = BlockLayout(Basis.of(structure.numbers, SHELLS), Pairs.within(structure, 6.0))
     hamiltonian = made_up_hamiltonian(structure, layout)
-    return structure, hamiltonian, hamiltonian * 0.1
+    rows, columns = layout.local
+    overlap = 0.1 * hamiltonian.values
+    overlap[0, torch.isin(layout.pair, layout.pairs.on_site)] = 0.0
+    overlap[0, torch.isin(layout.pair, layout.pairs.on_site) & (rows == columns)] = 1.0
+    return structure, hamiltonian, hamiltonian.with_values(overlap)
 
 
 @pytest.fixture(scope="module")
