@@ -26,7 +26,8 @@ from nearsight.learn.config import EnergyLossConfig, TrainingConfig
 from nearsight.learn.data import LabelledData, Reader, TrainingData, digest_of_orbitals, split
 from nearsight.learn.energy import EnergyLoss, ProblemCache
 from nearsight.learn.losses import BlocksTerm, EnergyTerm, Loss, LossTerm
-from nearsight.learn.model import TrainedModel, build
+from nearsight.learn.model import TrainedModel
+from nearsight.learn.model_files import build
 from nearsight.learn.newton import NewtonSteps
 from nearsight.learn.parallel import Ranks
 from nearsight.learn.preparation import prepare

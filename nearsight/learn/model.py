@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 import nearsight
 from nearsight.core.basis import Basis
@@ -18,22 +16,18 @@ from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
 from nearsight.core.display import shortened
 from nearsight.core.errors import BadInput, MissingData, Unavailable
+from nearsight.core.laws import require_lawful
 from nearsight.core.layout import BlockLayout
-from nearsight.core.registry import load
 from nearsight.core.structure import SYMBOLS, Structure
-from nearsight.core.versions import KEY, checked_version
 from nearsight.dft.settings import Settings
 from nearsight.dft.setup import load_species
-from nearsight.formats.files import read_json, whole_file, write_json
 from nearsight.formats.outputs import claim_folder
 from nearsight.formats.registry import find, read, read_structure, write
 from nearsight.formats.structures import check_structure
+from nearsight.learn.model_files import ModelRecord, build, read_weights, write_weights
 from nearsight.learn.reference import OrbitalReference, differences, read_species
 from nearsight.models.contract import HamiltonianModel
 from nearsight.models.targets import Inputs
-
-FORMAT = "nearsight-model-1"
-SCHEMA = 1  # raised where an older reader would misread config.json
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +41,12 @@ class TrainedModel:
     network: HamiltonianModel
     architecture: Mapping[str, Any]
     reference: OrbitalReference | None
+
+    @property
+    def record(self) -> ModelRecord:
+        """What config.json says of the network."""
+        settings = None if self.reference is None else self.reference.settings.model_dump(mode="json")
+        return ModelRecord(self.architecture, self.target, settings)
 
     @property
     def target(self) -> str:
@@ -81,7 +81,10 @@ class TrainedModel:
         """The Hamiltonian [Ha], float64, on a layout; without one, on the pairs that the DFT engine would use."""
         self.check(structure)
         layout = layout or self.layout(structure)
-        return self.network.matrix(structure, layout, self.inputs(structure, layout))
+        matrix = self.network.matrix(structure, layout, self.inputs(structure, layout))
+        if not torch.isfinite(matrix.values).all():
+            raise BadInput("the model predicts numbers that are not finite: its weights or the structure are not sound")
+        return matrix
 
     def inputs(self, structure: Structure, layout: BlockLayout) -> Inputs:
         """What the network needs beside structure and pairs. Raises MissingData where the orbitals are not known."""
@@ -114,23 +117,10 @@ class TrainedModel:
 
     def save(self, folder: Path, about: Mapping[str, Any] | None = None) -> None:
         """model.safetensors, config.json, species/. about: further entries of config.json (figures, configuration)."""
-        save_weights(self.network, folder)
-        reference = None
+        write_weights(self.network, self.record, folder)
         if self.reference is not None:
             self.reference.write(folder / "species")
-            reference = self.reference.settings.model_dump(mode="json")
-        write_json(
-            folder / "config.json",
-            {
-                "format": FORMAT,
-                KEY: SCHEMA,
-                "architecture": dict(self.architecture),
-                "target": self.target,
-                "reference": reference,
-                "versions": {"nearsight": nearsight.__version__, "torch": torch.__version__},
-                **(about or {}),
-            },
-        )
+        self.record.write(folder, about or {})
 
     @staticmethod
     def load(folder: Path | str, device: str = "cpu") -> TrainedModel:
@@ -141,22 +131,16 @@ class TrainedModel:
         folder, place = Path(folder), find_device(device)
         if not folder.is_dir():
             raise MissingData(f"no such model: {folder}")
-        config = _read_config(folder)
-        architecture, settings = config["architecture"], config.get("reference")
-        network = build(architecture, config["target"])
-        try:
-            weights = load_file(folder / "model.safetensors")
-            network.double().load_state_dict(weights)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise BadInput(f"{folder}/model.safetensors does not fit its config.json: {reason}") from error
+        record = ModelRecord.read(folder)
+        network = build(record.architecture, record.target)
+        read_weights(network, record, folder)
         reference = None
-        if settings is not None:
-            numbers = [int(z) for z in architecture["shells"]]
+        if record.reference is not None:
             reference = OrbitalReference(
-                read_species(folder / "species", numbers), Settings.stored(settings, folder / "config.json")
+                read_species(folder / "species", list(record.shells)),
+                Settings.stored(record.reference, folder / "config.json"),
             )
-        return TrainedModel(network.to(place).eval(), architecture, reference)
+        return TrainedModel(network.to(place).eval(), record.architecture, reference)
 
 
 def load_model(path: Path | str, device: str = "cpu") -> TrainedModel:
@@ -165,27 +149,6 @@ def load_model(path: Path | str, device: str = "cpu") -> TrainedModel:
     device: cpu, cuda or cuda:N.  Raises NearsightError as `TrainedModel.load`.
     """
     return TrainedModel.load(path, device)
-
-
-def build(architecture: Mapping[str, Any], target: str = "total", seed: int = 0) -> HamiltonianModel:
-    """The network of an architecture {kind, shells, arguments}; first weights are drawn from `seed` alone.
-
-    Raises BadInput for a kind that is not known, Unavailable for one whose package cannot be loaded.
-    """
-    kind = load("models", architecture["kind"])
-    shells = {int(z): tuple(s) for z, s in architecture["shells"].items()}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            made: HamiltonianModel = kind(shells, target=target, **architecture["arguments"])
-        except TypeError as error:
-            raise BadInput(f"a {architecture['kind']} of another version is needed: {error}") from error
-        return made
-
-
-def save_weights(network: torch.nn.Module, folder: Path) -> None:
-    with whole_file(folder / "model.safetensors") as part:
-        save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, part)
 
 
 def predict(
@@ -223,7 +186,8 @@ def predict(
         "wall_seconds": time.perf_counter() - started,
         "versions": {"nearsight": nearsight.__version__, "torch": torch.__version__},
     }
-    write(out, Calculation(found, overlap, hamiltonian, electrons=electrons, result=record))
+    predicted = Calculation(found, overlap, hamiltonian, electrons=electrons, result=record)
+    write(out, require_lawful(predicted, "the prediction"))
 
 
 predict_folder = predict
@@ -236,21 +200,6 @@ def _same_basis(basis: Basis, trained: TrainedModel) -> None:
             raise BadInput(
                 f"{SYMBOLS[z]} has shells {list(shells)} in this folder, the model was trained on {list(known)}"
             )
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.exists():
-        raise MissingData(f"{folder} is not a trained model: it has no config.json (train writes one)")
-    config = read_json(path)
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise BadInput(f"{path} is not a model's configuration of the form {FORMAT}")
-    by = config.get("versions", {}).get("nearsight")
-    checked_version(config.get(KEY), SCHEMA, path, by)
-    missing = [k for k in ("architecture", "target") if k not in config]
-    if missing:
-        raise BadInput(f"{path} has no {missing[0]}: the file is damaged")
-    return config
 
 
 def find_device(name: str) -> torch.device:

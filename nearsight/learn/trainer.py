@@ -18,7 +18,7 @@ from nearsight.learn.assembly import Assembled
 from nearsight.learn.checkpoint import Checkpoint
 from nearsight.learn.config import TrainerConfig, TrainingConfig
 from nearsight.learn.metrics import Metrics, Progress
-from nearsight.learn.model import save_weights
+from nearsight.learn.model_files import write_weights
 from nearsight.learn.newton import NewtonSteps
 from nearsight.learn.packing import shuffled
 from nearsight.learn.parallel import Ranks
@@ -196,7 +196,7 @@ class Trainer:
         if figure < p.best:
             p.best, p.waited = figure, 0
             if self.ranks.first:
-                save_weights(self.average, self.out)
+                write_weights(self.average, self.trained.record, self.out)
         else:
             p.waited += 1
             if self.trainer.schedule == "plateau" and p.waited > self.trainer.plateau_patience:

@@ -15,6 +15,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from nearsight.core.display import shown
+from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG
@@ -72,21 +74,43 @@ class DeepH2Config(ModelConfig):
 
     kind: Literal["deeph2"] = "deeph2"
     preset: Literal["small", "base", "large"] = "base"
-    cutoff_ang: float = Field(4.25, gt=0)
+    cutoff_ang: float = Field(4.25, gt=0, le=50)
     irreps: str | None = None
     edge: tuple[int, ...] | None = Field(None, min_length=3)
     hidden: tuple[int, ...] | None = Field(None, min_length=3)
-    layers: int | None = Field(None, ge=1)
-    radial: int = Field(8, ge=1)
-    width: int | None = Field(None, ge=1)
+    layers: int | None = Field(None, ge=1, le=32)
+    radial: int = Field(8, ge=1, le=512)
+    width: int | None = Field(None, ge=1, le=8192)
 
     @model_validator(mode="before")
     @classmethod
     def _from_preset(cls, table: Any) -> Any:
-        if isinstance(table, Mapping) and table.get("preset", "base") in PRESETS:
-            given = {k: v for k, v in table.items() if v is not None}
-            return {**PRESETS[table.get("preset", "base")], **given}
+        preset = table.get("preset", "base") if isinstance(table, Mapping) else None
+        if isinstance(preset, str) and preset in PRESETS:
+            return {**PRESETS[preset], **{k: v for k, v in table.items() if v is not None}}
         return table
+
+
+_MOST = {"layers": 32, "radial": 512, "width": 8192}
+_MOST_CHANNELS = 4096  # of one kind
+_FARTHEST = 100.0  # Bohr
+
+
+def _check_sizes(
+    cutoff: float, reach: float, neighbours: float, edge: Sequence[int], hidden: Sequence[int], **sizes: int
+) -> None:
+    """Raises BadInput for sizes of which no network can be made."""
+    for name, size in sizes.items():
+        if not 1 <= size <= _MOST[name]:
+            raise BadInput(f"model.{name}: {shown(size)} is not from 1 to {_MOST[name]}")
+    for name, length in (("cutoff", cutoff), ("reach", reach)):
+        if not 0 < length <= _FARTHEST:
+            raise BadInput(f"a {name} of {shown(length)} Bohr: it must be positive, and {_FARTHEST:g} at most")
+    if not 0 < neighbours < 1e4:
+        raise BadInput(f"{shown(neighbours)} neighbours in the mean: it must be positive")
+    for name, channels in (("edge", edge), ("hidden", hidden)):
+        if len(channels) < 3 or not all(0 <= n <= _MOST_CHANNELS for n in channels):
+            raise BadInput(f"model.{name}: {shown(list(channels))} are no channels of m = 0 even, 0 odd, 1, 2, ...")
 
 
 class EdgeConvolution(nn.Module):
@@ -187,6 +211,7 @@ class DeepH2(HamiltonianModel):
         neighbours: float = 12.0,
     ) -> None:
         super().__init__(shells, target)
+        _check_sizes(cutoff, reach, neighbours, edge, hidden, layers=layers, radial=radial, width=width)
         self.irreps = node = Irreps.parse(irreps).reaching(2 * max(max(s) for s in shells.values()))
         self.readout = BlockReadout(shells, cutoff, reach, node.l_max)
         edge_irreps, hidden_irreps = (_frame_irreps(f, node.l_max) for f in (edge, hidden))

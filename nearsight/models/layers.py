@@ -33,10 +33,12 @@ class Irreps:
         true: dict[int, int] = {}
         pseudo: dict[int, int] = {}
         for term in text.replace(" ", "").split("+"):
-            match = re.fullmatch(r"(?:(\d+)x)?(\d+)([eo])", term)
+            match = re.fullmatch(r"(?:(\d{1,5})x)?(\d{1,3})([eo])", term)
             if match is None:
-                raise BadInput(f"irreps {text!r}: {term!r} is not of the form 16x2e (channels x l parity)")
+                raise BadInput(f"irreps {text:.60}: {term:.40} is not of the form 16x2e (channels x l parity)")
             count, l, parity = int(match[1] or 1), int(match[2]), match[3]
+            if count > 4096 or l > 16:
+                raise BadInput(f"irreps: {term:.40}: at most 4096 channels and l = 16")
             kind = true if (parity == "e") == (l % 2 == 0) else pseudo
             kind[l] = kind.get(l, 0) + count
         l_max = max([*true, *pseudo])

@@ -20,7 +20,7 @@ from nearsight.formats.outputs import claim_folder
 from nearsight.formats.registry import read_structure
 from nearsight.formats.structures import check_structure
 from nearsight.tasks.ground_states import BuildReport, Report, Workers, ground_states
-from nearsight.tasks.modes import Harmonic, Modes, harmonic_of, taken_harmonic, thermal
+from nearsight.tasks.modes import MOST_COPIES, Harmonic, Modes, harmonic_of, taken_harmonic, thermal
 from nearsight.tasks.rotations import check_room, random_rotation, turned
 
 
@@ -31,10 +31,10 @@ class Distort(Table):
     supercell: repeats first.  rotate: turn the atoms about their centre by a random rotation (a molecule in its box).
     """
 
-    count: int = Field(gt=0)
-    sigma_ang: float = Field(ge=0)
-    clip_ang: float = Field(gt=0)
-    seed: int = 0
+    count: int = Field(gt=0, le=MOST_COPIES)
+    sigma_ang: float = Field(ge=0, le=2)
+    clip_ang: float = Field(gt=0, le=5)
+    seed: int = Field(0, ge=0)
     supercell: tuple[int, int, int] = (1, 1, 1)
     rotate: bool = False
 
@@ -54,7 +54,7 @@ class SetSettings(Versioned):
     modes: Modes | None = None
     scf: Settings = Settings()
     labels: bool = True
-    vacuum_ang: float | None = None
+    vacuum_ang: float | None = Field(None, gt=0)
     workers: Workers = "auto"
 
     @model_validator(mode="after")

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import Field
 
 from nearsight.core.configuration import read_table
 from nearsight.core.errors import BadInput, NotConverged
@@ -27,7 +28,7 @@ from nearsight.tasks.digest import Origin, former_digest
 from nearsight.tasks.ledger import Job, Ledger, Outcome, run_jobs
 
 Report = Callable[[Outcome, int, int], None]
-Workers = int | Literal["auto"]
+Workers = Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ _FORCE_CONSTANT = HARTREE_EV / BOHR_ANG**2  # Ha/Bohr^2 in eV/angstrom^2
 _EQUAL = 2e-5  # gap of omega^2, as a share of it, below which modes are taken as equal
 _GENERIC_SEED = 15  # of the matrix that settles signs and bases of equal modes; it must never change: sets depend on it
 _STEPS = 200
+MOST_COPIES = 100_000  # of one structure
 
 
 class Modes(Table):
@@ -54,7 +55,7 @@ class Modes(Table):
     hessian: folder of another set whose minimum and second derivatives are taken, instead of computing them.
     """
 
-    count: int = Field(gt=0)
+    count: int = Field(gt=0, le=MOST_COPIES)
     temperature_K: tuple[float, float]
     seed: int = Field(0, ge=0)
     supercell: tuple[int, int, int] = (1, 1, 1)

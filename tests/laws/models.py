@@ -20,7 +20,8 @@ from nearsight.core.pairs import Pairs
 from nearsight.core.structure import Structure
 from nearsight.learn.cache import DiskCache, matching
 from nearsight.learn.data import Source
-from nearsight.learn.model import TrainedModel, build
+from nearsight.learn.model import TrainedModel
+from nearsight.learn.model_files import build
 from nearsight.learn.samples import complete_record, exact_record
 from nearsight.models.contract import HamiltonianModel, Setting
 from nearsight.models.targets import TARGETS, Inputs

@@ -18,7 +18,7 @@ from nearsight.dft.scf import SCF
 from nearsight.dft.settings import ScfSettings
 from nearsight.learn.energy import ProblemCache
 from nearsight.learn.gauss_newton import GaussNewton, LastLayers, WeightCycle
-from nearsight.learn.model import build
+from nearsight.learn.model_files import build
 from nearsight.models.deeph2 import PRESETS, DeepH2
 from nearsight.models.graph import Graph
 from nearsight.models.targets import Inputs

@@ -16,7 +16,7 @@ from nearsight.learn import data as data_module
 from nearsight.learn import preparation, samples
 from nearsight.learn.cache import MAPPED_FROM, DiskCache
 from nearsight.learn.data import LabelledData, Reader
-from nearsight.learn.model import build
+from nearsight.learn.model_files import build
 from nearsight.learn.samples import SampleStore
 from nearsight.learn.train import train
 from nearsight.models.deeph2 import PRESETS, DeepH2

@@ -22,6 +22,7 @@ from nearsight.learn.losses import BlockLoss
 from nearsight.learn.model import TrainedModel, predict
 from nearsight.learn.train import train, train_from_config
 from tests import toy_model
+from tests.laws.formats import overlap_of
 
 SHELLS = {6: (0, 1), 1: (0,)}
 
@@ -56,11 +57,7 @@ def sample(seed: int) -> tuple[Structure, BlockMatrix, BlockMatrix]:
     structure = Structure(7.5 * torch.eye(3, dtype=torch.float64), positions, torch.tensor([6, 6, 1, 1]))
     layout = BlockLayout(Basis.of(structure.numbers, SHELLS), Pairs.within(structure, 6.0))
     hamiltonian = made_up_hamiltonian(structure, layout)
-    rows, columns = layout.local
-    overlap = 0.1 * hamiltonian.values
-    overlap[0, torch.isin(layout.pair, layout.pairs.on_site)] = 0.0
-    overlap[0, torch.isin(layout.pair, layout.pairs.on_site) & (rows == columns)] = 1.0
-    return structure, hamiltonian, hamiltonian.with_values(overlap)
+    return structure, hamiltonian, overlap_of(hamiltonian)
 
 
 @pytest.fixture(scope="module")
