@@ -47,11 +47,16 @@ if TYPE_CHECKING:  # for type checkers and editors, which see what __getattr__ g
     from nearsight.formats.ion_xml import read_ion_xml as read_ion_xml
     from nearsight.formats.ion_xml import write_ion_xml as write_ion_xml
     from nearsight.formats.pseudopotential_files import read_pseudopotential as read_pseudopotential
+    from nearsight.formats.pyscf import from_pyscf as from_pyscf
     from nearsight.formats.registry import list_folders as list_folders
     from nearsight.formats.registry import read as read
     from nearsight.formats.registry import read_structure as read_structure
     from nearsight.formats.registry import write as write
     from nearsight.formats.structures import read_frames as read_frames
+    from nearsight.formats.tight_binding import to_kwant as to_kwant
+    from nearsight.formats.tight_binding import to_pythtb as to_pythtb
+    from nearsight.formats.tight_binding import to_sisl as to_sisl
+    from nearsight.formats.tight_binding import to_tbmodels as to_tbmodels
     from nearsight.learn.model import TrainedModel as TrainedModel
     from nearsight.learn.model import load_model as load_model
     from nearsight.learn.model import predict as predict
@@ -64,6 +69,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which see what __getattr__ g
     from nearsight.properties.dos import dos as dos
     from nearsight.properties.gap import gap as gap
     from nearsight.properties.spectra import bands as bands
+    from nearsight.tasks.convert import convert as convert
     from nearsight.tasks.ground_state import forces as forces
     from nearsight.tasks.ground_state import ground_state as ground_state
     from nearsight.tasks.ground_state import stress as stress
@@ -103,6 +109,12 @@ _HOME = {
     "read_ion_xml": "nearsight.formats.ion_xml",
     "write_ion_xml": "nearsight.formats.ion_xml",
     "read_pseudopotential": "nearsight.formats.pseudopotential_files",
+    "from_pyscf": "nearsight.formats.pyscf",
+    "to_kwant": "nearsight.formats.tight_binding",
+    "to_pythtb": "nearsight.formats.tight_binding",
+    "to_sisl": "nearsight.formats.tight_binding",
+    "to_tbmodels": "nearsight.formats.tight_binding",
+    "convert": "nearsight.tasks.convert",
     "read": "nearsight.formats.registry",
     "write": "nearsight.formats.registry",
     "read_structure": "nearsight.formats.registry",

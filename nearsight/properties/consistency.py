@@ -25,7 +25,7 @@ S_AXIAL = 0.01  # of S that may break the two-centre law: sound sets have 1e-13 
 H_AXIAL = 0.45  # of H, a three-centre matrix: sound sets have 0.35 at most
 MENDED = 0.6  # another reading must break the law by so much less to be named
 LEVELS_EV = 1e-3
-BONDED = 1.3  # sums of covalent radii
+BONDED, NEAR = 1.3, 2.5  # sums of covalent radii; Bohr: nearer atoms than either have orbitals that overlap
 SYMMETRY_EV, SYMMETRY_S = 0.1, 5e-3  # meshes break the symmetry of H by some 10 meV
 RANGE_EV, SPREAD_EV = 13.0, (2.0, 150.0)  # of all levels; of the middle half: sound sets have 15 to 2000, and 3 to 94
 UNITS = (("27.2114 (hartree for eV)", HARTREE_EV), ("13.6057 (rydberg for eV)", HARTREE_EV / 2), ("2", 2.0))
@@ -153,7 +153,8 @@ def _lost_blocks(c: Calculation, matrix: BlockMatrix) -> list[tuple[int, int, li
     numbers = torch.tensor(matrix.basis.numbers)
     kind = numbers[pairs.i] * 200 + numbers[pairs.j]
     radii = torch.as_tensor(covalent_radii)[numbers] / BOHR_ANG
-    bonded = (distance < BONDED * (radii[pairs.i] + radii[pairs.j])) & (norm == 0)  # also an atom with itself
+    reach = (BONDED * (radii[pairs.i] + radii[pairs.j])).clamp(min=NEAR)
+    bonded = (distance < reach) & (norm == 0)  # also an atom with itself
     found = [
         (int(pairs.i[p]), int(pairs.j[p]), pairs.R[p].tolist(), float(distance[p])) for p in bonded.nonzero()[:, 0]
     ]
