@@ -49,12 +49,12 @@ class SCFState:
             "residual": self.difference.abs().max(),
             "fermi_level": self.electrons.fermi_level,
         }
-        if levels is not None:
-            own["filled"] = levels.highest
-        values, *rest = fetch(torch.stack([v.detach().to(self.evaluation.total) for v in own.values()]), *further)
+        figures = torch.stack([v.detach().to(self.evaluation.total) for v in own.values()])
+        ends = figures.new_zeros(0) if levels is None else levels.ends.to(figures)
+        values, found, *rest = fetch(figures, ends, *further)
         self._told.update(zip(own, values, strict=True))
         if levels is not None:
-            levels.know(int(self._told["filled"]))
+            levels.know(*(int(n) for n in found))
         return rest
 
     def _figure(self, name: str) -> float:

@@ -90,19 +90,37 @@ class Levels:
         return self.spin.electrons_per_level * self.occupations
 
     @property
-    def highest(self) -> Tensor:
-        """How many of the lowest levels there are above which none is occupied: a number on the device."""
-        filled = (self.occupations.abs() > NEGLIGIBLE).flatten(0, 1).any(0)
-        return (filled * torch.arange(1, len(filled) + 1, device=filled.device)).max()
+    def slopes(self) -> Tensor:
+        """What each level gains with mu, -df/de times the electrons of a full one [s, k, n], 1/Ha."""
+        return -self.spin.electrons_per_level * self.smearing.slopes(self.reduced)[0] / self.kT
+
+    @property
+    def ends(self) -> Tensor:
+        """What `full` and `filled` are, as two numbers on the device."""
+        there = torch.stack([self.slopes * self.kT, self.occupations]).abs().flatten(1, 2)
+        some = (there > NEGLIGIBLE).any(1)  # [2, n]: levels at mu; levels that are occupied
+        n = torch.arange(1, some.shape[1] + 1, device=some.device)
+        first = torch.where(some[0], n - 1, some.shape[1]).min()
+        return torch.stack([first, (n * some[1]).max()])
 
     @cached_property
-    def filled(self) -> int:
-        """`highest` as a number of the host."""
-        return int(self.highest)
+    def _ends(self) -> tuple[int, int]:
+        first, last = self.ends.tolist()
+        return first, last
 
-    def know(self, filled: int) -> None:
-        """Take `filled` from one who fetched it together with other numbers."""
-        self.__dict__["filled"] = filled
+    @property
+    def full(self) -> int:
+        """How many of the lowest levels are full at every k, so that they give nothing when mu moves."""
+        return self._ends[0]
+
+    @property
+    def filled(self) -> int:
+        """How many of the lowest levels there are above which none is occupied at any k."""
+        return self._ends[1]
+
+    def know(self, full: int, filled: int) -> None:
+        """Take `full` and `filled` from one who fetched `ends` together with other numbers."""
+        self.__dict__["_ends"] = (full, filled)
 
 
 def fermi_level(

@@ -33,13 +33,16 @@ class Smearing(ABC):
         """Energy extrapolated to kT = 0 from E and Omega: their mean, exact to third order in kT."""
         return 0.5 * (total + free)
 
-    def divided_difference(self, x: Tensor, f: Tensor) -> Tensor:
-        """(f_i - f_j) / (x_i - x_j), f'(x_i) on the diagonal [..., n, n]; by Taylor's series where levels are close."""
-        d = x[..., :, None] - x[..., None, :]
+    def divided_difference(self, x: Tensor, f: Tensor, rows: int | None = None) -> Tensor:
+        """(f_i - f_j) / (x_i - x_j), f'(x_i) on the diagonal [..., rows, n]; by Taylor's series where levels are close.
+
+        rows: of the first so many i; None: of all.
+        """
+        d = x[..., :rows, None] - x[..., None, :]
         close = d.abs() < 2e-3
-        middle = 0.5 * (x[..., :, None] + x[..., None, :])
+        middle = 0.5 * (x[..., :rows, None] + x[..., None, :])
         first, third = self.slopes(middle)
-        far = (f[..., :, None] - f[..., None, :]) / torch.where(close, torch.ones_like(d), d)
+        far = (f[..., :rows, None] - f[..., None, :]) / torch.where(close, torch.ones_like(d), d)
         return torch.where(close, first + third * d * d / 24, far)
 
 
@@ -59,17 +62,17 @@ class FermiDirac(Smearing):
         p = f * torch.sigmoid(x)
         return -p, -p * (1 - 6 * p)
 
-    def divided_difference(self, x: Tensor, f: Tensor) -> Tensor:
+    def divided_difference(self, x: Tensor, f: Tensor, rows: int | None = None) -> Tensor:
         """f(a) - f(b) = -sinh((a-b)/2) / (2 cosh(a/2) cosh(b/2)), with exponentials of -|.| only, so nothing overflows."""
-        t = 0.5 * (x[..., :, None] - x[..., None, :])
+        t = 0.5 * (x[..., :rows, None] - x[..., None, :])
         close = t.abs() < 0.5
         small = torch.where(close, t, torch.zeros_like(t))
         t2 = small * small
         sinhc = 1 + t2 / 6 * (1 + t2 / 20 * (1 + t2 / 42 * (1 + t2 / 72 * (1 + t2 / 110 * (1 + t2 / 156)))))
         half = 0.5 * x
         inverse_cosh = 2 * torch.exp(-half.abs()) / (1 + torch.exp(-2 * half.abs()))
-        near = -0.25 * sinhc * inverse_cosh[..., :, None] * inverse_cosh[..., None, :]
-        far = (f[..., :, None] - f[..., None, :]) / torch.where(close, torch.ones_like(t), 2 * t)
+        near = -0.25 * sinhc * inverse_cosh[..., :rows, None] * inverse_cosh[..., None, :]
+        far = (f[..., :rows, None] - f[..., None, :]) / torch.where(close, torch.ones_like(t), 2 * t)
         return torch.where(close, near, far)
 
 

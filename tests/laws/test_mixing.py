@@ -72,7 +72,7 @@ def test_the_response_leaves_out_nothing_that_counts(skew):
     electrons, change = problem.solver.solve(h), noise(h, 1.0)
     part = electrons.response()(change)
     assert electrons.levels.filled < functional.layout.basis.size
-    electrons.levels.know(functional.layout.basis.size)
+    electrons.levels.know(0, functional.layout.basis.size)
     whole = electrons.response()(change)
     assert torch.allclose(part.values, whole.values, atol=1e-9)
 

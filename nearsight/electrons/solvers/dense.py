@@ -151,29 +151,32 @@ class DenseElectrons(Electrons):
 
     def response(self) -> DenseResponse:
         levels, m = self.levels, self.levels.filled
-        x, g = levels.reduced, levels.spin.electrons_per_level
-        slope = g * levels.smearing.slopes(x[..., :m])[0] / levels.kT
+        about = (levels.reduced, levels.occupations)
+        solved = tuple(_each(self.solved, self._sizes, "with_kernel", about, levels.smearing, levels.kT, m))
+        first = min(levels.full, m)
+        slope = levels.slopes[..., first:m]
         axes = (1, 2) if levels.fermi_level.ndim else (0, 1, 2)
         total = (levels.weights[None, :, None] * slope).sum(axes)
-        solved = _each(self.solved, self._sizes, "with_kernel", (x, levels.occupations), levels.smearing, levels.kT, m)
-        return DenseResponse(self.kpoints, tuple(solved), g, self._of_levels(slope), total)
+        g = levels.spin.electrons_per_level
+        return DenseResponse(self.kpoints, solved, g, self._of_levels(slope, first), total)
 
     @property
     def _sizes(self) -> list[int]:
         return [len(s) for s in self.solved]
 
-    def _of_levels(self, x: Tensor) -> BlockMatrix:
-        parts = _each(self.solved, self._sizes, "of_levels", (x,))
+    def _of_levels(self, x: Tensor, first: int = 0) -> BlockMatrix:
+        """sum_k w_k exp(-2 pi i k.R) C diag(x) C^dagger over the whole zone, x [s, k, m] of m levels from `first`."""
+        parts = _each(self.solved, self._sizes, "of_levels", (x,), first)
         return self.kpoints.closed(self.hamiltonian.with_values(_sum(parts)))
 
 
 @dataclass(frozen=True, eq=False)
 class DenseResponse:
-    """dD = g C [K o (C^dagger dH C)] C^dagger - N Tr[N dH] / Tr[N S], K = (f_i - f_j) / (e_i - e_j).
+    """dD = g C [K o (C^dagger dH C)] C^dagger + N Tr[N dH] / Tr[N S], K = (f_i - f_j) / (e_i - e_j).
 
     The second term is the shift of the Fermi level at fixed number of electrons, that of each spin where its moment is held.
     solved: the states with their kernels.  electrons: of a full level, g.
-    at_fermi_level: N = g C f' C^dagger.  total: Tr[N S], a number or [s].
+    at_fermi_level: N = dD/dmu = -g C f' C^dagger.  total: Tr[N S], a number or [s].
     """
 
     kpoints: KPoints
@@ -190,9 +193,9 @@ class DenseResponse:
         n = self.at_fermi_level.values
         shared = (n.conj() * change.values).real if n.is_complex() else n * change.values
         along = shared.sum(1) if self.total.ndim else shared.sum()
-        moved = along / torch.where(self.total != 0, self.total, torch.full_like(self.total, -1e-300))
+        moved = along / torch.where(self.total != 0, self.total, torch.full_like(self.total, 1e-300))
         found = self.kpoints.closed(change.with_values(raw))
-        return found.with_values(found.values - (moved[:, None] if moved.ndim else moved) * n)
+        return found.with_values(found.values + (moved[:, None] if moved.ndim else moved) * n)
 
 
 def _sum(parts: list[Tensor]) -> Tensor:

@@ -35,15 +35,14 @@ class States:
 
     __repr__ = one_line
 
-    def of_levels(self, x: Tensor) -> Tensor:
-        """sum_k w_k exp(-2 pi i k.R) C diag(x) C^dagger on the layout [components, size], x [s, k, m] of the m lowest."""
-        c = self.coefficients[..., : x.shape[-1]]
+    def of_levels(self, x: Tensor, first: int = 0) -> Tensor:
+        """sum_k w_k exp(-2 pi i k.R) C diag(x) C^dagger on the layout [components, size], x [s, k, m] from level `first`."""
+        c = self.coefficients[..., first : first + x.shape[-1]]
         return self._on_layout((c * x.to(c.dtype)[..., None, :]) @ c.mH)
 
     def with_kernel(self, x: Tensor, f: Tensor, smearing: Smearing, kT: float, m: int) -> States:
         """The same with K = df/de of reduced energies x and occupations f, both [s, k, n]."""
-        kernel = smearing.divided_difference(x, f)[..., :m, :] / kT
-        return replace(self, kernel=kernel.clone() if m < f.shape[-1] else kernel)
+        return replace(self, kernel=smearing.divided_difference(x, f, m) / kT)
 
     def response(self, change: BlockMatrix) -> Tensor:
         """sum_k w_k exp(-2 pi i k.R) C [K o (C^dagger dH C)] C^dagger on the layout [components, size]."""
@@ -82,9 +81,9 @@ class Solved:
             else torch.cat([c.coefficients for c in self.chunks], 1)
         )
 
-    def of_levels(self, x: Tensor) -> Tensor:
+    def of_levels(self, x: Tensor, first: int = 0) -> Tensor:
         """As `States.of_levels`, summed over all k of the share; x [s, k, m]."""
-        return _sum(c.of_levels(part) for c, part in zip(self.chunks, self._split(x), strict=True))
+        return _sum(c.of_levels(part, first) for c, part in zip(self.chunks, self._split(x), strict=True))
 
     def with_kernel(self, x: Tensor, f: Tensor, smearing: Smearing, kT: float, m: int) -> Solved:
         """As `States.with_kernel`; x, f [s, k, n]."""
