@@ -19,19 +19,17 @@ QUICK = {"xc": "lda", "basis": "sz", "energy_shift_ry": 0.02, "kmesh": (1, 1, 1)
 def test_the_iterations_that_a_model_saves(nearsight, tmp_path):
     box = [[10.0, 0, 0], [0, 10.0, 0], [0, 0, 10.0]]
     for n, z in enumerate(torch.linspace(1.2, 1.7, 5).tolist()):
-        s = cases.structure(box, [[5.0, 5.0, 4.0], [5.0, 5.0, 4.0 + z]], [1, 1])
+        s = cases.structure(box, [[5.0, 5.0, 2.0], [5.0, 5.0, 2.0 + z], [5.2, 4.6, 6.0], [5.0, 5.9, 6.9]], [1, 1, 1, 1])
         run_scf(s, ScfSettings.model_validate(QUICK), tmp_path / f"data/{n}")
     data = {"train": str(tmp_path / "data"), "validation_fraction": 0.2}
     trainer = {"max_minutes": None, "max_epochs": 40}
     train({"data": data, "model": {"preset": "small"}, "trainer": trainer}, tmp_path / "model")
     path, out, model = tmp_path / "h2.xyz", tmp_path / "out", tmp_path / "model"
-    far = (4.0 + 1.43) * BOHR_ANG
-    edge, half = 10 * BOHR_ANG, 5 * BOHR_ANG
-    path.write_text(
-        f'2\nLattice="{edge} 0 0 0 {edge} 0 0 0 {edge}" pbc="T T T"\n'
-        f"H {half} {half} {4 * BOHR_ANG}\nH {half} {half} {far}\n"
-    )
-    exact = ("--set", "two_center=exact", "--set", "tolerance_ev=1e-6")
+    edge = 10 * BOHR_ANG
+    atoms = [[5.0, 5.0, 2.0], [5.0, 5.0, 3.43], [5.2, 4.6, 6.0], [5.0, 5.9, 6.9]]
+    lines = "".join("H " + " ".join(str(x * BOHR_ANG) for x in atom) + "\n" for atom in atoms)
+    path.write_text(f'4\nLattice="{edge} 0 0 0 {edge} 0 0 0 {edge}" pbc="T T T"\n' + lines)
+    exact = ("--set", "two_center=exact", "--set", "tolerance_ev=1e-5")
     options = ("--xc", "lda", "--kmesh", 1, 1, 1, "--mesh-cutoff", 60, "--species", model / "species")
     told = nearsight("scf", path, "-o", out, *options, *exact, "--start", model)
     assert told.status == 0 and "first residual" in told.out and "saved" not in told.out
