@@ -226,14 +226,17 @@ def tree(value: Any, random: Random) -> Any:
 
 
 def json_tree(raw: bytes, random: Random) -> bytes:
-    return json.dumps(tree(json.loads(raw), random)).encode()
+    try:
+        return json.dumps(tree(json.loads(raw), random)).encode()
+    except (ValueError, RecursionError):  # altered before, or a table that was put into itself
+        return flipped(raw, random)
 
 
 def yaml_tree(raw: bytes, random: Random) -> bytes:
     try:
         return yaml.safe_dump(tree(yaml.safe_load(raw), random)).encode()
-    except RecursionError:  # a table that was put into itself
-        return raw
+    except (ValueError, RecursionError, yaml.YAMLError):
+        return flipped(raw, random)
 
 
 def hdf5(path: Path, random: Random) -> None:
