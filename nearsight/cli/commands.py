@@ -450,10 +450,10 @@ def check(
     json: Json = False,
 ) -> None:
     """Is a calculation sound, in its orders, signs, units, symmetry and levels? Exit 1 if not, with what would mend it."""
-    from nearsight.formats.registry import list_folders, read_unchecked
+    from nearsight.formats.registry import find, list_folders, read_unchecked
     from nearsight.properties.check import check as examine
 
-    places = list_folders(folder)
+    places = list_folders(folder) if folder.is_dir() and find(folder) is None else [folder]
     broken: list[tuple[Path, str]] = []
     told: dict[str, Any] = {}
     for place in places:
