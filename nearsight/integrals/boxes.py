@@ -86,8 +86,9 @@ class Batch:
 
     points [boxes, points]: flat mesh indices (the mesh's size where a box sticks out).  images: whose the rows are, box
     of the batch.  corner [images, 3]: from each image's atom to the first point of its box.
-    radial: R(r)/r^l of every shell of every image where it is not zero, one after another; support [shells, points]: where that
-    is, the last one nowhere.  harmonics [images * harmonics, nodes]: r^l Y_lm at the nodes of `polynomials`.
+    radial: R(r)/r^l of every shell of every image where it is not zero, one after another.  support [shells, points / 8]: where
+    that is, eight points to a byte; the last shell is nowhere.
+    harmonics [images * harmonics, nodes]: r^l Y_lm at the nodes of `polynomials`.
     shell, harmonic [boxes * rows]: of which of the two a row is made.
     elements [boxes, pairs]: of the sparse matrix, for the lower triangle of pairs of rows (the layout's size: none).
     """
@@ -113,14 +114,27 @@ class Batch:
     def orbitals(self) -> Tensor:
         """Dense values [boxes, rows, points]."""
         dense = self.harmonics.index_select(0, self.harmonic) @ self.polynomials.lagrange
-        radial = self.radial.new_zeros(self.support.shape).masked_scatter_(self.support, self.radial)
+        where = self.where
+        radial = self.radial.new_zeros(where.shape).masked_scatter_(where, self.radial)
         dense *= radial.index_select(0, self.shell)
         return dense.reshape(self.boxes, self.rows, -1)
+
+    @property
+    def where(self) -> Tensor:
+        """`support` as booleans [shells, points]."""
+        bits = self.support[:, :, None] >> torch.arange(8, dtype=torch.uint8, device=self.support.device) & 1
+        return bits.flatten(1)[:, : self.points.shape[1]].bool()
 
     @property
     def lower(self) -> Tensor:
         """Pairs of rows that `elements` has, as places in [rows, rows]."""
         return _lower_triangle(self.rows, self.points.device)
+
+
+def _bits(flags: Tensor) -> Tensor:
+    """Booleans [n, points], eight to a byte [n, bytes], the first one lowest."""
+    padded = torch.nn.functional.pad(flags.to(torch.uint8), (0, -flags.shape[1] % 8)).unflatten(1, (-1, 8))
+    return (padded << torch.arange(8, dtype=torch.uint8, device=flags.device)).sum(2, dtype=torch.uint8)
 
 
 def _lower_triangle(n: int, device: torch.device) -> Tensor:
@@ -298,7 +312,7 @@ class Boxes:
             polynomials=self.polynomials,
             harmonics=self.polynomials.harmonics(vectors[:, 0]),
             radial=radial[support],
-            support=torch.cat([support.flatten(0, 1), support.new_zeros(1, r.shape[1])]),
+            support=_bits(torch.cat([support.flatten(0, 1), support.new_zeros(1, r.shape[1])])),
             shell=shell,
             harmonic=harmonic,
             elements=elements.contiguous(),

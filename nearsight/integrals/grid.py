@@ -61,7 +61,7 @@ class GridOrbitals:
         batches = tuple(boxes.batches(elements))
         touched = torch.zeros(mesh.size + 1, dtype=torch.bool, device=layout.device)
         for b in batches:
-            touched[b.points] = b.support.index_select(0, b.shell).reshape(b.boxes, b.rows, -1).any(1)
+            touched[b.points] = b.where.index_select(0, b.shell).reshape(b.boxes, b.rows, -1).any(1)
         on_mesh = touched[:-1].reshape(mesh.shape)
         bare = GridOrbitals(structure, species, layout, mesh, batches, on_mesh, mesh.cell)
         return replace(bare, atomic_density=bare._density(bare.atomic_values)[0].reshape(mesh.shape))

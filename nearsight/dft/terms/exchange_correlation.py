@@ -91,7 +91,7 @@ class BoundExchangeCorrelation(BoundTerm):
         gradient = sigma = None
         if self.functional.uses_gradient:
             gradient = _stack([self.window.gradient(x) for x in n])
-            sigma = torch.where(active, _products(gradient.flatten(2).index_select(2, self.points)), 0.0)
+            sigma = torch.where(active, _products(gradient, self.points), 0.0)
         return n, gradient, active, torch.where(active, local, 1.0), sigma
 
     def energy(self, state: State) -> Tensor:
@@ -125,12 +125,15 @@ def _stack(parts: list[Tensor]) -> Tensor:
     return parts[0][None] if len(parts) == 1 else torch.stack(parts)
 
 
-def _products(gradient: Tensor) -> Tensor:
-    """|grad n|^2 [1, ...], or up.up, up.down, down.down [3, ...], of gradients [1 or 2, 3, ...]."""
-    if len(gradient) == 1:
-        return gradient.square().sum(1)
-    up, down = gradient
-    return torch.stack([(up * up).sum(0), (up * down).sum(0), (down * down).sum(0)])
+def _products(gradient: Tensor, points: Tensor) -> Tensor:
+    """|grad n|^2 [1, points], or up.up, up.down, down.down [3, points], of gradients [1 or 2, 3, x, y, z] at flat points."""
+    total: Tensor | None = None
+    for x in range(3):
+        g = gradient[:, x].flatten(1).index_select(1, points)
+        part = g * g if len(g) == 1 else torch.stack([g[0] * g[0], g[0] * g[1], g[1] * g[1]])
+        total = part if total is None else total + part
+    assert total is not None
+    return total
 
 
 def _fluxes(weight: Tensor, gradient: Tensor) -> Iterator[Tensor]:
