@@ -37,6 +37,7 @@ class HardWall:
     """The orbital is zero beyond r_c and its slope jumps there (SIESTA's default)."""
 
     def potential(self, r: NDArray[np.float64], radius: float) -> NDArray[np.float64]:
+        """V(r) = 0 [Ha]: the orbital's sphere is the wall."""
         return np.zeros_like(r)
 
 
@@ -51,6 +52,7 @@ class SmoothWall:
     inner: float = 0.8
 
     def potential(self, r: NDArray[np.float64], radius: float) -> NDArray[np.float64]:
+        """V at r [points, Bohr] of the orbital of radius r_c [Ha]; 0 at and beyond r_c, where the sphere ends."""
         values = np.zeros_like(r)
         start = self.inner * radius
         inside = (r > start) & (r < radius)
@@ -70,6 +72,7 @@ class SoftWall:
     inner: float = 0.9
 
     def potential(self, r: NDArray[np.float64], radius: float) -> NDArray[np.float64]:
+        """V at r [points, Bohr] of the orbital of radius r_c [Ha]; 0 at and beyond r_c, where the sphere ends."""
         return SmoothWall(self.strength, self.inner).potential(r, radius) * (radius - r)
 
 
@@ -116,6 +119,7 @@ class ConfinedState:
     __repr__ = one_line
 
     def tabulate(self) -> RadialFunction:
+        """The orbital on the uniform grid: of unit norm, positive in its outer part, zero at the sphere."""
         r, h = grid(self.sphere.radius)
         return _normalised(self.sphere.l, self.sphere.reduced(self.coefficients, r), h)
 

@@ -57,9 +57,11 @@ class Basis:
 
     @cached_property
     def atom_of_orbital(self) -> Tensor:
+        """Atom of each row of a matrix [orbitals]."""
         return torch.repeat_interleave(torch.arange(len(self.numbers)), self.counts)
 
     def same_as(self, other: Basis) -> bool:
+        """Whether atoms and shells are the same, so that matrices of both have the same rows."""
         return self.numbers == other.numbers and dict(self.shells) == dict(other.shells)
 
     def rotation(self, number: int, rotation: Tensor) -> Tensor:

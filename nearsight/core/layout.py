@@ -33,6 +33,7 @@ class Bundle:
 
     @property
     def count(self) -> int:
+        """Cells R of each pair."""
         return self.cell.shape[1]
 
     @property
@@ -69,6 +70,7 @@ class BlockLayout:
 
     @property
     def device(self) -> torch.device:
+        """Where the pairs are, and all that is made of them."""
         return self.pairs.i.device
 
     def __repr__(self) -> str:
@@ -177,6 +179,7 @@ class BlockLayout:
         return torch.complex(angle.cos(), angle.sin())
 
     def to(self, device: torch.device | str) -> BlockLayout:
+        """The same layout on a device; itself where it is there already."""
         return self if self.device == torch.device(device) else BlockLayout(self.basis, self.pairs.to(device))
 
 

@@ -101,11 +101,13 @@ class Pairs:
         return self.find(atom, atom, self.R.new_zeros(self.atoms, 3))
 
     def union(self, other: Pairs) -> Pairs:
+        """Every pair that is in either list, in the one order; both of the same atoms."""
         return Pairs.of(
             torch.cat([self.i, other.i]), torch.cat([self.j, other.j]), torch.cat([self.R, other.R]), self.atoms
         )
 
     def to(self, device: torch.device | str) -> Pairs:
+        """The same pairs on a device."""
         return Pairs(self.i.to(device), self.j.to(device), self.R.to(device), self.atoms)
 
 

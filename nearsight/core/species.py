@@ -53,6 +53,7 @@ class Orbital:
 
     @property
     def l(self) -> int:  # noqa: E743
+        """Angular momentum."""
         return self.radial.l
 
 
@@ -71,6 +72,7 @@ class Projector:
 
     @property
     def l(self) -> int:  # noqa: E743
+        """Orbital angular momentum."""
         return self.radial.l
 
 
@@ -115,6 +117,7 @@ class Species:
 
     @property
     def orbital_count(self) -> int:
+        """Orbitals of one atom, 2l+1 a shell."""
         return sum(2 * o.l + 1 for o in self.orbitals)
 
     @property

@@ -100,6 +100,7 @@ class Structure:
 
     @property
     def symbols(self) -> list[str]:
+        """Chemical symbol of each atom."""
         return [SYMBOLS[z] for z in self.numbers.tolist()]
 
     @property

@@ -37,9 +37,11 @@ class Renamed:
 
     @staticmethod
     def to(path: str, words: Mapping[Any, Any] | None = None) -> Renamed:
+        """path: with a point between keys, such as `mesh.cutoff_ry`."""
         return Renamed(tuple(path.split(".")), words or {})
 
     def value(self, given: Any) -> Any:
+        """What today's key takes for the value that was given: its new word, or itself where it has none."""
         try:
             return self.words.get(given, given)
         except TypeError:  # a list or a table, which is no word

@@ -51,6 +51,7 @@ class Spherical(AtomicFunction):
 
     @staticmethod
     def of(function: RadialFunction) -> Spherical:
+        """Through the table of a function with l = 0."""
         return Spherical(UniformSplines.through(function.values[None], function.spacing))
 
     @staticmethod
@@ -60,9 +61,11 @@ class Spherical(AtomicFunction):
 
     @property
     def cutoff(self) -> float:  # type: ignore[override]
+        """Where the table ends [Bohr]."""
         return self.splines.cutoff
 
     def __call__(self, vectors: Tensor) -> Tensor:
+        """f(|r|) [points]; differentiable in the vectors [points, 3], with no slope at the atom."""
         return self.splines.to(vectors)(length(vectors))[:, 0]
 
 

@@ -93,6 +93,7 @@ class Refinement:
 
     @property
     def fine(self) -> tuple[int, int, int]:
+        """Points of the finer mesh along each axis."""
         a, b, c = (self.factor * n for n in self.coarse)
         return a, b, c
 

@@ -109,6 +109,7 @@ class Batch:
 
     @property
     def boxes(self) -> int:
+        """How many there are."""
         return len(self.points)
 
     def orbitals(self) -> Tensor:
@@ -163,12 +164,14 @@ class Boxes:
 
     @staticmethod
     def of(structure: Structure, species: Mapping[int, Species], layout: BlockLayout, mesh: Mesh) -> Boxes:
+        """The mesh in boxes that leave the fewest empty points at its ends."""
         edges = torch.tensor([box_edge(n) for n in mesh.shape], device=layout.device)
         shape = torch.tensor(mesh.shape, device=layout.device)
         return Boxes(structure, species, layout, mesh, edges, (shape + edges - 1) // edges)
 
     @cached_property
     def shape(self) -> Tensor:
+        """Points of the mesh along each axis [3]."""
         return torch.tensor(self.mesh.shape, device=self.edges.device)
 
     @cached_property
@@ -184,6 +187,7 @@ class Boxes:
 
     @cached_property
     def polynomials(self) -> Polynomials:
+        """Those of a box, up to the highest l of any element."""
         return Polynomials.of(max(max(s.shells) for s in self.species.values()), self.offsets, self.mesh.steps)
 
     def batches(self, elements: int) -> Iterator[Batch]:
@@ -271,6 +275,7 @@ class Boxes:
                 yield images.atom[image], index[image, point], slope
 
     def corners(self, which: Tensor) -> Tensor:
+        """First point of boxes which [boxes], counted row-major, as mesh indices [boxes, 3]."""
         n = self.counts
         return torch.stack([which // (n[1] * n[2]), which // n[2] % n[1], which % n[2]], -1) * self.edges
 

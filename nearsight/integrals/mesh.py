@@ -59,6 +59,7 @@ class Mesh:
 
     @property
     def size(self) -> int:
+        """Number of points."""
         return self.shape[0] * self.shape[1] * self.shape[2]
 
     @cached_property

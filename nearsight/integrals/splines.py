@@ -46,6 +46,7 @@ class UniformSplines:
 
     @property
     def cutoff(self) -> float:
+        """Where the grid ends [Bohr]."""
         return self.spacing * len(self.coefficients)
 
     def __call__(self, r: Tensor) -> Tensor:
@@ -58,6 +59,7 @@ class UniformSplines:
         return torch.where((r < self.cutoff)[..., None], value, torch.zeros_like(value))
 
     def to(self, *args: Any, **kwargs: Any) -> UniformSplines:
+        """The same on a device or of a type, with the arguments of `Tensor.to`."""
         return UniformSplines(self.coefficients.to(*args, **kwargs), self.spacing)
 
 

@@ -115,6 +115,7 @@ Operator = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 def identity(k: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1: the operator of the overlap."""
     return np.ones_like(k)
 
 
@@ -146,6 +147,7 @@ class TwoCenterTable:
 
     @cached_property
     def cutoff(self) -> float:
+        """Distance beyond which every integral is 0: the sum of the largest radii [Bohr]."""
         return max(f.cutoff for f in self.left) + max(g.cutoff for g in self.right)
 
     @cached_property
@@ -190,6 +192,7 @@ class TwoCenterTable:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Rows and columns of a block."""
         return sum(2 * f.l + 1 for f in self.left), sum(2 * g.l + 1 for g in self.right)
 
     def __call__(self, vectors: Tensor) -> Tensor:

@@ -137,6 +137,7 @@ class LocalDensity(Functional):
     """e = e_x(n) + n e_c(n): Slater's exchange with PW92's correlation."""
 
     def energy_density(self, n: Tensor, sigma: Tensor | None = None, tau: Tensor | None = None) -> Tensor:
+        """1/2 sum_s e_x(2 n_s) + n e_c(n, zeta) [points]; sigma and tau are not looked at."""
         n, total, zeta = _polarisation(n)
         return 0.5 * gas.exchange(2 * n).sum(0) + total * gas.correlation(total, zeta)
 
@@ -164,6 +165,7 @@ class GradientCorrected(Functional):
     uses_gradient: ClassVar[bool] = True
 
     def energy_density(self, n: Tensor, sigma: Tensor | None = None, tau: Tensor | None = None) -> Tensor:
+        """1/2 sum_s e_x(2 n_s) F(s_s^2) + n (e_c + H) [points]; n [2, points], sigma [3, points]."""
         assert sigma is not None
         n, total, zeta = _polarisation(n)
         s2 = 4 * sigma[[0, 2]] / (4 * (3 * pi**2) ** (2 / 3) * (2 * n).pow(8 / 3))
