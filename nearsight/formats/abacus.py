@@ -57,9 +57,14 @@ class Abacus(Format):
     holds = frozenset({"overlap", "hamiltonian", "density_matrix", "none", "collinear", "spinor"})
 
     def recognises(self, path: Path) -> bool:
+        """An H(R) or S(R) in the folder or in an OUT.* of it."""
         return _output(path) is not None
 
     def read(self, path: Path) -> Calculation:
+        """Matrices (Ry -> Ha) with the structure and shells of the run; the density matrix of spinors is left out.
+
+        Raises BadInput for a folder without H(R) and S(R), or files that are damaged.
+        """
         out = _output(path)
         if out is None:
             raise BadInput(f"{path} has no H(R) or S(R) of ABACUS: run it with out_mat_hs2 1")

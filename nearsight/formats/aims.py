@@ -35,9 +35,14 @@ class Aims(Format):
     holds = frozenset({"overlap", "hamiltonian", "none", "collinear"})
 
     def recognises(self, path: Path) -> bool:
+        """The index file that the matrices share."""
         return (path / INDICES).is_file()
 
     def read(self, path: Path) -> Calculation:
+        """H and S of `output_rs_matrices plain`, with the shells of the list of basis functions.
+
+        Raises BadInput where files are missing or do not go together.
+        """
         structure = self.read_structure(path)
         orbitals = _table(path / ORBITALS)
         basis = basis_of(structure.numbers.tolist(), _shells(path / ORBITALS, orbitals, len(structure)), str(path))
@@ -59,6 +64,7 @@ class Aims(Format):
         )
 
     def read_structure(self, path: Path) -> Structure:
+        """The crystal of geometry.in (angstrom -> Bohr), Cartesian or fractional. Raises BadInput for a damaged one."""
         cell, symbols, positions, fractional = [], [], [], []
         try:
             for line in (path / GEOMETRY).read_text().splitlines():

@@ -52,15 +52,19 @@ class DeepH(Format):
         return (path / "POSCAR").is_file() and any((path / f).is_file() for f in ("info.json", "settings.json"))
 
     def read(self, path: Path) -> Calculation:
+        """As `read_folder`, in double precision."""
         return read_folder(path)
 
     def read_structure(self, path: Path) -> Structure:
+        """That of POSCAR."""
         return read_poscar(path / "POSCAR")
 
     def read_settings(self, path: Path) -> Mapping[str, Any]:
+        """The configuration in result.json, or the settings.json of a structure without labels."""
         return _settings(path, _record(path))
 
     def write(self, path: Path, calculation: Calculation) -> None:
+        """As `write_folder`."""
         write_folder(path, calculation)
 
 

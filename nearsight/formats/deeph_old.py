@@ -46,9 +46,14 @@ class OldDeepH(Format):
     holds = frozenset({"overlap", "hamiltonian", "density_matrix", "none", "collinear", "spinor"})
 
     def recognises(self, path: Path) -> bool:
+        """The lists of elements and of orbitals."""
         return (path / "element.dat").is_file() and (path / "orbital_types.dat").is_file()
 
     def read(self, path: Path) -> Calculation:
+        """Matrices in OpenMX's order (H: eV -> Ha), each on the pairs that any of them has.
+
+        Raises BadInput for files that are missing, damaged or of a spin that is not known.
+        """
         structure = self.read_structure(path)
         info = read_info(path / "info.json")
         spinful, fermi = bool(info.get("isspinful", False)), number_in(info, "fermi_level", path / "info.json")
@@ -83,6 +88,10 @@ class OldDeepH(Format):
         )
 
     def read_structure(self, path: Path) -> Structure:
+        """The crystal of element.dat, lat.dat and site_positions.dat, vectors as columns (angstrom -> Bohr).
+
+        Raises BadInput for an unknown element, tables of other sizes, or an rlat.dat that is not the reciprocal.
+        """
         numbers = [int(n) for n in read_table(path / "element.dat", 1)[:, 0]]
         if any(not 0 < n < len(SYMBOLS) for n in numbers):
             raise BadInput(f"{path / 'element.dat'} names an element that does not exist")
@@ -100,6 +109,7 @@ class OldDeepH(Format):
         )
 
     def write(self, path: Path, calculation: Calculation) -> None:
+        """All matrices, H in eV, with moments and Fermi level where they are known."""
         c = calculation
         cell, positions = (x.detach().cpu().double() * BOHR_ANG for x in (c.structure.cell, c.structure.positions))
         spinful = c.spin is not NONE

@@ -49,9 +49,11 @@ class DeePTB(Format):
     holds = frozenset({"overlap", "hamiltonian", "density_matrix", "none"})
 
     def recognises(self, path: Path) -> bool:
+        """Cell, positions and atomic numbers, under either program's names."""
         return all(_named(path, kind) is not None for kind in ("cell", "positions", "numbers"))
 
     def read_structure(self, path: Path) -> Structure:
+        """The one frame of the folder (angstrom -> Bohr). Raises BadInput for several, or one that is not periodic."""
         cell, x, z = (read_table(_required(path, kind)) for kind in ("cell", "positions", "numbers"))
         if cell.shape != (3, 3) or x.ndim != 2 or x.shape[1] != 3 or z.size == 0 or len(x) != z.size:
             raise BadInput(
@@ -68,6 +70,10 @@ class DeePTB(Format):
         return Structure(torch.tensor(cell / BOHR_ANG), torch.tensor(x / BOHR_ANG), numbers)
 
     def read(self, path: Path) -> Calculation:
+        """Matrices (H: eV -> Ha), each on the pairs that any of them has.
+
+        Raises BadInput for a folder without matrices, or without the orbitals of an element.
+        """
         structure = self.read_structure(path)
         shells = _basis(path / "basis.dat")
         missing = {s for s in structure.symbols if s not in shells}
@@ -101,6 +107,7 @@ class DeePTB(Format):
         )
 
     def write(self, path: Path, calculation: Calculation) -> None:
+        """One frame, shells grouped by l, H in eV. Raises BadInput for spin, MissingData without an overlap."""
         if calculation.spin is not NONE:
             raise BadInput("DeePTB's layout has no spin: write deeph")
         calculation.require_overlap()

@@ -41,12 +41,15 @@ class GTH(PseudopotentialFormat):
     name, endings = "GTH", ("gth",)
 
     def recognises(self, path: Path, head: bytes) -> bool:
+        """A line `Symbol ...GTH...` at the head, or a name that CP2K gives such files."""
         return re.search(rb"^\s*[A-Z][a-z]?[ \t]+\S*GTH", head, re.MULTILINE) is not None or self.holds_many(path)
 
     def read(self, path: Path, symbol: str | None = None, xc: str | None = None) -> Pseudopotential:
+        """As `read_gth`."""
         return read_gth(path, symbol, xc)
 
     def holds_many(self, path: Path) -> bool:
+        """By its name: one of those of CP2K's collections, such as GTH_POTENTIALS, or ending in .gth."""
         return _NAME.fullmatch(path.name) is not None
 
 

@@ -39,9 +39,11 @@ class OpenMX(Format):
     holds = frozenset({"overlap", "hamiltonian", "density_matrix", "none", "collinear", "spinor"})
 
     def recognises(self, path: Path) -> bool:
+        """A file with the ending, or a folder with one such."""
         return (path.suffix == ".scfout" and path.is_file()) or one_inside(path, "*.scfout") is not None
 
     def read(self, path: Path) -> Calculation:
+        """As `read_scfout`."""
         return read_scfout(one_inside(path, "*.scfout") or path)
 
 

@@ -43,9 +43,11 @@ class PSML(PseudopotentialFormat):
     name, endings = "PSML", ("psml",)
 
     def recognises(self, path: Path, head: bytes) -> bool:
+        """The element `psml` at the head, or the ending."""
         return b"<psml" in head or path.suffix.lower() == ".psml"
 
     def read(self, path: Path, symbol: str | None = None, xc: str | None = None) -> Pseudopotential:
+        """As `read_psml`; a file has one element and one functional."""
         return read_psml(path)
 
 

@@ -45,9 +45,11 @@ class PSP8(PseudopotentialFormat):
     name, endings = "psp8", ("psp8",)
 
     def recognises(self, path: Path, head: bytes) -> bool:
+        """A third line that begins with 8 (pspcod), or the ending."""
         return re.match(rb"[^\n]*\n[^\n]*\n\s*8\s", head) is not None or path.suffix.lower() == ".psp8"
 
     def read(self, path: Path, symbol: str | None = None, xc: str | None = None) -> Pseudopotential:
+        """As `read_psp8`; a file has one element and one functional."""
         return read_psp8(path)
 
 

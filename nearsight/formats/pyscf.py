@@ -44,6 +44,7 @@ class PySCF(Format):
     holds = frozenset({"overlap", "hamiltonian", "density_matrix", "none", "collinear", "spinor"})
 
     def recognises(self, path: Path) -> bool:
+        """An HDF5 file with `mol` and `scf`; or the ending, where it is not HDF5."""
         try:
             if not path.is_file() or not h5py.is_hdf5(path):
                 return path.is_file() and path.suffix in (".chk", ".chkfile")
@@ -53,6 +54,10 @@ class PySCF(Format):
             return False
 
     def read(self, path: Path) -> Calculation:
+        """S, F and D of the orbitals C, e, f of the checkpoint.
+
+        Raises BadInput for a file that is damaged, or whose linearly dependent orbitals were removed.
+        """
         with opened(path) as file:
             atoms = _atoms(path, _text(path, file))
             C, e, f = (_listed(path, file, f"scf/{n}") for n in ("mo_coeff", "mo_energy", "mo_occ"))

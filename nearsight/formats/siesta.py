@@ -48,9 +48,14 @@ class Siesta(Format):
     holds = frozenset({"overlap", "hamiltonian", "density_matrix", "none", "collinear", "spinor"})
 
     def recognises(self, path: Path) -> bool:
+        """One of the three files, itself or in the folder; a `.nc` must be SIESTA's."""
         return _main_file(path) is not None
 
     def read(self, path: Path) -> Calculation:
+        """Of the fullest file of a run (Ry -> Ha); the density matrix also from a .DM beside it.
+
+        Raises BadInput where there is none, where structure or orbitals are not told, or for a file that is damaged.
+        """
         file = _main_file(path)
         if file is None:
             raise BadInput(f"{path} holds none of SIESTA's {', '.join(_READERS)}: run SIESTA with SaveHS or CDF.Save")

@@ -80,6 +80,7 @@ class Records:
         return self.spans[n][1] if n < len(self.spans) else -1
 
     def skip(self, count: int = 1) -> None:
+        """Pass over so many records."""
         self.at += count
 
     def raw(self) -> bytes:
@@ -102,6 +103,7 @@ class Records:
         return self.take_any(kind, 1)[0]
 
     def take_any(self, kind: np.dtype[Any], count: int) -> NDArray[Any]:
+        """The next record as `count` items of a NumPy type. Raises BadInput where it has another length."""
         record = self.raw()
         if len(record) != count * kind.itemsize:
             raise BadInput(

@@ -138,12 +138,18 @@ class Sisl(Format):
     holds = frozenset({"overlap", "hamiltonian", "none", "collinear", "spinor"})
 
     def recognises(self, path: Path) -> bool:
+        """Never: it is only written."""
         return False
 
     def read(self, path: Path) -> Calculation:
+        """Raises BadInput: it is only written."""
         raise BadInput("the format sisl is only written; files of SIESTA's are read as siesta")
 
     def write(self, path: Path, calculation: Calculation) -> None:
+        """H with S, as `to_sisl`.
+
+        Raises BadInput for an ending that sisl writes no Hamiltonian into, Unavailable without sisl.
+        """
         sisl, path = _package("sisl"), Path(path)
         made = to_sisl(calculation)
         try:
@@ -162,12 +168,15 @@ class TBmodels(Format):
     holds = frozenset({"hamiltonian", "none", "spinor"})
 
     def recognises(self, path: Path) -> bool:
+        """Never: it is only written."""
         return False
 
     def read(self, path: Path) -> Calculation:
+        """Raises BadInput: it is only written."""
         raise BadInput("the format tbmodels is only written: it has no atomic orbitals and no overlap")
 
     def write(self, path: Path, calculation: Calculation) -> None:
+        """A model, or one of each collinear spin, as `to_tbmodels`. Raises Unavailable without TBmodels."""
         models = to_tbmodels(calculation)
         path = Path(path)
         names = [path] if len(models) == 1 else [path.with_stem(f"{path.stem}_{s}") for s in ("up", "dn")]

@@ -43,9 +43,11 @@ class UPF(PseudopotentialFormat):
     name, endings = "UPF version 2", ("upf",)
 
     def recognises(self, path: Path, head: bytes) -> bool:
+        """The element `UPF` or one of version 1 at the head, whatever the ending."""
         return b"<UPF" in head or b"<PP_" in head
 
     def read(self, path: Path, symbol: str | None = None, xc: str | None = None) -> Pseudopotential:
+        """As `read_upf`; a file has one element and one functional."""
         return read_upf(path)
 
 

@@ -24,12 +24,15 @@ class Wannier90(Format):
     holds = frozenset({"hamiltonian", "none", "collinear", "spinor"})
 
     def recognises(self, path: Path) -> bool:
+        """Never: it is only written."""
         return False
 
     def read(self, path: Path) -> Calculation:
+        """Raises BadInput: it is only written."""
         raise BadInput("the format wannier90 is only written: it has no atomic orbitals and no overlap")
 
     def write(self, path: Path, calculation: Calculation) -> None:
+        """The orthogonal model of each spin, in eV and angstrom. Raises NearsightError as `orthogonal_models`."""
         models = orthogonal_models(calculation)
         with whole_folder(path) as part:
             for suffix, model in zip(spin_suffixes(calculation), models, strict=True):
