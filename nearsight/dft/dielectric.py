@@ -54,6 +54,7 @@ class Screening:
 
     @staticmethod
     def of(functional: EnergyFunctional, settings: Dielectric) -> Screening:
+        """For a functional, on a mesh of the settings' cutoff, nowhere finer than that of the functional."""
         structure, fine = functional.structure, functional.mesh
         a, b, c = (min(n, m) for n, m in zip(mesh_shape(structure.cell, settings.cutoff_ry), fine.shape, strict=True))
         mesh = Mesh((a, b, c), structure.cell, fine.sheet)

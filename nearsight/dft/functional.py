@@ -109,22 +109,27 @@ class EnergyFunctional:
 
     @property
     def structure(self) -> Structure:
+        """The crystal [Bohr]."""
         return self.system.structure
 
     @property
     def species(self) -> Mapping[int, Species]:
+        """Orbitals and pseudopotential of each element, by atomic number."""
         return self.system.species
 
     @property
     def layout(self) -> BlockLayout:
+        """Pairs and elements of its matrices."""
         return self.system.layout
 
     @property
     def mesh(self) -> Mesh:
+        """Points on which densities and potentials stand."""
         return self.system.mesh
 
     @property
     def grid(self) -> GridOrbitals:
+        """The orbitals on the mesh."""
         return self.system.grid
 
     def keeps(self, symmetry: Symmetry) -> bool:
@@ -132,6 +137,7 @@ class EnergyFunctional:
         return all(symmetry in t.keeps for t in self.terms)
 
     def state(self, density_matrix: BlockMatrix) -> State:
+        """D with the density that it makes, as the terms want it; differentiable in D."""
         return State.of(self.system, density_matrix)
 
     def energy(self, density_matrix: BlockMatrix) -> Tensor:

@@ -149,6 +149,10 @@ class Problem:
         return self.solver.filling.kT
 
     def __call__(self, hamiltonian: BlockMatrix) -> SCFState:
+        """H -> the electrons in it, E[D] and F[D] with the symmetry of the k-points; `observe` is told.
+
+        Raises NearsightError as the solver does.
+        """
         electrons = self.solver.solve(hamiltonian)
         evaluation = self.functional.evaluate(electrons.density_matrix)
         f = self.kpoints.symmetric(evaluation.hamiltonian)

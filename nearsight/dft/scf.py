@@ -98,5 +98,6 @@ class CyclePreconditioner:
             self.products = min(self.products + 1, settings.max_products)
 
     def __call__(self, state: SCFState, residual: Tensor) -> Tensor:
+        """x of (1 - f chi0) x = residual [Ha], by as many products as `learn` has settled on."""
         solution, self.left = self.screening.solve(self.problem, state, residual, self.products)
         return solution

@@ -43,9 +43,11 @@ class Trace:
     __repr__ = one_line
 
     def observe(self, state: SCFState) -> None:
+        """Remember a state until a step says whether it was accepted."""
         self._last = state
 
     def step(self, step: Step) -> None:
+        """Keep the state last seen as that of an accepted step; one that went nowhere keeps that of the step before."""
         assert self._last is not None
         if self._last.free == step.free or not self._kept:
             values = self._last.density_matrix.values
@@ -55,6 +57,7 @@ class Trace:
             self._kept.append((step, norm, values))
 
     def steps(self, final: GroundState) -> list[TraceStep]:
+        """All accepted steps in the units of files, measured against the density matrix that was reached."""
         d = final.density_matrix.values
         return [
             TraceStep(

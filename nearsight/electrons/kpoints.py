@@ -39,11 +39,14 @@ class Projection(Protocol):
     """P M, the part of a matrix that some operations leave unchanged (a `Symmetrisation`)."""
 
     @property
-    def group(self) -> Operations: ...
+    def group(self) -> Operations:
+        """The operations."""
 
-    def __call__(self, matrix: BlockMatrix) -> BlockMatrix: ...
+    def __call__(self, matrix: BlockMatrix) -> BlockMatrix:
+        """P M, on the layout of M."""
 
-    def to(self, device: torch.device | str) -> Projection: ...
+    def to(self, device: torch.device | str) -> Projection:
+        """The same projection for matrices on a device."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,7 @@ class KPoints:
         return len(self.weights)
 
     def to(self, device: torch.device | str) -> KPoints:
+        """The same points on a device, with their symmetry."""
         symmetry = None if self.symmetry is None else self.symmetry.to(device)
         return KPoints(self.k.to(device), self.weights.to(device), symmetry, self.time_reversal)
 

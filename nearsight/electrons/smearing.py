@@ -51,6 +51,7 @@ class FermiDirac(Smearing):
     """f = 1 / (1 + exp x)"""
 
     def occupation(self, x: Tensor) -> Tensor:
+        """1 / (1 + exp x)"""
         return torch.sigmoid(-x)
 
     def entropy(self, x: Tensor) -> Tensor:
@@ -58,6 +59,7 @@ class FermiDirac(Smearing):
         return torch.nn.functional.softplus(-x.abs()) + x.abs() * torch.sigmoid(-x.abs())
 
     def slopes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """f' = -p, f''' = -p (1 - 6 p), p = f (1 - f)"""
         f = torch.sigmoid(-x)
         p = f * torch.sigmoid(x)
         return -p, -p * (1 - 6 * p)
@@ -81,12 +83,15 @@ class Gaussian(Smearing):
     """f = erfc(x) / 2"""
 
     def occupation(self, x: Tensor) -> Tensor:
+        """erfc(x) / 2"""
         return 0.5 * torch.erfc(x)
 
     def entropy(self, x: Tensor) -> Tensor:
+        """exp(-x^2) / (2 sqrt pi)"""
         return torch.exp(-x * x) / (2 * sqrt(pi))
 
     def slopes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """f' = -g, f''' = g (2 - 4 x^2), g = exp(-x^2) / sqrt pi"""
         g = torch.exp(-x * x) / sqrt(pi)
         return -g, g * (2 - 4 * x * x)
 
@@ -96,17 +101,21 @@ class MethfesselPaxton(Smearing):
     """First order: Phys. Rev. B 40, 3616 (1989).  f = erfc(x)/2 - x exp(-x^2) / (2 sqrt pi); not monotonic, may leave 0..1."""
 
     def occupation(self, x: Tensor) -> Tensor:
+        """erfc(x) / 2 - x exp(-x^2) / (2 sqrt pi)"""
         return 0.5 * torch.erfc(x) - x * torch.exp(-x * x) / (2 * sqrt(pi))
 
     def entropy(self, x: Tensor) -> Tensor:
+        """(1 - 2 x^2) exp(-x^2) / (4 sqrt pi); negative for |x| > 1/sqrt 2."""
         return (1 - 2 * x * x) * torch.exp(-x * x) / (4 * sqrt(pi))
 
     def slopes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """f' = -g (3/2 - x^2), f''' = g (5 - 16 x^2 + 4 x^4), g = exp(-x^2) / sqrt pi"""
         g = torch.exp(-x * x) / sqrt(pi)
         x2 = x * x
         return -g * (1.5 - x2), g * (5 - 16 * x2 + 4 * x2 * x2)
 
     def zero_temperature(self, total: float, free: float) -> float:
+        """(E + (N + 1) Omega) / (N + 2) of order N = 1."""
         return (total + 2 * free) / 3
 
 
@@ -116,14 +125,17 @@ class Cold(Smearing):
     u = x + 1/sqrt 2; never negative."""
 
     def occupation(self, x: Tensor) -> Tensor:
+        """erfc(u) / 2 + exp(-u^2) / sqrt(2 pi)"""
         u = x + sqrt(0.5)
         return 0.5 * torch.erfc(u) + torch.exp(-u * u) / sqrt(2 * pi)
 
     def entropy(self, x: Tensor) -> Tensor:
+        """u exp(-u^2) / sqrt(2 pi); negative for u < 0."""
         u = x + sqrt(0.5)
         return u * torch.exp(-u * u) / sqrt(2 * pi)
 
     def slopes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """f' = -g (1 + sqrt2 u), f''' = g (2 - 4 u^2 + sqrt2 u (6 - 4 u^2)), g = exp(-u^2) / sqrt pi"""
         u = x + sqrt(0.5)
         g = torch.exp(-u * u) / sqrt(pi)
         # f' = -g (1 + sqrt2 u);  f''' from the derivatives of the product
@@ -131,6 +143,7 @@ class Cold(Smearing):
         return -g * (1 + r * u), g * (2 - 4 * u * u + r * u * (6 - 4 * u * u))
 
     def zero_temperature(self, total: float, free: float) -> float:
+        """Omega itself, which has no term of second order in kT."""
         return free
 
 

@@ -256,6 +256,7 @@ class Symmetrisation:
         return Symmetrisation(group, layout, tuple(blocks), places.to(device), unitary.to(device))
 
     def to(self, device: torch.device | str) -> Symmetrisation:
+        """The same projection on a device; itself where it is there already."""
         layout = self.layout.to(device)
         return self if layout is self.layout else Symmetrisation.of(self.group, layout)
 

@@ -148,14 +148,17 @@ class State:
 
     @property
     def structure(self) -> Structure:
+        """The crystal [Bohr]."""
         return self.system.structure
 
     @property
     def mesh(self) -> Mesh:
+        """Points on which the density stands."""
         return self.system.mesh
 
     @property
     def spin(self) -> Spin:
+        """Of the density matrix."""
         return self.density_matrix.spin
 
     @cached_property
@@ -243,6 +246,7 @@ class DirectTerm(Term, BoundTerm):
     """A term that holds nothing of a system: its energy finds all that it needs in the state."""
 
     def on(self, system: System) -> BoundTerm:
+        """Itself: there is nothing to compute in advance."""
         return self
 
 

@@ -31,6 +31,10 @@ class ExchangeCorrelation(Term):
     refinement: int = 1
 
     def on(self, system: System) -> BoundTerm:
+        """With the partial core density and the window of the mesh where there is any density.
+
+        Raises BadInput for a functional of the kinetic energy density.
+        """
         if self.functional.uses_kinetic:
             raise BadInput(f"{self.functional!r} needs the kinetic energy density, which the mesh does not have yet")
         cores = {z: s.core_density for z, s in system.species.items()}
@@ -95,12 +99,14 @@ class BoundExchangeCorrelation(BoundTerm):
         return n, gradient, active, torch.where(active, local, 1.0), sigma
 
     def energy(self, state: State) -> Tensor:
+        """sum e(n, sigma) dV over the points that have density [Ha]."""
         _, _, active, n, sigma = self._inputs(state)
         e = torch.where(active, differentiable(self.functional, n, sigma), 0.0)
         return e.sum() * self.window.mesh.volume_element
 
     @torch.no_grad()
     def evaluate(self, state: State) -> tuple[Tensor, Gradient]:
+        """The energy, and the potentials v of the class [channels, x, y, z] (Ha)."""
         n, gradient, active, local, sigma = self._inputs(state)
         found = by_parts(self.functional, local, sigma)
         energy = torch.where(active, found.e, 0.0).sum() * self.window.mesh.volume_element

@@ -17,6 +17,7 @@ class Ions(Term):
     """E_na - E_ions: pairs of neutral atoms, less the self energies that they count."""
 
     def on(self, system: System) -> BoundTerm:
+        """With both energies, which depend on positions and cell alone."""
         return BoundIons(*ions.ion_energies(system.structure, system.species, system.quadrature))
 
 
@@ -33,6 +34,7 @@ class BoundIons(BoundTerm):
     __repr__ = one_line
 
     def energy(self, state: State) -> Tensor:
+        """E_na - E_ions [Ha], whatever the state."""
         return self.neutral_atoms - self.self_energies
 
     def named(self, energy: Tensor) -> dict[str, Tensor]:
@@ -40,7 +42,9 @@ class BoundIons(BoundTerm):
         return {"Ena": self.neutral_atoms, "Eions": self.self_energies}
 
     def evaluate(self, state: State) -> tuple[Tensor, Gradient]:
+        """The energy with a gradient of 0: it does not depend on D."""
         return self.energy(state), Gradient()
 
     def kernel(self, state: State, change: State) -> Gradient:
+        """0: the energy does not depend on D."""
         return Gradient()

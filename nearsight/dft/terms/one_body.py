@@ -24,12 +24,15 @@ class OneBody(BoundTerm):
     __repr__ = one_line
 
     def energy(self, state: State) -> Tensor:
+        """Tr[D M] [Ha]."""
         return state.density_matrix.trace(self.matrix)
 
     def evaluate(self, state: State) -> tuple[Tensor, Gradient]:
+        """The energy, and dE/dD = M."""
         return self.energy(state), Gradient(self.matrix)
 
     def kernel(self, state: State, change: State) -> Gradient:
+        """0: E is linear in D."""
         return Gradient()
 
 
@@ -38,6 +41,7 @@ class Kinetic(Term):
     """E_kin = Tr[D T]"""
 
     def on(self, system: System) -> BoundTerm:
+        """With T_ij(R) = <phi_i| -nabla^2 / 2 |phi_j>."""
         return OneBody("Ekin", system.one_body(two_center.kinetic))
 
 
@@ -46,4 +50,5 @@ class NonLocal(Term):
     """E_nl = Tr[D V_KB], V_KB = sum |chi> e_chi <chi|"""
 
     def on(self, system: System) -> BoundTerm:
+        """With V_KB of the orbitals. Raises BadInput for a species that has j-resolved projectors alone."""
         return OneBody("Enl", nonlocal_potential(system.structure, system.species, system.layout, system.quadrature))

@@ -74,6 +74,7 @@ class DenseBound(BoundSolver):
     __repr__ = one_line
 
     def solve(self, hamiltonian: BlockMatrix) -> DenseElectrons:
+        """Levels and states, each share of the k-points by itself, filled up to one mu over all (or one a spin)."""
         self._check(hamiltonian)
         solved = _all(self.shares, "solve", hamiltonian)
         energies = torch.cat([e for e, _ in solved], 1)
@@ -135,21 +136,26 @@ class DenseElectrons(Electrons):
 
     @cached_property
     def energy_weighted(self) -> BlockMatrix:
+        """W_ij(R) = sum_k w_k g exp(-2 pi i k.R) sum_n f_n e_n C_in C*_jn, over the whole zone [Ha]."""
         return self._of_levels(self.levels.electrons * self.levels.energies)
 
     @property
     def entropy_term(self) -> Tensor:  # type: ignore[override]
+        """T S [Ha]."""
         return self.levels.entropy_term
 
     @property
     def fermi_level(self) -> Tensor:  # type: ignore[override]
+        """mu [Ha]; the higher one where each spin has its own."""
         return self.levels.fermi_level.max()
 
     @property
     def coefficients(self) -> Tensor:
+        """C [s, k, n, n] of all k-points, in their order."""
         return torch.cat(_all(self.solved, "coefficients"), 1)
 
     def response(self) -> DenseResponse:
+        """chi0 from the states at hand, made ready share by share."""
         levels, m = self.levels, self.levels.filled
         about = (levels.reduced, levels.occupations)
         solved = tuple(_each(self.solved, self._sizes, "with_kernel", about, levels.smearing, levels.kT, m))
