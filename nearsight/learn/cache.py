@@ -48,6 +48,7 @@ class DiskCache:
         return {**self.__dict__, "say": _silent}  # what speaks belongs to one process
 
     def file(self, key: str) -> Path:
+        """Where the record of a key is, or would be."""
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def __contains__(self, key: str) -> bool:

@@ -27,14 +27,17 @@ class Checkpoint:
 
     @property
     def path(self) -> Path:
+        """Weights and all else that a training goes on from."""
         return self.folder / "checkpoint.pt"
 
     @property
     def metrics(self) -> Path:
+        """A JSON object for each look at the training."""
         return self.folder / "metrics.jsonl"
 
     @property
     def exists(self) -> bool:
+        """Whether there is a training to go on with."""
         return self.path.exists()
 
     def clear(self) -> None:

@@ -217,8 +217,10 @@ class TrainingConfig(Versioned):
 
     @property
     def energy(self) -> EnergyLossConfig | None:
+        """The loss of energies, or None."""
         return next((x for x in self.loss if isinstance(x, EnergyLossConfig)), None)
 
     @property
     def blocks(self) -> BlocksLossConfig | None:
+        """The loss of labels, or None."""
         return next((x for x in self.loss if isinstance(x, BlocksLossConfig)), None)

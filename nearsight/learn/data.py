@@ -31,6 +31,8 @@ from nearsight.models.targets import Inputs
 
 @dataclass(frozen=True)
 class Split:
+    """Paths to train on, and paths that are held out."""
+
     train: tuple[Path, ...]
     validation: tuple[Path, ...]
 
@@ -90,7 +92,8 @@ class TrainingData(Protocol):
 
     def __len__(self) -> int: ...
 
-    def source(self, index: int, model: HamiltonianModel) -> Source: ...
+    def source(self, index: int, model: HamiltonianModel) -> Source:
+        """What a sample of the model is made of. Raises NearsightError where there is none."""
 
     def job(self, index: int, model: HamiltonianModel) -> Callable[[], Source]:
         """`source` as a function that another process can be given."""
@@ -102,7 +105,8 @@ class TrainingData(Protocol):
 class Reference(Protocol):
     """The orbitals behind a data set (reference.py)."""
 
-    def initial_hamiltonian(self, structure: Structure) -> BlockMatrix: ...
+    def initial_hamiltonian(self, structure: Structure) -> BlockMatrix:
+        """H0 [Ha] of superposed atomic densities."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,7 @@ class Reader:
         return found
 
     def remembered(self, path: Path) -> Calculation | None:
+        """A calculation that is still in memory, or None: nothing is read."""
         return self._kept.get(path)
 
     def survey(self, path: Path) -> Survey:
@@ -228,6 +233,7 @@ class LabelledData:
         return rest
 
     def structure(self, index: int) -> Structure:
+        """As the survey has it."""
         return self.survey(index).structure
 
     def calculation(self, index: int) -> Calculation:
@@ -235,6 +241,7 @@ class LabelledData:
         return self.reader(self.folders[index])
 
     def survey(self, index: int) -> Survey:
+        """Of a folder, asked for once. Raises NearsightError, naming it, for one without a sound Hamiltonian."""
         if index not in self._surveys:
             self._surveys[index] = self.reader.survey(self.folders[index])
         return self._surveys[index]
@@ -254,14 +261,17 @@ class LabelledData:
                     )
 
     def source(self, index: int, model: HamiltonianModel) -> Source:
+        """Read here and now. Raises NearsightError as `survey`."""
         return self.job(index, model)()
 
     def job(self, index: int, model: HamiltonianModel) -> Callable[[], Source]:
+        """With the calculation itself where it is in memory, else its path; H0 only for a model that takes it."""
         known = self.reader.remembered(self.folders[index])
         reference = self.reference if "initial_hamiltonian" in model.inputs else None
         return partial(_source, self.folders[index], known, reference, "overlap" in model.inputs)
 
     def digest(self, index: int, model: HamiltonianModel) -> str:
+        """Of the folder, and of what the model's target, spin and inputs make of it."""
         orbitals = self.orbitals if "initial_hamiltonian" in model.inputs else ""
         return f"{self.survey(index).digest} {model.target.name} {model.spin} {sorted(model.inputs)} {orbitals}"
 

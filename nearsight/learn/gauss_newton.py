@@ -97,13 +97,16 @@ class LastLayers:
         self.products = 0
 
     def pull(self, u: Tensor) -> list[Tensor]:
+        """J^T u, in the order of `weights`, for u [size]."""
         return list(torch.autograd.grad(self._values, list(self.weights.values()), u, retain_graph=True))
 
     def push(self, v: list[Tensor]) -> Tensor:
+        """J v [size]."""
         [result] = torch.autograd.grad(self._pulled, self._dual, v, retain_graph=True)
         return result
 
     def metric(self, v: list[Tensor]) -> list[Tensor]:
+        """M v: (X^T X)^-1 of each of the weights, but for directions that the features hardly have."""
         factors = zip(self.inverse.values(), v, strict=True)
         return [vectors.T @ (d * (vectors @ x)) for (vectors, d), x in factors]
 
@@ -114,6 +117,7 @@ class LastLayers:
 
     @torch.no_grad()
     def add(self, network: HamiltonianModel, step: list[Tensor]) -> None:
+        """Give a network the weights that stand here, plus a step."""
         every = dict(network.named_parameters())
         for (name, x), d in zip(self.weights.items(), step, strict=True):
             every[name].copy_(x + d)
@@ -215,6 +219,7 @@ class WeightCycle:
         return {"share": self.share, "least": self.least, "best": dict(self.best), "histories": histories}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`."""
         self.share, self.least, self.best = state["share"], state["least"], dict(state["best"])
         self.histories = [PulayState(self.mixing, list(h["inputs"]), list(h["residuals"])) for h in state["histories"]]
 

@@ -109,9 +109,11 @@ class BlocksTerm(LossTerm):
         self.loss, self.weight = BlockLoss(config.error, config.gauge_invariant), config.weight
 
     def size(self, sample: Sample) -> float:
+        """Elements of all its structures."""
         return float(sum(sample.sizes))
 
     def __call__(self, predicted: Prediction, sample: Sample) -> LossValue:
+        """Of the block loss, for a sample that has labels."""
         assert sample.target is not None and sample.overlap is not None
         return self.loss.with_gradient(predicted.values, sample.target, sample.overlap, sample.sizes)
 
@@ -136,6 +138,7 @@ class EnergyTerm(LossTerm):
 
     @property
     def skipped(self) -> dict[str, str]:
+        """Structures that were set aside, with the reason."""
         return self._skipped
 
     def forget(self) -> None:
@@ -143,6 +146,7 @@ class EnergyTerm(LossTerm):
         self.loss.forget()
 
     def size(self, sample: Sample) -> float:
+        """Structures that are not set aside."""
         return float(sum(self.data.name(k) not in self._skipped for k in sample.members))
 
     def outcome(self, index: int, hamiltonian: Tensor) -> EnergyOutcome | None:
@@ -164,6 +168,7 @@ class EnergyTerm(LossTerm):
         return found
 
     def __call__(self, predicted: Prediction, sample: Sample) -> LossValue:
+        """The mean over structures that are not set aside; NaN where the network gives no number."""
         values = predicted.values.detach().requires_grad_()
         nowhere = torch.zeros_like(values)
         value, count = 0.0, max(1.0, self.size(sample))
@@ -242,6 +247,7 @@ class Loss:
 
     @property
     def skipped(self) -> dict[str, str]:
+        """Structures that any term has set aside, with the reason."""
         return {k: reason for t in self.terms for k, reason in t.skipped.items()}
 
     def forget(self) -> None:

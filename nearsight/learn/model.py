@@ -68,6 +68,10 @@ class TrainedModel:
         self.network.check(structure.numbers)
 
     def layout(self, structure: Structure) -> BlockLayout:
+        """Pairs and elements of a prediction.
+
+        Raises MissingData where the orbitals are not known, NearsightError as `check`.
+        """
         self.check(structure)
         if self.reference is None:
             raise MissingData(

@@ -36,6 +36,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
         return self.rank == 0
 
     def share(self, items: Sequence[Item]) -> list[Item]:
@@ -86,5 +87,6 @@ class Ranks:
         return tensor
 
     def wait(self) -> None:
+        """Until all processes are here."""
         if self.world > 1:
             dist.barrier()

@@ -64,6 +64,7 @@ class TrainingProgress:
             self.note(f"preparing: {done} of {total} {what}, {left:.0f} s left")
 
     def advance(self, share: float, loss: float | None, progress: Any) -> None:
+        """The bar stands at a share of the budget in 0..1, with the epoch and the loss [meV] beside it."""
         if self.bar.live.is_started:
             figures = f"epoch {progress.epoch + 1}" + ("" if loss is None else f", loss {loss:.3g} meV")
             self.bar.update(self.task, completed=share, figures=figures)
@@ -74,6 +75,7 @@ class TrainingProgress:
             self.bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def say(self, metrics: Any) -> None:
+        """One line of figures for a look at the training."""
         if not self.speaks:
             return
         energy = metrics.energy

@@ -42,6 +42,7 @@ class OrbitalReference:
         return matrix_layout(structure, self._present(structure))
 
     def overlap(self, structure: Structure, layout: BlockLayout) -> BlockMatrix:
+        """S on a layout, by the quadrature of the settings."""
         species = self._present(structure)
         return overlap(structure, species, layout, quadrature_for(species, self.settings.mesh.two_center))
 
@@ -64,6 +65,7 @@ class OrbitalReference:
         return h0
 
     def electrons(self, structure: Structure) -> float:
+        """Valence electrons of the neutral structure."""
         return sum(self.species[z].valence for z in structure.numbers.tolist())
 
     def write(self, folder: Path) -> None:

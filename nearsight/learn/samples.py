@@ -44,10 +44,12 @@ class Sample:
 
     @property
     def sizes(self) -> tuple[int, ...]:
+        """Elements of each structure."""
         return self.prepared.sizes
 
     @property
     def nbytes(self) -> int:
+        """Of all tensors, labels among them."""
         labels = [x for x in (self.target, self.overlap, self.on_site) if x is not None]
         return self.prepared.nbytes + sum(x.numel() * x.element_size() for x in labels)
 
@@ -144,6 +146,7 @@ class SampleStore:
         return sample
 
     def edges(self, index: int) -> int:
+        """Of a sample's graph, remembered when the sample itself no longer is."""
         return self._edges[index] if index in self._edges else self[index].prepared.edge_count
 
     def together(self, indices: Sequence[int]) -> Sample:

@@ -80,6 +80,7 @@ class StructureData:
         return len(self.sources)
 
     def name(self, index: int) -> str:
+        """For messages: the path, and which copy."""
         path, copy = self.sources[index]
         return f"{path}, copy {copy}" if copy else str(path)
 

@@ -217,10 +217,12 @@ class HamiltonianModel(nn.Module, ABC):
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the weights."""
         return next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return next(self.parameters()).device
 
     def check(self, numbers: Tensor) -> None:

@@ -144,6 +144,7 @@ class EdgeConvolution(nn.Module):
     def forward(
         self, x: Tensor, edge: Frame, radial: Tensor, i: Tensor, j: Tensor, wigner: Sequence[Tensor]
     ) -> list[Frame]:
+        """Each of `outputs`, of x [atoms, node.dim], edge features in the frame and radial [edges, functions]."""
         both = self.here(x).index_select(0, i) + self.there(x).index_select(0, j)
         turned = scaled(into_frame(self.node, both, wigner), self.filter(radial))
         entering = joined(turned, edge, self.frame, self.edge)
@@ -168,6 +169,7 @@ class Interaction(nn.Module):
         self.enter, self.leave = Linear(node, self.gate.source), Linear(node, node)
 
     def forward(self, x: Tensor, edge: Frame, radial: Tensor, fade: Tensor, graph: Graph) -> tuple[Tensor, Frame]:
+        """x [atoms, node.dim] after the update, and that of the edges by itself; fade: envelope [edges, 1] of both."""
         n = graph.edges.messages
         i, j = graph.edges.i[:n], graph.edges.j[:n]
         wigner = [w[:n] for w in graph.wigner]

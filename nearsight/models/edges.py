@@ -33,6 +33,7 @@ class Edges(TensorRecord):
 
     @property
     def atoms(self) -> int:
+        """Number of atoms."""
         return len(self.species)
 
     def __len__(self) -> int:

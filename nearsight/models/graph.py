@@ -38,6 +38,7 @@ class Graph(Prepared):
 
     @property
     def edge_count(self) -> int:
+        """Edges, those that carry no messages among them."""
         return len(self.edges)
 
     @staticmethod

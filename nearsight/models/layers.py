@@ -48,6 +48,7 @@ class Irreps:
 
     @property
     def l_max(self) -> int:
+        """Highest l."""
         return len(self.true) - 1
 
     @property
@@ -57,6 +58,7 @@ class Irreps:
 
     @property
     def dim(self) -> int:
+        """Columns of features, sum_l (2l+1) channels[l]."""
         return sum((2 * l + 1) * c for l, c in enumerate(self.channels))
 
     def blocks(self) -> Iterator[tuple[int, int, int]]:
@@ -145,6 +147,7 @@ class Gate(nn.Module):
         self.register_buffer("column", irreps.channel_of_column()[self.scalars :] - self.scalars, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [n, source.dim] -> [n, irreps.dim]."""
         s, g = self.scalars, self.gates
         gates = torch.sigmoid(x[:, s : s + g])
         return torch.cat([silu(x[:, :s]), x[:, s + g :] * gates[:, self.column]], 1)

@@ -20,6 +20,7 @@ class TensorRecord:
         return replace(self, **changed)  # type: ignore[type-var]
 
     def to(self, device: torch.device | str) -> Self:
+        """The same record on a device."""
         return self.each(lambda x: x.to(device))
 
     def cast(self, dtype: torch.dtype) -> Self:

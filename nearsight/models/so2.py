@@ -69,10 +69,12 @@ class FrameIrreps:
 
     @property
     def channels(self) -> int:
+        """Channels of all m, a pair counted once."""
         return self.even + self.odd + sum(self.pairs)
 
     @property
     def dim(self) -> int:
+        """Numbers an edge has: two for each channel of a pair."""
         return self.even + self.odd + 2 * sum(self.pairs)
 
 
@@ -186,6 +188,7 @@ class FrameLinear(nn.Module):
         ]
 
     def forward(self, x: Frame) -> Frame:
+        """y^m = x^m W^m, with a bias on even m = 0 channels; m that the input lacks come out as zero."""
         n = len(x[0])
         weight = self.weights[0] if self.mask is None else self.weights[0] * self.mask
         bias = torch.nn.functional.pad(self.bias, (0, self.target.odd))
@@ -211,6 +214,7 @@ class FrameGate(nn.Module):
         self.source = FrameIrreps(irreps.even + irreps.odd + sum(irreps.pairs), irreps.odd, irreps.pairs)
 
     def forward(self, x: Frame) -> Frame:
+        """Features of `source` -> features of `irreps`, m by m."""
         f = self.irreps
         zero = x[0]
         gates = torch.sigmoid(zero[:, f.even : self.source.even]).split([f.odd, *f.pairs], 1)
@@ -238,6 +242,7 @@ def joined(a: Frame, b: Frame, first: FrameIrreps, second: FrameIrreps) -> Frame
 
 
 def joined_irreps(a: FrameIrreps, b: FrameIrreps) -> FrameIrreps:
+    """What `joined` makes of both."""
     top = max(len(a.pairs), len(b.pairs))
     pairs = [sum(f.pairs[m] for f in (a, b) if m < len(f.pairs)) for m in range(top)]
     return FrameIrreps(a.even + b.even, a.odd + b.odd, tuple(pairs))

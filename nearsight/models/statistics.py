@@ -31,6 +31,7 @@ class Normal:
     square: float = 0.0
 
     def minus(self, other: Normal) -> Normal:
+        """Without the rows of another, which were counted in."""
         return Normal(self.gram - other.gram, self.moment - other.moment, self.square - other.square)
 
     def error(self, coefficients: Tensor) -> float:
