@@ -103,6 +103,7 @@ def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
 ) -> None:
+    """What stands before a command: `--version` prints it and stops."""
     if version:
         from nearsight import __version__
 

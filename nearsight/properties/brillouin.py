@@ -99,9 +99,11 @@ class Gaussian(Spreading):
     __repr__ = one_line
 
     def below(self, energies: Tensor, levels: Tensor) -> Tensor:
+        """W_k(E) of the class [E, k]."""
         return 0.5 * torch.erfc((levels - energies[:, None]) / (sqrt(2) * self.sigma)) * self.weights
 
     def margin(self) -> float:
+        """8 sigma, where erfc is 0 to rounding."""
         return 8 * self.sigma
 
 
@@ -115,9 +117,11 @@ class Thermal(Spreading):
     __repr__ = one_line
 
     def below(self, energies: Tensor, levels: Tensor) -> Tensor:
+        """W_k(E) of the class [E, k]."""
         return FERMI_DIRAC.occupation((levels - energies[:, None]) / self.kT) * self.weights
 
     def margin(self) -> float:
+        """40 kT, where f is 0 to rounding."""
         return 40 * self.kT
 
 
@@ -158,9 +162,11 @@ class Tetrahedra(Spreading):
         return Tetrahedra(mesh.index[flat].reshape(-1, 4), len(mesh.k))
 
     def margin(self) -> float:
+        """0: a band begins and ends with its levels."""
         return 0.0
 
     def below(self, energies: Tensor, levels: Tensor) -> Tensor:
+        """W_k(E) [E, k]: the part below E of each tetrahedron, shared linearly among its corners."""
         e, order = levels[self.corners].sort(1)
         corners = torch.gather(self.corners, 1, order)
         first = torch.searchsorted(

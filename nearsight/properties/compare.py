@@ -58,6 +58,7 @@ class Comparison:
     mae_by_elements_meV: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
+        """All fields under their names."""
         return asdict(self)
 
 

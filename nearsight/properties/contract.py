@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 class Progress(Protocol):
     """Who is told how far a long computation is."""
 
-    def stage(self, text: str) -> None: ...
+    def stage(self, text: str) -> None:
+        """A part of the computation begins."""
 
-    def advance(self, done: float, total: float, text: str = "") -> None: ...
+    def advance(self, done: float, total: float, text: str = "") -> None:
+        """So much of this part is done, of so much in all."""
 
 
 class _Silent:

@@ -99,6 +99,7 @@ class Mulliken(Populations):
     """Re C*_mu (S C)_mu: R. S. Mulliken, J. Chem. Phys. 23, 1833 (1955). May be negative."""
 
     def __call__(self, states: Eigenstates) -> Tensor:
+        """Shares [s, k, n, m] that may be negative or above 1."""
         return (states.coefficients.conj() * (states.overlap @ states.coefficients)).real
 
 
@@ -106,6 +107,7 @@ class Lowdin(Populations):
     """|(S^1/2 C)_mu|^2: P.-O. Loewdin, J. Chem. Phys. 18, 365 (1950)."""
 
     def __call__(self, states: Eigenstates) -> Tensor:
+        """Shares [s, k, n, m] in 0..1."""
         return (square_root(states.overlap) @ states.coefficients).abs().square()
 
 

@@ -35,9 +35,11 @@ Draw = Callable[..., None]
 class Watcher(Protocol):
     """Who is told how far the tour is."""
 
-    def stage(self, text: str) -> None: ...
+    def stage(self, text: str) -> None:
+        """A part of the tour begins."""
 
-    def advance(self, done: float, total: float, text: str = "") -> None: ...
+    def advance(self, done: float, total: float, text: str = "") -> None:
+        """So much of this part is done, of so much in all."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Tour:
     training_minutes: float = 4.0
 
     def scf(self, kmesh: tuple[int, int, int]) -> Settings:
+        """Settings of all its ground states: PBE, double zeta with polarisation."""
         return Settings(
             xc="pbe",
             basis="dzp",
@@ -73,6 +76,7 @@ class Tour:
         )
 
     def distort(self, count: int, supercell: tuple[int, int, int], seed: int) -> Distort:
+        """How so many copies of a supercell are displaced."""
         return Distort(count=count, sigma_ang=self.sigma_ang, clip_ang=self.clip_ang, seed=seed, supercell=supercell)
 
 

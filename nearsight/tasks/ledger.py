@@ -73,6 +73,7 @@ class Ledger:
             raise BadInput(f"{path} cannot be used as a ledger ({error}): remove it to begin anew") from error
 
     def close(self) -> None:
+        """Give the file back."""
         self.connection.close()
 
     def plan(self, jobs: Sequence[Job], is_there: Callable[[str], bool]) -> list[Job]:
@@ -101,9 +102,11 @@ class Ledger:
         return todo
 
     def begin(self, name: str) -> None:
+        """A job is running from now on."""
         self.connection.execute("UPDATE job SET state = 'running', started = ? WHERE name = ?", (time.time(), name))
 
     def finish(self, outcome: Outcome) -> None:
+        """Enter how a job ended."""
         o = outcome
         self.connection.execute(
             "UPDATE job SET state = ?, seconds = ?, error = ?, sha256 = ? WHERE name = ?",
