@@ -341,7 +341,7 @@ def test_projectors_without_strength_are_refused(tmp_path: Path) -> None:
     end = text.index("</PP_DIJ>")
     path = tmp_path / "C.UPF"
     path.write_text(text[:start] + "\n" + " 0.0" * 36 + "\n" + text[end:])
-    with pytest.raises(NearsightError, match="PP_DIJ is all zero"):
+    with pytest.raises(NearsightError, match="PP_DIJ has a row of zeros"):
         read_upf(path)
 
 
