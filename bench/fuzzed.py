@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,12 +48,14 @@ class Fuzzed:
 
     originals(folder): writes sound files there.  alter(path, random): spoils a copy of one.  read(path): the reader; what it
     raises besides NearsightError is a fault.  judge(read, original path): raises Unsound.
+    tame: the same reader for a try without a process of its own, quick and without native code that may crash; None: itself.
     """
 
     originals: Callable[[Path], list[Path]]
     alter: Callable[[Path, Random], None]
     read: Callable[[Path], Any]
     judge: Callable[[Any, Path], None]
+    tame: Fuzzed | None = None
 
 
 def require(holds: bool, what: str) -> None:
@@ -176,10 +178,11 @@ def _calculations(folder: Path) -> list[Path]:
     return found
 
 
-def _alter_calculation(folder: Path, random: Random) -> None:
+def _alter_calculation(folder: Path, random: Random, raw: float = 0.4) -> None:
+    """raw: share of the HDF5 files that are altered byte by byte, which is for a process of its own."""
     file = pick(random, sorted(p for p in folder.iterdir() if p.is_file()))
     if file.suffix == ".h5":
-        if random.random() < 0.6:
+        if random.random() >= raw:
             mutations.hdf5(file, random)
         else:
             textual(mutations.flipped, mutations.overwritten, mutations.cut)(file, random)
@@ -282,9 +285,9 @@ def _read_settings(path: Path) -> Any:
 def _read_set(path: Path) -> Any:
     from nearsight.tasks import dataset
 
-    shutil.copy(STORED / "calculation" / "POSCAR", path.parent / "POSCAR")
     settings = dataset.read_settings(path)
-    return settings, dataset.structures_of(settings, path.parent / "out")
+    found = registry.read_structure(STORED / "calculation")  # the first copy stands for all: there may be 100,000
+    return settings, [found if settings.distort is None else dataset.distorted(found, settings.distort, 0)]
 
 
 def _read_training(path: Path) -> Any:
@@ -298,7 +301,7 @@ def _judge_settings(read: Any, original: Path) -> None:
     settings = read[0] if isinstance(read, tuple) else read
     json.loads(json.dumps(settings.model_dump(mode="json"), allow_nan=False))
     if isinstance(read, tuple):
-        require(0 < len(read[1]) <= 10**6, f"{len(read[1])} structures")
+        require(len(read[1][0]) <= 10**6 and bool(torch.isfinite(read[1][0].positions).all()), "a copy")
 
 
 # --- models
@@ -359,10 +362,22 @@ table = textual(mutations.yaml_tree, mutations.yaml_tree, *mutations.TEXT)
 READERS: dict[str, Fuzzed] = {
     "ion_xml": Fuzzed(_species_files, text, read_ion_xml, _judge_species),
     **{
-        kind: Fuzzed(_pseudopotential_files(kind), text, _read_and_solve, _judge_pseudopotential)
+        kind: Fuzzed(
+            made := _pseudopotential_files(kind),
+            text,
+            _read_and_solve,
+            _judge_pseudopotential,
+            Fuzzed(made, text, read_pseudopotential, lambda pp, original: None),
+        )
         for kind in ("upf", "psml", "psp8", "gth")
     },
-    "calculation": Fuzzed(_calculations, _alter_calculation, _read_calculation, _judge_calculation),
+    "calculation": Fuzzed(
+        _calculations,
+        _alter_calculation,
+        _read_calculation,
+        _judge_calculation,
+        Fuzzed(_calculations, partial(_alter_calculation, raw=0.0), _read_calculation, _judge_calculation),
+    ),
     **{kind: Fuzzed(_structures(kind), text, _read_structure, _judge_structure) for kind in ("poscar", "xyz", "cif")},
     "settings": Fuzzed(_yaml_file("scf.yaml", SETTINGS), table, _read_settings, _judge_settings),
     "set": Fuzzed(_yaml_file("set.yaml", SET), table, _read_set, _judge_settings),

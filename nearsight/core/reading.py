@@ -23,9 +23,10 @@ def read_bytes(path: Path | str, most: int = 64 * MEBIBYTE, what: str = "file") 
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise BadInput(_said(path, error)) from error
     try:
-        refuse_endless(path, os.fstat(descriptor), most, what)
+        found = os.fstat(descriptor)
+        refuse_endless(path, found, most, what)
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(most + 1)
+            return file.read(found.st_size + 1)  # so many bytes are allocated at once
     except OSError as error:
         raise BadInput(_said(path, error)) from error
     finally:

@@ -207,11 +207,19 @@ def supercell(structure: Structure, repeats: tuple[int, int, int]) -> Structure:
 def _check_occupancy(atoms: Atoms, name: str) -> None:
     """Raises BadInput for sites that ASE's readers say are occupied in part."""
     for site, occupants in (atoms.info.get("occupancy") or {}).items():
-        if len(occupants) != 1 or any(abs(float(x) - 1) > 1e-3 for x in occupants.values()):
-            mixed = ", ".join(f"{x:g} {symbol}" for symbol, x in occupants.items())
+        if len(occupants) != 1 or not all(_is_full(x) for x in occupants.values()):
+            mixed = ", ".join(f"{x} {symbol}" for symbol, x in occupants.items())
             raise BadInput(
                 f"{name}: site {site} is occupied in part ({mixed}): make an ordered cell, such as a supercell of whole atoms"
             )
+
+
+def _is_full(occupancy: object) -> bool:
+    """Whether an occupancy of a CIF is 1, or not stated."""
+    try:
+        return str(occupancy) in (".", "?") or abs(float(str(occupancy)) - 1) <= 1e-3
+    except ValueError:
+        return False
 
 
 def _gaps(atoms: Atoms) -> list[float]:

@@ -233,7 +233,8 @@ def as_given(model: type[BaseModel], given: Any, path: list[str]) -> list[str]:
         rest[0].isdigit() or any(rest[0] in tags_of(t) for t in tables)
     ):  # one of a list, or of several kinds
         if rest[0].isdigit():
-            below = below[int(rest[0])] if isinstance(below, list | tuple) else below
+            index = int(rest[0])
+            below = below[index] if isinstance(below, list | tuple) and index < len(below) else None
         else:
             tables = [t for t in tables if rest[0] in tags_of(t)]
         head, rest = [*head, rest[0]], rest[1:]

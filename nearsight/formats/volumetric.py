@@ -16,10 +16,13 @@ import torch
 from torch import Tensor
 
 from nearsight.core.display import one_line
-from nearsight.core.errors import BadInput, MissingData
-from nearsight.core.structure import SYMBOLS, Structure
+from nearsight.core.errors import BadInput
+from nearsight.core.reading import MEBIBYTE, read_text
+from nearsight.core.structure import SYMBOLS, Structure, check_bounds
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
-from nearsight.formats.files import whole_file
+from nearsight.formats.files import first_line, whole_file
+
+_LARGEST = 8192 * MEBIBYTE
 
 Quantity = Literal["density", "energy", "amplitude", "plain"]
 
@@ -85,22 +88,24 @@ def read_cube(path: Path | str) -> Volume:
     lines = _lines(path)
     try:
         head = [[float(x) for x in line.split()] for line in lines[2:6]]
-        atoms, shape = int(head[0][0]), tuple(int(row[0]) for row in head[1:])
+        atoms, *shape = (_whole(row[0]) for row in head)
         if atoms < 0 or min(shape) < 1 or (len(head[0]) > 4 and head[0][4] != 1):
             raise ValueError("several fields, or a mesh in angstrom")
         if any(head[0][1:4]):
             raise ValueError("a mesh that does not begin at the origin")
         steps = torch.tensor([row[1:4] for row in head[1:]], dtype=torch.float64)
         rows = [[float(x) for x in line.split()] for line in lines[6 : 6 + atoms]]
-        numbers, positions = [int(row[0]) for row in rows], [row[2:5] for row in rows]
+        numbers, positions = [_whole(row[0]) for row in rows], [row[2:5] for row in rows]
+        if any(len(row) != 5 for row in rows) or any(len(row) != 4 for row in head[1:]):
+            raise ValueError("a line of an atom or an axis has too few numbers, or too many")
         values = _numbers(lines[6 + atoms :], shape[0] * shape[1] * shape[2])
-    except (ValueError, IndexError) as error:
-        raise BadInput(f"{path} is not a whole cube file that is understood here: {error}") from error
+    except (ValueError, IndexError, OverflowError) as error:
+        raise BadInput(f"{path} is not a whole cube file that is understood here: {first_line(error):.120}") from error
     cell = steps * steps.new_tensor(shape)[:, None]
     structure = Structure(
         cell, torch.tensor(positions, dtype=torch.float64).reshape(-1, 3), torch.tensor(numbers, dtype=torch.int64)
     )
-    return Volume(structure, values.reshape(shape), lines[0].strip())
+    return Volume(check_bounds(structure, str(path)), values.reshape(shape), lines[0].strip())
 
 
 def write_xsf(path: Path | str, volume: Volume) -> None:
@@ -141,6 +146,8 @@ def read_xsf(path: Path | str) -> Volume:
         positions = _numbers((" ".join(row[1:4]) for row in rows), 3 * atoms).reshape(atoms, 3)
         place = next(n for n, line in enumerate(lines) if line.startswith(("BEGIN_DATAGRID_3D", "DATAGRID_3D")))
         shape = [int(x) for x in lines[place + 1].split()]
+        if atoms < 1 or len(shape) != 3 or min(shape) < 2:
+            raise ValueError("no atoms, or a grid of fewer than two points an axis")
         origin, span = _numbers([lines[place + 2]], 3), _numbers(lines[place + 3 : place + 6], 9).reshape(3, 3)
         if origin.abs().max() > 1e-6 or not torch.allclose(span, cell, atol=1e-6):
             raise ValueError("its grid does not span the cell from the origin")
@@ -151,10 +158,10 @@ def read_xsf(path: Path | str) -> Volume:
                 raise ValueError("its last points do not repeat the first: not a periodic general grid")
     except StopIteration:
         raise BadInput(f"{path} is not a whole XSF file that is understood here: no whole 3D data grid") from None
-    except (ValueError, IndexError) as error:
-        raise BadInput(f"{path} is not a whole XSF file that is understood here: {error}") from error
+    except (ValueError, IndexError, OverflowError) as error:
+        raise BadInput(f"{path} is not a whole XSF file that is understood here: {first_line(error):.120}") from error
     structure = Structure(cell / BOHR_ANG, positions / BOHR_ANG, torch.tensor(numbers, dtype=torch.int64))
-    return Volume(structure, closed[:-1, :-1, :-1].contiguous(), comment)
+    return Volume(check_bounds(structure, str(path)), closed[:-1, :-1, :-1].contiguous(), comment)
 
 
 _WRITERS: dict[str, Callable[[Path, Volume], None]] = {
@@ -186,16 +193,19 @@ def _write_rows(file: TextIO, rows: np.ndarray, form: str) -> None:
 
 
 def _lines(path: Path | str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except FileNotFoundError as error:
-        raise MissingData(f"no such file: {path}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise MissingData(f"{path} cannot be read as text: {error}") from error
+    return read_text(path, _LARGEST, "field on a mesh").splitlines()
+
+
+def _whole(number: float) -> int:
+    if number != int(number):
+        raise ValueError(f"{number:g} where a whole number belongs")
+    return int(number)
 
 
 def _numbers(lines: Iterable[str] | Iterator[str], count: int) -> Tensor:
     values = np.array(" ".join(lines).split(), dtype=np.float64)
     if len(values) != count:
         raise ValueError(f"{len(values)} numbers where {count} are needed")
+    if not np.isfinite(values).all():
+        raise ValueError("it holds numbers that are not finite")
     return torch.from_numpy(values)
