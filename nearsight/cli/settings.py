@@ -11,6 +11,7 @@ from nearsight.core.errors import BadInput
 from nearsight.core.tables import Setting, settings_of
 from nearsight.dft.settings import Settings
 
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")]
 BY_PATH: dict[str, Setting] = {s.path: s for s in settings_of(Settings)}
 
 
