@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -43,6 +44,26 @@ def check_room(needed: float, what: str, remedy: str, device: torch.device | str
     free = available(device)
     if needed > free:
         raise Unavailable(f"{what} needs about {written(needed)} of memory, {written(free)} is free: {remedy}")
+
+
+@contextmanager
+def limited(extra: float) -> Iterator[None]:
+    """Let this process take only so many further bytes, for as long as the block lasts: above, Python raises MemoryError.
+
+    For readers of others that believe the counts in a file. Where the system has no such limit, nothing is done.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        yield
+        return
+    most = taken + int(extra)
+    resource.setrlimit(resource.RLIMIT_AS, (most if soft == resource.RLIM_INFINITY else min(soft, most), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def written(count: float) -> str:

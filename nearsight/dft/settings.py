@@ -73,7 +73,7 @@ def _positive_mesh(size: tuple[int, int, int] | None) -> tuple[int, int, int] | 
 class MeshTable(Table):
     """The real-space mesh, and how integrals are done on it and between two centres."""
 
-    cutoff_ry: float = Field(300.0, gt=0, description="Cutoff of the real-space mesh.")
+    cutoff_ry: float = Field(300.0, ge=10, description="Cutoff of the real-space mesh.")
     shape: tuple[int, int, int] | None = _of_one_cell(None, "The mesh itself; null takes it from cutoff_ry.")
     band_limited: bool | None = Field(
         None,
@@ -119,7 +119,7 @@ class ElectronsTable(Table):
     smearing: Literal["fermi-dirac", "gaussian", "methfessel-paxton", "cold"] = Field(
         "fermi-dirac", description="fermi-dirac, gaussian, methfessel-paxton or cold."
     )
-    width_ev: float = Field(0.025, gt=0, description="Width kT of the smearing.")
+    width_ev: float = Field(0.025, gt=0, le=50, description="Width kT of the smearing.")
     spin: Literal["none", "collinear"] = Field("none", description="none or collinear.")
     moments_mu_b: tuple[float, ...] | None = _of_one_cell(
         None,
@@ -165,7 +165,7 @@ class SolverTable(Table):
     method: Literal["scf", "variational"] = Field(
         "scf", description="scf (mixing) or variational (direct minimisation)."
     )
-    tolerance_ev: float = Field(1e-5, gt=0, description="Largest element of |F - H| at the end.")
+    tolerance_ev: float = Field(1e-5, gt=0, le=1, description="Largest element of |F - H| at the end.")
     max_iterations: int = Field(100, ge=1, description="Steps after which a run gives up.")
     mixing: MixingTable = MixingTable()
     density: DensitySolverPart = DensitySolverPart()

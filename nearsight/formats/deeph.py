@@ -262,6 +262,9 @@ def _basis(path: Path, info: Mapping[str, Any], structure: Structure) -> Basis:
     if not shells:
         raise BadInput(f"{path / 'info.json'}: elements_orbital_map is missing or names no element")
     basis = Basis.of(structure.numbers, shells)
+    atoms = info.get("atoms_quantity", len(structure))
+    if atoms != len(structure):
+        raise BadInput(f"{path}: info.json counts {shown(atoms)} atoms, POSCAR has {len(structure)}")
     told = info.get("orbits_quantity", basis.size)
     if told != basis.size:
         raise BadInput(f"{path}: info.json counts {shown(told)} orbitals, its elements and POSCAR make {basis.size}")

@@ -75,7 +75,7 @@ class MatrixFile:
                     raise BadInput(
                         f"{path}: chunk_boundaries, chunk_shapes and the {sets[3].shape[0]} entries do not fit together"
                     )
-                entries = _content(sets[3], sets[3].dtype.newbyteorder("="))
+                entries = _content(sets[3], _kept_as(sets[3].dtype))
         except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
             raise BadInput(f"{path} is not a whole HDF5 matrix file: {first_line(error):.120}") from error
         if (np.abs(pairs[:, :3]) > _FARTHEST).any():
@@ -129,10 +129,13 @@ class MatrixFile:
                 f"the orbitals of info.json make it {'x'.join(map(str, made))}"
             )
         pairs = Pairs.of(i, j, R, atoms)
+        place = pairs.find(i, j, R)
+        if len(torch.unique(place)) < len(place):
+            raise BadInput(f"{path} names a pair of atoms twice: the file is damaged, write or copy it again")
         layout = next((layout for layout in known if _same_pairs(layout.pairs, pairs)), None)
         if layout is None:
             known.append(layout := BlockLayout(basis, pairs))
-        return layout, pairs.find(i, j, R)
+        return layout, place
 
     def matrix(
         self,
@@ -190,6 +193,14 @@ def _data_set(path: Path, file: h5py.File, name: str) -> h5py.h5d.DatasetID:
     if made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count():
         raise BadInput(f"{path}: {name} has its numbers in other files, which are not read: copy them into the file")
     return found
+
+
+def _kept_as(stored: np.dtype[Any]) -> np.dtype[Any]:
+    """Single or double precision, real or complex, in the byte order of this machine."""
+    single = stored.itemsize <= (4 if stored.kind == "f" else 8)
+    return np.dtype(
+        (np.float32 if single else np.float64) if stored.kind == "f" else np.complex64 if single else np.complex128
+    )
 
 
 def _content(data: h5py.h5d.DatasetID, kind: np.dtype[Any]) -> NDArray[Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import lzma
-import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -14,18 +12,15 @@ from torch import Tensor
 
 from nearsight.core.errors import BadInput
 from nearsight.core.pairs import neighbours
-from nearsight.core.reading import MEBIBYTE, regular_file
 from nearsight.core.structure import Structure, check_bounds
 from nearsight.core.units import BOHR_ANG
+from nearsight.formats.ase_files import last_frame, stream
 from nearsight.formats.poscar import read_poscar
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 CLOSEST_ANG = 0.3  # atoms nearer than this are a mistake in the input: H2 has 0.74
-LARGEST = 2048 * MEBIBYTE  # of a file of structures; 800 frames of 1,000 atoms have 60
-_PACKED = (".gz", ".bz2", ".xz")  # which ASE opens by itself
-_MOST_UNPACKED = 512 * MEBIBYTE
 
 
 def read_structure(path: Path | str, vacuum: float | None = None) -> Structure:
@@ -46,7 +41,7 @@ def read_structure(path: Path | str, vacuum: float | None = None) -> Structure:
 
 def read_frames(path: Path | str, vacuum: float | None = None) -> Iterator[Structure]:
     """All structures of a file, one after the other as they are read. Raises BadInput as `read_structure` does."""
-    for n, atoms in enumerate(_stream(Path(path))):
+    for n, atoms in enumerate(stream(Path(path))):
         name = f"{path}/{n}"
         yield check_structure(_structure_of(atoms, name, vacuum), name)
 
@@ -63,52 +58,14 @@ def frames(path: Path | str) -> list[Path]:
     return [path] if count == 1 else [path / str(n) for n in range(count)]
 
 
-def _check_file(path: Path) -> None:
-    """Raises BadInput for what never ends, or is larger than structures are, packed or unpacked."""
-    regular_file(path, LARGEST, "file of structures")
-    if path.suffix.lower() not in _PACKED:
-        return
-    from ase.io.formats import open_with_compression
-
-    left = _MOST_UNPACKED
-    try:
-        with open_with_compression(str(path), "rb") as file:
-            while left > 0 and (part := file.read(MEBIBYTE)):
-                left -= len(part)
-    except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
-        raise _unreadable(path, error) from error
-    if left <= 0:
-        raise BadInput(
-            f"{path} unpacks to more than {_MOST_UNPACKED // MEBIBYTE} MiB: unpack it, and give what is needed of it"
-        )
-
-
-def _stream(path: Path) -> Iterator[Atoms]:
-    import ase.io
-
-    _check_file(path)
-    try:
-        yield from ase.io.iread(path, index=":")
-    except Exception as error:  # ASE's readers raise whatever a broken file makes them stumble over
-        raise _unreadable(path, error) from error
-
-
 def _frame(path: Path, frame: int | None) -> Atoms:
     """One frame; None takes the last."""
-    import ase.io
-
     if frame is not None:
         found = _all_frames(path)
         if frame >= len(found):
             raise BadInput(f"{path} has {len(found)} structures, from 0 on: there is no {path / str(frame)}")
         return found[frame].copy()
-    _check_file(path)
-    try:
-        atoms = ase.io.read(path, index=-1)
-    except Exception as error:  # as in `_stream`
-        raise _unreadable(path, error) from error
-    assert not isinstance(atoms, list)
-    return atoms
+    return last_frame(path)
 
 
 def _all_frames(path: Path) -> tuple[Atoms, ...]:
@@ -120,16 +77,10 @@ def _all_frames(path: Path) -> tuple[Atoms, ...]:
 @lru_cache(maxsize=4)
 def _read_once(path: Path, changed: int, size: int) -> tuple[Atoms, ...]:
     found = []
-    for atoms in _stream(path):
+    for atoms in stream(path):
         atoms.calc = None  # energies and forces of other programs are not kept
         found.append(atoms)
     return tuple(found)
-
-
-def _unreadable(path: Path, error: Exception) -> BadInput:
-    said = " ".join(str(error).split())
-    reason = said or "it does not have the form its name promises"
-    return BadInput(f"{path} cannot be read as a structure ({reason:.120}); cif, xyz, POSCAR, xsf, ... are known")
 
 
 def _structure_of(atoms: Atoms, name: str, vacuum: float | None) -> Structure:

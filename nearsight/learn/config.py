@@ -24,7 +24,7 @@ class PreparationConfig(Table):
 
     cache: Path | None = None
     cache_gb: float = Field(10.0, ge=0)
-    workers: int | None = Field(None, ge=1)
+    workers: int | None = Field(None, ge=1, le=1024)
 
 
 class DataConfig(PreparationConfig):
@@ -47,10 +47,10 @@ class DataConfig(PreparationConfig):
     validation: str | list[str] | None = Field(None, json_schema_extra={PATH: True})
     validation_fraction: float = Field(0.1, ge=0, lt=1)
     species: Path | None = None
-    copies: int = Field(0, ge=0)
-    copies_sigma_ang: float = Field(0.05, gt=0)
+    copies: int = Field(0, ge=0, le=10_000)
+    copies_sigma_ang: float = Field(0.05, gt=0, le=2)
     vacuum_ang: float | None = Field(None, gt=0)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
 
 class BlocksLossConfig(Table):
@@ -148,7 +148,7 @@ class TrainerConfig(BudgetConfig):
     gradient_clip: float = Field(1.0, gt=0)
     ema: float = Field(0.998, ge=0, lt=1)
     dtype: Literal["float32", "float64"] = "float32"
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _ends(self) -> TrainerConfig:

@@ -26,6 +26,7 @@ from nearsight.formats.deeph import read_folder, write_folder
 from nearsight.formats.matrix_file import MatrixFile
 from nearsight.formats.poscar import read_poscar, write_poscar
 from nearsight.formats.registry import list_folders
+from tests.laws.formats import overlap_of
 
 GRAPHENE = Path(__file__).parent / "data" / "graphene_lda_sz"
 
@@ -254,3 +255,74 @@ def test_folders_are_listed_by_name_and_hidden_ones_are_not(tmp_path):
         list_folders(tmp_path / "species")
     with pytest.raises(NearsightError, match="no such folder"):
         list_folders(tmp_path / "nowhere")
+
+
+def altered(folder, change):
+    """A sound folder whose hamiltonian.h5 is changed by a function of the open file."""
+    structure = water()
+    h = hermitian(structure)
+    write_folder(folder, Calculation(structure, overlap_of(h), h))
+    with h5py.File(folder / "hamiltonian.h5", "r+") as file:
+        change(file)
+    return folder
+
+
+def retyped(kind):
+    def change(file):
+        entries = file["entries"][()]
+        del file["entries"]
+        file["entries"] = entries.astype(kind)
+
+    return change
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [(">f8", 1e-14), (np.longdouble, 1e-14), (">f4", 1e-5), ("f2", 1e-2)])
+def test_entries_of_other_byte_orders_and_precisions(kind, tolerance, tmp_path):
+    found = read_folder(altered(tmp_path / "x", retyped(kind))).hamiltonian
+    assert float((found - hermitian(water())).values.abs().max()) < tolerance
+
+
+def linked(link):
+    def change(file):
+        file.move("entries", "kept")
+        file["entries"] = link
+
+    return change
+
+
+def virtual(file):
+    count = len(file["entries"])
+    del file["entries"]
+    layout = h5py.VirtualLayout((count,), "f8")
+    layout[:] = h5py.VirtualSource("overlap.h5", "entries", (count,))
+    file.create_virtual_dataset("entries", layout)
+
+
+def external(file):
+    count = len(file["entries"])
+    del file["entries"]
+    file.create_dataset("entries", (count,), "f8", external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])
+
+
+def twice(file):
+    pairs = file["atom_pairs"][()]
+    same = np.flatnonzero((file["chunk_shapes"][()] == file["chunk_shapes"][0]).all(1))[1]
+    pairs[same] = pairs[0]
+    file["atom_pairs"][...] = pairs
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (linked(h5py.ExternalLink("overlap.h5", "/entries")), "entries is a link to somewhere else"),
+        (linked(h5py.SoftLink("/kept")), "entries is a link to somewhere else"),
+        (virtual, "has its numbers in other files"),
+        (external, "has its numbers in other files"),
+        (retyped("S8"), "do not have the shapes"),
+        (retyped(">i4"), "do not have the shapes"),
+        (twice, "names a pair of atoms twice"),
+    ],
+)
+def test_numbers_that_are_not_the_files_own(change, message, tmp_path):
+    with pytest.raises(NearsightError, match=message):
+        read_folder(altered(tmp_path / "x", change))

@@ -13,7 +13,7 @@ from nearsight.core.errors import BadInput
 from nearsight.core.structure import Structure, check_bounds
 from nearsight.core.units import BOHR_ANG
 from nearsight.formats.poscar import read_poscar
-from nearsight.formats.structures import check_structure, frames, read_structure
+from nearsight.formats.structures import check_structure, frames, read_frames, read_structure
 from tests.cases import water
 
 POSCAR = "two\n1.0\n4 0 0\n0 4 0\n0 0 4\nNa Cl\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n"
@@ -76,7 +76,7 @@ def test_a_packed_file_is_read_and_a_bomb_refused(tmp_path: Path, monkeypatch: p
     with gzip.open(tmp_path / "a.xyz.gz", "wt") as file:
         file.write('1\nLattice="3 0 0 0 3 0 0 0 3"\nHe 0 0 0\n')
     assert read_structure(tmp_path / "a.xyz.gz").symbols == ["He"]
-    monkeypatch.setattr("nearsight.formats.structures._MOST_UNPACKED", 4 * 1024**2)
+    monkeypatch.setattr("nearsight.formats.ase_files._MOST_UNPACKED", 4 * 1024**2)
     with gzip.open(tmp_path / "bomb.xyz.gz", "wb") as file:
         file.write(bytes(8 * 1024**2))
     with pytest.raises(BadInput, match="unpacks to more than 4 MiB"):
@@ -114,3 +114,40 @@ def test_bounds_hold_for_what_is_sound_and_say_what_is_not() -> None:
         check_bounds(of(torch.zeros(1, 3, dtype=torch.float64), 0.2), "the slab")
     with pytest.raises(BadInput, match="is the most that can be meant"):
         check_bounds(of(torch.full((1, 3), 2e5 / BOHR_ANG, dtype=torch.float64)))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "a.xyz",
+            '99999999999\nLattice="3 0 0 0 3 0 0 0 3"\nHe 0 0 0\n',
+            "99999999999 atoms are announced, 1 are there",
+        ),
+        ("a.extxyz", '1\nLattice="3 0 0 0 3 0 0 0 3"\nHe 0 0 0\n3000000\n\nHe 0 0 0\n', "3000000 atoms are announced"),
+        ("POSCAR_2", POSCAR.replace("1 1\n", "1 99999999999\n"), "100000000000 atoms are announced"),
+        ("four.vasp", POSCAR.replace("Na Cl\n1 1\n", "1 99999999999\n"), "100000000000 atoms are announced"),
+    ],
+)
+def test_counts_of_atoms_that_are_not_there(name: str, text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(BadInput, match=message):
+        read_structure(tmp_path / name)
+    assert frames(tmp_path / name) == [tmp_path / name]
+
+
+def test_a_reader_that_takes_too_much_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ase.io
+
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("this system does not tell what a process has taken")
+    (tmp_path / "a.cif").write_text("data_x")
+    monkeypatch.setattr(ase.io, "read", lambda path, index: bytearray(8 * 1024**3))
+    with pytest.raises(BadInput, match="wants more memory than a file of its size can need"):
+        read_structure(tmp_path / "a.cif")
+
+
+def test_frames_of_a_sound_file_are_read_within_the_limits(tmp_path: Path) -> None:
+    frame = '2\nLattice="3 0 0 0 3 0 0 0 4"\nHe 0 0 0\nHe 0 0 2\n'
+    (tmp_path / "a.xyz").write_text(5 * frame)
+    assert len(list(read_frames(tmp_path / "a.xyz"))) == len(frames(tmp_path / "a.xyz")) == 5

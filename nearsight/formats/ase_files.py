@@ -1,0 +1,130 @@
+"""Files that ASE reads, kept from what they may do to a reader that believes them: hang, or take all memory.
+
+A count in a file is a number like any other, which a slip or a flipped bit makes 10^11; ASE's readers then read on, or make
+lists of that length. So a file must be one that ends, unpack to a bounded size, hold the lines that it announces, and may take
+a bounded multiple of its size while it is read.
+"""
+
+from __future__ import annotations
+
+import lzma
+import zlib
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from nearsight.core.errors import BadInput
+from nearsight.core.memory import limited
+from nearsight.core.reading import MEBIBYTE, regular_file
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+LARGEST = 2048 * MEBIBYTE  # 800 frames of 1,000 atoms have 60
+_PACKED = (".gz", ".bz2", ".xz")  # which ASE opens by itself
+_MOST_UNPACKED = 512 * MEBIBYTE
+_OWN, _TIMES = 1024 * MEBIBYTE, 100  # memory that reading may take: so much, and so many times the file
+
+
+def stream(path: Path) -> Iterator[Atoms]:
+    """All frames of a file, one after the other as they are read. Raises BadInput for what ASE cannot read."""
+    import ase.io
+
+    room = _check_file(path)
+    frames = ase.io.iread(path, index=":")
+    while True:
+        try:
+            with limited(room):
+                atoms = next(frames, None)
+        except Exception as error:  # ASE's readers raise whatever a broken file makes them stumble over
+            raise _unreadable(path, error) from error
+        if atoms is None:
+            return
+        yield atoms
+
+
+def last_frame(path: Path) -> Atoms:
+    """The last frame of a file. Raises BadInput as `stream`."""
+    import ase.io
+
+    room = _check_file(path)
+    try:
+        with limited(room):
+            atoms = ase.io.read(path, index=-1)
+    except Exception as error:  # as in `stream`
+        raise _unreadable(path, error) from error
+    assert not isinstance(atoms, list)
+    return atoms
+
+
+def _check_file(path: Path) -> float:
+    """Memory that reading may take [bytes]. Raises BadInput for what never ends, is too large, or lacks what it announces."""
+    from ase.io.formats import open_with_compression
+
+    size, packed = regular_file(path, LARGEST, "file of structures"), path.suffix.lower() in _PACKED
+    kind = (path.with_suffix("") if packed else path).name.lower()
+    try:
+        if packed:
+            with open_with_compression(str(path), "rb") as file:
+                size = _unpacked_size(path, file)
+        counts = _xyz_counts if kind.endswith((".xyz", ".extxyz")) else _vasp_counts if _is_vasp(kind) else None
+        if counts is not None:
+            with open_with_compression(str(path), "rb") as file:
+                counts(path, file)
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise _unreadable(path, error) from error
+    return _OWN + _TIMES * float(size)
+
+
+def _unpacked_size(path: Path, file: IO[Any]) -> int:
+    total = 0
+    while part := file.read(MEBIBYTE):
+        total += len(part)
+        if total > _MOST_UNPACKED:
+            raise BadInput(
+                f"{path} unpacks to more than {_MOST_UNPACKED // MEBIBYTE} MiB: unpack it, and give what is needed of it"
+            )
+    return total
+
+
+def _is_vasp(name: str) -> bool:
+    return "poscar" in name or "contcar" in name or name.endswith(".vasp")
+
+
+def _xyz_counts(path: Path, file: IO[Any]) -> None:
+    """Each frame: a count, a line of words, as many lines as counted; lines of VEC may follow."""
+    line = file.readline(_LINE)
+    while line.strip():
+        while line.startswith(b"VEC"):
+            line = file.readline(_LINE)
+        if not line.strip().isdigit():
+            return  # ASE says what it thinks of that
+        count = int(line.strip()[:20])
+        there = sum(1 for _ in islice(file, count + 1)) - 1
+        if there < count:
+            raise BadInput(f"{path} is not a whole file: {count} atoms are announced, {max(there, 0)} are there")
+        line = file.readline(_LINE)
+
+
+def _vasp_counts(path: Path, file: IO[Any]) -> None:
+    lines = [file.readline(_LINE) for _ in range(7)]
+    rest = sum(1 for _ in file)
+    for line in lines[5:7]:  # without a line of symbols, the counts come first
+        words = line.split(b"!")[0].split()
+        if words and all(w.isdigit() for w in words):
+            total = sum(int(w[:20]) for w in words)
+            if total > rest + 1:
+                raise BadInput(f"{path} is not a whole file: {total} atoms are announced, {rest} lines follow")
+            return
+
+
+_LINE = 65536  # bytes of a line that are looked at
+
+
+def _unreadable(path: Path, error: Exception) -> BadInput:
+    if isinstance(error, MemoryError):
+        return BadInput(f"{path} wants more memory than a file of its size can need: a number in it is wrong")
+    said = " ".join(str(error).split())
+    reason = said or "it does not have the form its name promises"
+    return BadInput(f"{path} cannot be read as a structure ({reason:.120}); cif, xyz, POSCAR, xsf, ... are known")
