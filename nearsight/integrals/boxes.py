@@ -91,6 +91,7 @@ class Batch:
     harmonics [images * harmonics, nodes]: r^l Y_lm at the nodes of `polynomials`.
     shell, harmonic [boxes * rows]: of which of the two a row is made.
     elements [boxes, pairs]: of the sparse matrix, for the lower triangle of pairs of rows (the layout's size: none).
+    dense: what `orbitals` gives, where there is room to keep it.
     """
 
     rows: int
@@ -104,6 +105,7 @@ class Batch:
     shell: Tensor
     harmonic: Tensor
     elements: Tensor
+    dense: Tensor | None = None
 
     __repr__ = one_line
 
@@ -114,6 +116,8 @@ class Batch:
 
     def orbitals(self) -> Tensor:
         """Dense values [boxes, rows, points]."""
+        if self.dense is not None:
+            return self.dense
         dense = self.harmonics.index_select(0, self.harmonic) @ self.polynomials.lagrange
         where = self.where
         radial = self.radial.new_zeros(where.shape).masked_scatter_(where, self.radial)

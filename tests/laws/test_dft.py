@@ -19,6 +19,7 @@ from nearsight.electrons.density_matrix import density_matrix
 from nearsight.electrons.levels import Filling
 from nearsight.electrons.solvers.dense import Dense
 from nearsight.integrals import two_center
+from nearsight.integrals.atomic_functions import orbitals_of
 from nearsight.integrals.mesh import Mesh, fft_size, mesh_shape
 from nearsight.integrals.projections import nonlocal_potential
 from nearsight.integrals.window import Window
@@ -71,6 +72,28 @@ def test_matrix_kernel_is_the_adjoint_of_the_density_kernel():
     v = torch.randn(1, *f.mesh.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     left = (f.grid.density(d) * v).sum() * f.mesh.volume_element
     close(left, (f.grid.matrix(v).values * d.values).sum(), rtol=1e-12, atol=0)
+
+
+def test_orbitals_on_the_mesh_are_those_of_the_species_whether_kept_dense_or_not():
+    f = functional("skew", size="dzp")
+    packed = replace(f.grid, batches=tuple(replace(b, dense=None) for b in f.grid.batches))
+    sums = torch.zeros(f.layout.basis.size, dtype=torch.float64)
+    for b, kept in zip(packed.batches, f.grid.batches, strict=True):
+        assert kept.dense is not None
+        close(b.orbitals(), kept.dense, rtol=0, atol=0)
+    offsets = f.layout.basis.offsets.tolist()
+    for atom, z in enumerate(f.structure.numbers.tolist()):  # point by point, from the functions themselves
+        _, vectors = f.mesh.sphere(f.structure.positions[atom], f.species[z].orbital_cutoff)
+        values = orbitals_of(f.species[z])(vectors)
+        sums[offsets[atom] : offsets[atom + 1]] = values.square().sum(0) * f.mesh.volume_element
+    d = random_direction(f)
+    diagonal = f.grid.matrix(torch.ones(1, *f.mesh.shape, dtype=torch.float64))
+    on_site = [torch.diagonal(diagonal.block(p)[0]) for p in f.layout.pairs.on_site.tolist()]
+    close(torch.cat(on_site), sums, rtol=1e-10, atol=0)
+    close(packed.density(d), f.grid.density(d), rtol=0, atol=1e-13)
+    a = torch.randn(1, f.mesh.size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for one, other in zip(packed.by_structure(d.values, a), f.grid.by_structure(d.values, a), strict=True):
+        close(one, other, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["graphene", "skew"])
