@@ -12,11 +12,9 @@ import pytest
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 TRIES = {
-    "model": 15,
-    **dict.fromkeys(("openmx", "siesta", "abacus", "aims", "pyscf", "deeptb"), 50),
-    "upf": 60,
-    "psml": 60,
-    "psp8": 60,
+    **dict.fromkeys(("deeph-old", "openmx", "siesta", "abacus", "aims", "pyscf", "deeptb"), 40),
+    **dict.fromkeys(("upf", "psml", "psp8"), 40),
+    "model": 12,
 }
 
 
