@@ -209,9 +209,52 @@ def _judge_calculation(read: Any, original: Path) -> None:
         require(abs(M - np.conj(np.swapaxes(M, -1, -2))).max() < 1e-3, f"{name} is not hermitian")
         require(abs(values).max() < 1e5, f"{name} of {abs(values).max():.1e}")
     for number in (c.fermi_level, c.electrons):
-        require(number is None or abs(number) < 1e6, f"a number of {number}")
+        require(number is None or abs(number) < 1e4, f"a number of {number}")
     for table in (c.forces, c.moments, c.stress):
         require(table is None or bool(torch.isfinite(table).all()), "forces, moments or stress are not finite")
+
+
+def _of_programs(name: str) -> Callable[[Path], list[Path]]:
+    """A run of another program, as the tests write it: three atoms with shells to f."""
+
+    def originals(folder: Path) -> list[Path]:
+        from tests.formats import test_programs, writers
+
+        c, labels = test_programs.invented(density=name in ("deeph-old", "deeptb", "openmx")), {8: "O", 14: "Si"}
+        place = folder / {"openmx": "x.scfout", "pyscf": "x.chk"}.get(name, "run")
+        if name in ("deeph-old", "deeptb"):
+            registry.write(place, c, name)
+        elif name == "openmx":
+            writers.write_scfout(place, c, 3, test_programs.WORDS)
+        elif name == "pyscf":
+            test_programs.write_chk(place, c.reordered([0, 1, 2]), torch.zeros(1, 3, dtype=torch.float64))
+        elif name == "siesta":
+            place.mkdir()
+            writers.write_hsx(place / "x.HSX", c, labels, 2)
+        elif name == "abacus":
+            writers.write_abacus(place, c.reordered([0, 2, 1]), labels, True)
+        else:
+            writers.write_aims(place, c)
+        return [place]
+
+    return originals
+
+
+def _alter_program(path: Path, random: Random, raw: float = 0.4) -> None:
+    file = path if path.is_file() else pick(random, sorted(p for p in path.rglob("*") if p.is_file()))
+    if file.suffix in (".h5", ".chk"):
+        if random.random() >= raw:
+            mutations.hdf5(file, random)
+        else:
+            textual(mutations.flipped, mutations.overwritten, mutations.cut)(file, random)
+    elif file.suffix in (".scfout", ".HSX"):
+        textual(mutations.flipped, mutations.overwritten, mutations.cut, mutations.moved)(file, random)
+    else:
+        textual(*mutations.TEXT)(file, random)
+
+
+def _judge_program(c: Any, original: Path) -> None:
+    _judge_calculation((c, []), original)
 
 
 # --- structures
@@ -264,6 +307,14 @@ SETTINGS = (
     "xc: pbe\nbasis: dzp\nkmesh: [2, 2, 1]\nmesh_cutoff_ry: 200\nsmearing_ev: 0.05\n"
     "mixing: {weight: 0.3, history: 6}\nspin: none\n"
 )
+NESTED = (
+    "basis: {size: sz, energy_shift_ry: 0.01}\nfunctional: {xc: lda, electrostatics: crystal}\n"
+    "mesh: {cutoff_ry: 60, band_limited: true, xc_refinement: 1, two_center: exact}\n"
+    "kpoints: {mesh: [1, 1, 2], shift: [0, 0, 0.5], symmetry: time-reversal}\n"
+    "electrons: {charge_e: 0, smearing: cold, width_ev: 0.05, spin: collinear, moments_mu_b: [0, 1, -1]}\n"
+    "solver: {method: scf, tolerance_ev: 0.00001, max_iterations: 50, mixing: {weight: 0.3, history: 6, dielectric_ry: 20},"
+    " density: {kind: dense, memory: 1000000000, processes: 1}}\noutputs: {forces: true}\n"
+)
 SET = (
     "structure: POSCAR\ndistort: {count: 3, sigma_ang: 0.05, clip_ang: 0.1, seed: 1, supercell: [1, 1, 2]}\n"
     "scf: {xc: lda, basis: sz, kmesh: [1, 1, 1], mesh_cutoff_ry: 60}\nlabels: true\nworkers: 1\n"
@@ -280,6 +331,19 @@ def _read_settings(path: Path) -> Any:
 
     model = getattr(settings, "Settings", None) or settings.ScfSettings
     return validated(model, read_table(path))
+
+
+def _read_setup(path: Path) -> Any:
+    """Settings, and the parts of the engine that are made from them, where those are small."""
+    from nearsight.dft.setup import Setup, resolved
+
+    settings = _read_settings(path)
+    structure = registry.read_structure(STORED / "calculation")
+    chosen = resolved(structure, settings)
+    small = np.prod(chosen.mesh.shape) * chosen.mesh.xc_refinement**3 < 2e6 and np.prod(chosen.kpoints.mesh) < 1e4
+    if small:
+        Setup.of(structure, settings).problem()
+    return settings
 
 
 def _read_set(path: Path) -> Any:
@@ -378,8 +442,25 @@ READERS: dict[str, Fuzzed] = {
         _judge_calculation,
         Fuzzed(_calculations, partial(_alter_calculation, raw=0.0), _read_calculation, _judge_calculation),
     ),
+    **{
+        name: Fuzzed(
+            made := _of_programs(name),
+            _alter_program,
+            registry.read,
+            _judge_program,
+            Fuzzed(made, partial(_alter_program, raw=0.0), registry.read, _judge_program),
+        )
+        for name in ("deeph-old", "openmx", "siesta", "abacus", "aims", "pyscf", "deeptb")
+    },
     **{kind: Fuzzed(_structures(kind), text, _read_structure, _judge_structure) for kind in ("poscar", "xyz", "cif")},
     "settings": Fuzzed(_yaml_file("scf.yaml", SETTINGS), table, _read_settings, _judge_settings),
+    "setup": Fuzzed(
+        made := _yaml_file("scf.yaml", NESTED),
+        table,
+        _read_setup,
+        _judge_settings,
+        Fuzzed(made, table, _read_settings, _judge_settings),
+    ),
     "set": Fuzzed(_yaml_file("set.yaml", SET), table, _read_set, _judge_settings),
     "training": Fuzzed(_yaml_file("model.yaml", MODEL), table, _read_training, _judge_settings),
     "model": Fuzzed(_models, _alter_model, _read_model, _judge_model),

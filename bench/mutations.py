@@ -242,8 +242,13 @@ def yaml_tree(raw: bytes, random: Random) -> bytes:
 def hdf5(path: Path, random: Random) -> None:
     """A data set of an HDF5 file altered in place: numbers, shape, type, name, place."""
     with h5py.File(path, "r+") as file:
-        name = pick(random, sorted(file))
+        names: list[str] = []
+        file.visititems(lambda name, found: names.append(name) if isinstance(found, h5py.Dataset) else None)
+        name = pick(random, sorted(names))
         data = file[name][()]
+        if not isinstance(data, np.ndarray) or data.ndim == 0 or data.dtype.kind not in "iufc":
+            del file[name]
+            return
         how = int(random.integers(9))
         flat = data.reshape(-1)
         if how <= 1 and flat.size:

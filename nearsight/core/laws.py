@@ -19,6 +19,7 @@ _HERMITIAN = {
     "density_matrix": ("D", 1.0, 1e-4),
 }
 _SINGLE = 1e-6
+_FARTHEST_LEVEL = 1e3  # Ha, from zero: of a Fermi level
 _COSINE = 1.001  # of two functions, with the rounding of files in single precision
 
 
@@ -41,6 +42,7 @@ def matrix_findings(calculation: Calculation) -> Iterator[Finding]:
         symbol, unit, limit = _HERMITIAN[name]
         yield _hermitian(symbol, matrix, unit, limit)
         yield _bounded(symbol, matrix, calculation)
+    yield from _numbers(calculation)
     if calculation.overlap is not None:
         yield _of_functions(calculation.overlap)
         if calculation.hamiltonian is not None:
@@ -69,6 +71,17 @@ def _bounded(symbol: str, matrix: BlockMatrix, c: Calculation) -> Finding:
     largest, z = _largest(matrix.values.detach()), int(c.structure.numbers.max())
     room, unit = {"S": (100.0, ""), "H": (2e3 + 10.0 * z**2, " Ha"), "D": (1e4, "")}[symbol]
     return Finding(f"no element of {symbol} is beyond bounds", f"largest {largest:.3g}{unit}", largest <= room)
+
+
+def _numbers(c: Calculation) -> Iterator[Finding]:
+    """The numbers beside the matrices, where they are known."""
+    basis = next((m.basis for m in c.matrices.values()), None)
+    if c.electrons is not None and basis is not None:
+        text = f"{c.electrons:g} electrons, {basis.size} orbitals"
+        yield Finding("the orbitals hold the electrons", text, 0 <= c.electrons <= 2 * basis.size + 1e-6)
+    if c.fermi_level is not None:
+        text = f"{c.fermi_level * HARTREE_EV:g} eV"
+        yield Finding("the Fermi level is one", text, abs(c.fermi_level) < _FARTHEST_LEVEL)
 
 
 def _of_functions(overlap: BlockMatrix) -> Finding:

@@ -27,6 +27,7 @@ from nearsight.formats.pseudopotential import Beta, Pseudopotential, Pseudopoten
 from nearsight.formats.valence import reference_shells, shells_of, starting_density, uniform_grid
 from nearsight.formats.xml import LARGEST
 
+_NARROWEST, _WIDEST = 0.05, 10.0  # Bohr: of the Gaussians; published ones are 0.1 to 3 wide
 _SPACING = 0.005  # Bohr: the hardest Gaussians are 0.1 Bohr wide
 
 _NAME = re.compile(r"(.*_)?GTH_POTENTIALS.*|(GTH|NLCC)(_POTENTIALS)?\..*|.*\.gth", re.IGNORECASE)
@@ -160,8 +161,8 @@ class _Gth:
 
     def _width(self) -> float:
         value = self._next()
-        if value <= 0:
-            self.fail(f"a radius of {value:g} Bohr; copy the file again")
+        if not _NARROWEST <= value <= _WIDEST:
+            self.fail(f"a radius of {value:g} Bohr, where {_NARROWEST} to {_WIDEST} are known; copy the file again")
         self.widths.append(value)
         return value
 
@@ -173,10 +174,17 @@ class _Gth:
             self.fail("ends too early; the file is truncated, copy it again")
         try:
             electrons = [float(w) for w in self.entry.lines[0].split()]
+            if not all(0 <= n <= 30 for n in electrons):
+                raise ValueError("a number of electrons that no shell has")
             shells = shells_of(atomic_numbers[symbol], electrons)
         except (ValueError, BadInput) as error:
             self.fail(f"the electrons of s, p, d, ... ({self.entry.lines[0]}) are not a valence: {error}")
         valence = sum(electrons)
+        named = {int(n) for name in self.entry.names for n in re.findall(r"-q(\d{1,3})$", name)}
+        if named - {round(valence)}:
+            self.fail(
+                f"its name says {sorted(named)[0]} valence electrons, its first line {valence:g}; copy the file again"
+            )
         r = uniform_grid(_SPACING)
         local = self._local(r, valence)
         core = self._core(r)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,13 @@ from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
-from nearsight.core.reading import MEBIBYTE, regular_file
 from nearsight.core.spin import COLLINEAR, NONE, SPINOR, Spin
-from nearsight.formats.files import first_line, whole_file
+from nearsight.formats.files import whole_file
+from nearsight.formats.hdf5 import content, data_set, opened, refuse_declared
 
 TABLES = ("atom_pairs", "chunk_shapes", "chunk_boundaries")
-_LARGEST = 2**20 * MEBIBYTE
 _FARTHEST = 10**5  # cells: no pair of atoms that see each other is farther apart
 _WIDEST = 10**4  # orbitals of an atom, with both spins
-_ROOM, _DENSEST = 2**26, 100  # a data set beyond so many bytes is refused where it declares so many times its file
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,22 +59,18 @@ class MatrixFile:
     def read(path: Path | str) -> MatrixFile:
         """Raises BadInput for a missing, truncated or foreign file, or one whose tables contradict each other."""
         path = Path(path)
-        regular_file(path, _LARGEST, "matrix file")
-        try:
-            with h5py.File(path, "r") as file:
-                sets = [_data_set(path, file, name) for name in (*TABLES, "entries")]
-                _check_declared(path, sets)
-                pairs, shapes, boundaries = (_content(s, np.dtype(np.int64)) for s in sets[:3])
-                if (np.abs(shapes) > _WIDEST).any():
-                    raise BadInput(f"{path} has a block that is wider than the orbitals of an atom: copy it again")
-                sizes = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))])
-                if not np.array_equal(sizes, boundaries) or sizes[-1] != sets[3].shape[0]:
-                    raise BadInput(
-                        f"{path}: chunk_boundaries, chunk_shapes and the {sets[3].shape[0]} entries do not fit together"
-                    )
-                entries = _content(sets[3], _kept_as(sets[3].dtype))
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-            raise BadInput(f"{path} is not a whole HDF5 matrix file: {first_line(error):.120}") from error
+        with opened(path) as file:
+            sets = [data_set(path, file, name) for name in (*TABLES, "entries")]
+            _check_declared(path, sets)
+            pairs, shapes, boundaries = (content(s, np.dtype(np.int64)) for s in sets[:3])
+            if (np.abs(shapes) > _WIDEST).any():
+                raise BadInput(f"{path} has a block that is wider than the orbitals of an atom: copy it again")
+            sizes = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))])
+            if not np.array_equal(sizes, boundaries) or sizes[-1] != sets[3].shape[0]:
+                raise BadInput(
+                    f"{path}: chunk_boundaries, chunk_shapes and the {sets[3].shape[0]} entries do not fit together"
+                )
+            entries = content(sets[3], _kept_as(sets[3].dtype))
         if (np.abs(pairs[:, :3]) > _FARTHEST).any():
             raise BadInput(f"{path} names a cell that no neighbour is in: the file is damaged, write or copy it again")
         if not np.isfinite(entries).all():
@@ -179,35 +172,12 @@ class MatrixFile:
         return matrix.with_values(torch.where(present, matrix.values, matrix.dagger().values))
 
 
-def _data_set(path: Path, file: h5py.File, name: str) -> h5py.h5d.DatasetID:
-    """A data set of the file's own. Raises BadInput where there is none, or its numbers would come from somewhere else."""
-    links, key = file.id.links, name.encode()
-    if not links.exists(key):
-        raise BadInput(f"{path} is not a matrix file of a calculation folder: it has no {name}")
-    if links.get_info(key).type != h5py.h5l.TYPE_HARD:
-        raise BadInput(
-            f"{path}: {name} is a link to somewhere else, and is not followed: copy the numbers into the file"
-        )
-    found = h5py.h5d.open(file.id, key)
-    made = found.get_create_plist()
-    if made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count():
-        raise BadInput(f"{path}: {name} has its numbers in other files, which are not read: copy them into the file")
-    return found
-
-
 def _kept_as(stored: np.dtype[Any]) -> np.dtype[Any]:
     """Single or double precision, real or complex, in the byte order of this machine."""
     single = stored.itemsize <= (4 if stored.kind == "f" else 8)
     return np.dtype(
         (np.float32 if single else np.float64) if stored.kind == "f" else np.complex64 if single else np.complex128
     )
-
-
-def _content(data: h5py.h5d.DatasetID, kind: np.dtype[Any]) -> NDArray[Any]:
-    """All numbers of a data set, in the byte order of this machine."""
-    found = np.empty(data.shape, kind)
-    data.read(h5py.h5s.ALL, h5py.h5s.ALL, found)
-    return found
 
 
 def _check_declared(path: Path, sets: list[h5py.h5d.DatasetID]) -> None:
@@ -218,13 +188,8 @@ def _check_declared(path: Path, sets: list[h5py.h5d.DatasetID]) -> None:
     kinds = [s.dtype.kind for s in sets]
     if shapes != wanted or not shapes[3] or any(k not in "iu" for k in kinds[:3]) or kinds[3] not in "fc":
         raise BadInput(f"{path}: its tables do not have the shapes of a matrix file (see docs/conventions.md)")
-    size = path.stat().st_size
     for name, s in zip((*TABLES, "entries"), sets, strict=True):
-        count = math.prod(s.shape)
-        if count * s.dtype.itemsize > max(_ROOM, _DENSEST * size):
-            raise BadInput(
-                f"{path} declares {count} numbers in {name} but has {size} bytes: the file is damaged, copy it again"
-            )
+        refuse_declared(path, name, s)
 
 
 def _spinor_index(layout: BlockLayout, s: int, t: int) -> Tensor:

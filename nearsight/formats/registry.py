@@ -14,11 +14,13 @@ from nearsight.core import registry
 from nearsight.core.calculation import Calculation
 from nearsight.core.errors import BadInput, NearsightError, Unavailable
 from nearsight.core.laws import require_lawful
-from nearsight.core.structure import Structure
+from nearsight.core.structure import Structure, check_bounds
 from nearsight.formats import structures
 from nearsight.formats.format import Format
 
 GROUP = "formats"
+#: what readers, ours or another's, raise where a damaged file says what no file of its kind says
+_STUMBLES = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 def load(name: str) -> Format:
@@ -72,7 +74,15 @@ def read_unchecked(path: Path | str, format: str | None = None) -> Calculation:
         raise BadInput(
             f"{path} is of no known format ({known}): a calculation folder has POSCAR, info.json and *.h5{broken}"
         )
-    return found.read(path)
+    try:
+        calculation = found.read(path)
+    except NearsightError:
+        raise
+    except _STUMBLES as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise BadInput(f"{path} is not whole, or is not what {found.name} files are: {said:.120}") from error
+    check_bounds(calculation.structure, str(path))
+    return calculation
 
 
 def write(path: Path | str, calculation: Calculation, format: str = "deeph") -> None:

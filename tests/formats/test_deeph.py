@@ -316,8 +316,8 @@ def twice(file):
     [
         (linked(h5py.ExternalLink("overlap.h5", "/entries")), "entries is a link to somewhere else"),
         (linked(h5py.SoftLink("/kept")), "entries is a link to somewhere else"),
-        (virtual, "has its numbers in other files"),
-        (external, "has its numbers in other files"),
+        (virtual, "is stored in other files"),
+        (external, "is stored in other files"),
         (retyped("S8"), "do not have the shapes"),
         (retyped(">i4"), "do not have the shapes"),
         (twice, "names a pair of atoms twice"),

@@ -11,7 +11,11 @@ from types import ModuleType
 import pytest
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
-TRIES = {"model": 15, "upf": 60, "psml": 60, "psp8": 60}
+TRIES = {
+    **dict.fromkeys(("deeph-old", "openmx", "siesta", "abacus", "aims", "pyscf", "deeptb"), 40),
+    **dict.fromkeys(("upf", "psml", "psp8"), 40),
+    "model": 12,
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +34,9 @@ def bench() -> ModuleType:
 
 
 READERS = [
-    *("ion_xml", "upf", "psml", "psp8", "gth", "calculation", "poscar", "xyz", "cif"),
-    *("settings", "set", "training", "model", "cube", "xsf"),
+    *("ion_xml", "upf", "psml", "psp8", "gth", "calculation"),
+    *("deeph-old", "openmx", "siesta", "abacus", "aims", "pyscf", "deeptb", "poscar", "xyz", "cif"),
+    *("settings", "setup", "set", "training", "model", "cube", "xsf"),
 ]
 
 
