@@ -78,7 +78,7 @@ def test_cell_of_zero_volume(nearsight, tmp_path):
         (("--xc", "pbee"), ("pbee", "did you mean pbe?")),
         (("--xc", "LDA"), ("LDA", "did you mean lda?")),
         (("--basis", "dpz"), ("dpz", "did you mean dzp?")),
-        (("--mesh-cutoff", -5), ("mesh_cutoff_ry", "greater than 0")),
+        (("--mesh-cutoff", -5), ("mesh_cutoff_ry", "greater than or equal to 10")),
         (("--smearing", 0), ("smearing_ev", "greater than 0")),
         (("--set", "max_iteration=3"), ("max_iteration", "did you mean max_iterations?")),
         (("--set", "mixing.wieght=0.1"), ("mixing.wieght", "did you mean weight?")),
