@@ -51,6 +51,8 @@ def main() -> None:
         if arguments.cases and folder.name not in arguments.cases:
             continue
         reference = json.loads((folder / "reference.json").read_text())
+        if reference["spin"] not in ("none", "collinear") or not (folder / "siesta.KP").exists():
+            continue  # spinors: bench/spinors.py
         saved = read(folder)
         settings = {
             "xc": reference["xc"],
