@@ -28,6 +28,7 @@ from nearsight.core.versions import KEY, checked_version
 from nearsight.core.yaml import LARGEST, load_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
+_FAULTS_TOLD = 2  # of a table, in one message
 
 
 def near_miss(word: str, known: Iterable[str]) -> str:
@@ -144,7 +145,9 @@ def validated(
         return model.model_validate(dict(table))
     except ValidationError as error:
         lines = (_said(model, e, name, [table, *said]) for e in error.errors())
-        raise BadInput("; ".join(dict.fromkeys(lines))) from error
+        said = list(dict.fromkeys(lines))
+        more = f"; and {len(said) - _FAULTS_TOLD} more" if len(said) > _FAULTS_TOLD else ""
+        raise BadInput("; ".join(said[:_FAULTS_TOLD]) + more) from error
 
 
 def stored(model: type[Model], table: Mapping[str, Any], what: object) -> Model:

@@ -100,7 +100,7 @@ def _xyz_counts(path: Path, file: IO[Any]) -> None:
             line = file.readline(_LINE)
         if not line.strip().isdigit():
             return  # ASE says what it thinks of that
-        count = int(line.strip()[:20])
+        count = int(line.strip()[:18])
         there = sum(1 for _ in islice(file, count + 1)) - 1
         if there < count:
             raise BadInput(f"{path} is not a whole file: {count} atoms are announced, {max(there, 0)} are there")
@@ -113,7 +113,7 @@ def _vasp_counts(path: Path, file: IO[Any]) -> None:
     for line in lines[5:7]:  # without a line of symbols, the counts come first
         words = line.split(b"!")[0].split()
         if words and all(w.isdigit() for w in words):
-            total = sum(int(w[:20]) for w in words)
+            total = sum(int(w[:18]) for w in words)
             if total > rest + 1:
                 raise BadInput(f"{path} is not a whole file: {total} atoms are announced, {rest} lines follow")
             return

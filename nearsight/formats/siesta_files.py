@@ -308,7 +308,7 @@ def shells_of(l_of_orbital: list[int], path: Path) -> tuple[int, ...]:
     shells, n = [], 0
     while n < len(l_of_orbital):
         l = l_of_orbital[n]
-        if l < 0 or l_of_orbital[n : n + 2 * l + 1] != [l] * (2 * l + 1):
+        if not 0 <= l < len(l_of_orbital) or l_of_orbital[n : n + 2 * l + 1] != [l] * (2 * l + 1):
             raise BadInput(f"{path}: its orbitals are no whole shells: it is damaged, or no file of SIESTA's")
         shells.append(l)
         n += 2 * l + 1
