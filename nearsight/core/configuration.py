@@ -145,9 +145,9 @@ def validated(
         return model.model_validate(dict(table))
     except ValidationError as error:
         lines = (_said(model, e, name, [table, *said]) for e in error.errors())
-        said = list(dict.fromkeys(lines))
-        more = f"; and {len(said) - _FAULTS_TOLD} more" if len(said) > _FAULTS_TOLD else ""
-        raise BadInput("; ".join(said[:_FAULTS_TOLD]) + more) from error
+        faults = list(dict.fromkeys(lines))
+        more = f"; and {len(faults) - _FAULTS_TOLD} more" if len(faults) > _FAULTS_TOLD else ""
+        raise BadInput("; ".join(faults[:_FAULTS_TOLD]) + more) from error
 
 
 def stored(model: type[Model], table: Mapping[str, Any], what: object) -> Model:
