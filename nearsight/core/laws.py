@@ -10,6 +10,7 @@ import torch
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
 from nearsight.core.errors import BadInput
+from nearsight.core.structure import Structure
 from nearsight.core.units import HARTREE_EV
 
 #: name of a matrix -> symbol, unit of disk, and the largest deviation from hermiticity in it; the share of single precision
@@ -68,9 +69,14 @@ def _hermitian(symbol: str, matrix: BlockMatrix, unit: float, limit: float) -> F
 
 def _bounded(symbol: str, matrix: BlockMatrix, c: Calculation) -> Finding:
     """|H| stays below what the deepest core level and the kinetic energy of the tightest function can be."""
-    largest, z = _largest(matrix.values.detach()), int(c.structure.numbers.max())
-    room, unit = {"S": (100.0, ""), "H": (2e3 + 10.0 * z**2, " Ha"), "D": (1e4, "")}[symbol]
+    largest = _largest(matrix.values.detach())
+    room, unit = {"S": (100.0, ""), "H": (largest_energy(c.structure), " Ha"), "D": (1e4, "")}[symbol]
     return Finding(f"no element of {symbol} is beyond bounds", f"largest {largest:.3g}{unit}", largest <= room)
+
+
+def largest_energy(structure: Structure) -> float:
+    """A bound of |H_ij| [Ha]: ten times the deepest core level of the heaviest atom, and room for tight functions."""
+    return 2e3 + 10.0 * int(structure.numbers.max()) ** 2
 
 
 def _numbers(c: Calculation) -> Iterator[Finding]:

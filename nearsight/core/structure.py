@@ -161,6 +161,8 @@ def check_bounds(structure: Structure, name: str = "the structure") -> Structure
     )
     if len(numbers) == 0:
         raise BadInput(f"{name} holds no atoms")
+    if cell.shape != (3, 3) or positions.shape != (len(numbers), 3):
+        raise BadInput(f"{name} needs three lattice vectors and a position for each atom, of three numbers each")
     if not (np.isfinite(cell).all() and np.isfinite(positions).all()):
         raise BadInput(f"{name} has coordinates that are not finite")
     largest = max(float(np.abs(cell).max()), float(np.abs(positions).max())) * BOHR_ANG

@@ -16,6 +16,7 @@ from nearsight.core.errors import BadInput
 from nearsight.core.memory import check_room
 from nearsight.core.structure import Structure
 
+_FARTHEST = 100  # steps, of a shifted mesh: a whole step is none
 _BYTES = 120  # that a point of a mesh takes while it is made
 
 
@@ -94,6 +95,10 @@ def mesh_points(size: tuple[int, int, int], shift: tuple[float, float, float]) -
     """
     if any(n < 1 for n in size):
         raise BadInput(f"k-mesh {tuple(size)}: every number must be at least 1 (1 1 1 is Gamma alone)")
+    if not all(abs(s) <= _FARTHEST for s in shift):
+        raise BadInput(
+            f"a k-mesh shifted by {tuple(shift)} steps: 0 and 0.5 are usual, {_FARTHEST} the most that is taken"
+        )
     count = prod(size)
     check_room(
         count * _BYTES,

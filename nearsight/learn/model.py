@@ -16,7 +16,7 @@ from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
 from nearsight.core.display import shortened
 from nearsight.core.errors import BadInput, MissingData, Unavailable
-from nearsight.core.laws import require_lawful
+from nearsight.core.laws import largest_energy, require_lawful
 from nearsight.core.layout import BlockLayout
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.dft.settings import Settings
@@ -86,8 +86,10 @@ class TrainedModel:
         self.check(structure)
         layout = layout or self.layout(structure)
         matrix = self.network.matrix(structure, layout, self.inputs(structure, layout))
-        if not torch.isfinite(matrix.values).all():
-            raise BadInput("the model predicts numbers that are not finite: its weights or the structure are not sound")
+        if not float(matrix.values.abs().max()) <= largest_energy(structure):
+            raise BadInput(
+                "the model predicts numbers that no Hamiltonian has: its weights or the structure are not sound"
+            )
         return matrix
 
     def inputs(self, structure: Structure, layout: BlockLayout) -> Inputs:

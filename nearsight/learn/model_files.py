@@ -117,7 +117,8 @@ def build(architecture: Mapping[str, Any], target: str = "total", seed: int = 0)
             check_room(8 * size, f"a network of {size} weights", "take fewer channels or layers")
             made: HamiltonianModel = kind(shells, target=target, **arguments)
         except TypeError as error:
-            raise BadInput(f"a {architecture['kind']} of another version is needed: {error}") from error
+            said = " ".join(str(error).split())
+            raise BadInput(f"a {architecture['kind']} of another version is needed: {said:.120}") from error
         except (ValueError, RuntimeError, LookupError, AttributeError, ArithmeticError, AssertionError) as error:
             said = " ".join(str(error).split())
             raise BadInput(f"no {architecture['kind']} can be made from these arguments: {said:.120}") from error

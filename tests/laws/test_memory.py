@@ -14,6 +14,7 @@ from nearsight.core.structure import Structure, supercell
 from nearsight.dft.settings import Settings
 from nearsight.dft.setup import chosen_kmesh, functional_for
 from nearsight.electrons.kpoints import mesh, mesh_points
+from nearsight.electrons.solvers.dense import Dense
 from nearsight.integrals.mesh import mesh_shape
 from tests.cases import diamond, species_of, water
 
@@ -104,3 +105,17 @@ def test_what_fits_is_computed() -> None:
         12 * torch.eye(3, dtype=torch.float64), torch.full((1, 3), 6.0, dtype=torch.float64), torch.tensor([2])
     )
     assert functional_for(s, Settings(mesh=(16, 16, 16)), species_of(s)).mesh.size == 4096
+
+
+@pytest.mark.parametrize("shift", [(float("inf"), 0.0, 0.0), (0.0, 1e300, 0.0), (0.0, 0.0, float("nan"))])
+def test_shifts_of_k_meshes_that_are_none(shift: tuple[float, float, float]) -> None:
+    with pytest.raises(BadInput, match="a k-mesh shifted by"):
+        mesh((1, 2, 2), shift)
+
+
+@pytest.mark.parametrize(
+    "choice", [{"memory": float("inf")}, {"memory": -1.0}, {"processes": 10**12}, {"processes": 0}]
+)
+def test_a_solvers_share_of_the_machine(choice: dict) -> None:
+    with pytest.raises(BadInput, match="within reason"):
+        Dense(**choice)

@@ -37,8 +37,10 @@ class Dense(DensitySolver):
     worth: float = 1e8
 
     def __post_init__(self) -> None:
-        if self.processes < 1 or not self.memory > 0:
-            raise BadInput(f"solver dense: processes ({self.processes}) and memory ({self.memory:g}) must be positive")
+        if not 1 <= self.processes <= 1024 or not 0 < self.memory < 1e18:
+            raise BadInput(
+                f"solver dense: processes ({self.processes:g}) and memory ({self.memory:g}) must be positive, and within reason"
+            )
 
     def bind(self, overlap: BlockMatrix, kpoints: KPoints, filling: Filling) -> DenseBound:
         """The inverse Cholesky factors of S(k). Raises NearsightError for linearly dependent orbitals."""
