@@ -164,6 +164,8 @@ class MatrixFile:
         plain = not (values[1:3] != 0).any() and not (values.is_complex() and (values.imag != 0).any())
         if spinful and plain and told is not SPINOR:
             spin, values = COLLINEAR, values[[0, 3]].real
+        elif spinful and not values.is_complex():
+            values = values.to(values.dtype.to_complex())
         values = values.to(dtype.to_complex() if values.is_complex() else dtype) * unit
         matrix = BlockMatrix(layout, values, spin)
         if whole:

@@ -62,6 +62,13 @@ def check_pseudopotential(pp: Pseudopotential) -> Pseudopotential:
         fail(
             f"its radial grid, {len(r)} points from {r[0]:g} to {r[-1]:g} Bohr, does not rise from the nucleus outwards"
         )
+    for what, values in (
+        ("local potential", pp.local),
+        ("core density", pp.core_density),
+        ("density", pp.radial_density),
+    ):
+        if values is not None and not np.abs(values).max() < 1e6:
+            fail(f"its {what} holds numbers that are not finite, or beyond all bounds")
     tail = abs(r[-1] * pp.local[-1] + pp.valence)
     if not tail < 0.05 * max(1.0, pp.valence):
         fail(f"its local potential does not end as -Z/r with Z = {pp.valence:g}, but {tail:.2g} Ha Bohr beside it")

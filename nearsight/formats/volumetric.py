@@ -96,6 +96,8 @@ def read_cube(path: Path | str) -> Volume:
         steps = torch.tensor([row[1:4] for row in head[1:]], dtype=torch.float64)
         rows = [[float(x) for x in line.split()] for line in lines[6 : 6 + atoms]]
         numbers, positions = [_whole(row[0]) for row in rows], [row[2:5] for row in rows]
+        if not all(0 < n < len(SYMBOLS) for n in numbers):
+            raise ValueError("an atom of no known element")
         if any(len(row) != 5 for row in rows) or any(len(row) != 4 for row in head[1:]):
             raise ValueError("a line of an atom or an axis has too few numbers, or too many")
         values = _numbers(lines[6 + atoms :], shape[0] * shape[1] * shape[2])

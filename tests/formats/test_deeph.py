@@ -326,3 +326,18 @@ def twice(file):
 def test_numbers_that_are_not_the_files_own(change, message, tmp_path):
     with pytest.raises(NearsightError, match=message):
         read_folder(altered(tmp_path / "x", change))
+
+
+def test_a_spinor_whose_numbers_are_real_is_complex_all_the_same(tmp_path):
+    structure = water()
+    h = hermitian(structure, SPINOR)
+    h = h.with_values(h.values.real.to(torch.complex128)).hermitian()
+    unit = overlap_of(hermitian(structure) * 1e-3)
+    write_folder(tmp_path / "x", Calculation(structure, unit, h))
+    with h5py.File(tmp_path / "x" / "hamiltonian.h5", "r+") as file:
+        entries = file["entries"][()]
+        del file["entries"]
+        file["entries"] = entries.real
+    found = read_folder(tmp_path / "x")
+    assert found.hamiltonian.spin is SPINOR and found.hamiltonian.values.is_complex()
+    assert eigenvalues(found.hamiltonian, found.overlap, torch.zeros(1, 3, dtype=torch.float64)).isfinite().all()

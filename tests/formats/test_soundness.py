@@ -198,6 +198,7 @@ def test_one_wrong_energy_is_seen() -> None:
     [
         (lambda pp: replace(pp, valence=5.0), "does not end as -Z/r"),
         (lambda pp: replace(pp, valence=-4.0), "a valence of -4"),
+        (lambda pp: replace(pp, local=np.where(pp.r < 1, np.inf, pp.local)), "local potential holds numbers"),
         (lambda pp: replace(pp, number=14), "Z = 14 is not C"),
         (lambda pp: replace(pp, r=pp.r[::-1]), "does not rise"),
         (lambda pp: replace(pp, local=0.9 * pp.local), "does not end as"),
