@@ -192,7 +192,7 @@ class BlockMatrix:
         row, column = self.layout.row.cpu().numpy(), self.layout.column.cpu().numpy()
         values = self.values
         if k is not None and bool((k != 0).any()):
-            values = values * self.layout.phases(k[None].to(values.real.dtype))[0, self.layout.pair]
+            values = values * self.layout.phases(k[None].to(values.real))[0, self.layout.pair]
         parts = [scipy.sparse.csr_matrix((v.detach().cpu().numpy(), (row, column)), shape=(n, n)) for v in values]
         if self.spin is not SPINOR:
             return parts

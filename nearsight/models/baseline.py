@@ -55,8 +55,9 @@ class ClusterExpansion(nn.Module):
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         """Follows the device, never the precision."""
         device = fn(torch.zeros(1)).device
-        for name, value in self._buffers.items():
-            self._buffers[name] = None if value is None else value.to(device)
+        for module in self.modules():  # the radial functions too
+            for name, value in module._buffers.items():
+                module._buffers[name] = None if value is None else value.to(device)
         return self
 
     def _shapes(self) -> dict[str, tuple[int, int]]:
