@@ -24,7 +24,8 @@ from nearsight.core.basis import Basis
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
 from nearsight.core.structure import Structure, supercell
-from nearsight.models.deeph2 import PRESETS, DeepH2, EdgeConvolution
+from nearsight.models.deeph2 import PRESETS, DeepH2
+from nearsight.models.interactions import EdgeConvolution
 from nearsight.models.so2 import FrameIrreps, edge_rotations, out_of_frame, wigner_matrices
 
 RESULTS = Path(__file__).parent / "results"

@@ -8,7 +8,6 @@ two-centre statistics (see readout.py).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import sqrt
 from typing import Any, Literal, cast
 
 import torch
@@ -20,21 +19,15 @@ from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG
-from nearsight.models.contract import HamiltonianModel, LastLayer, ModelConfig, Setting, Told, silent
+from nearsight.models.contract import LastLayer, ModelConfig, Setting, Told, silent
 from nearsight.models.edges import mean_neighbours
 from nearsight.models.graph import Graph
-from nearsight.models.layers import MLP, Gate, Irreps, Linear, RadialBasis, envelope
+from nearsight.models.interactions import BondFrameModel, EdgeConvolution, frame_irreps
+from nearsight.models.layers import Gate, Irreps, Linear
 from nearsight.models.readout import BlockReadout, flatten_frame
 from nearsight.models.so2 import (
     Frame,
-    FrameGate,
-    FrameIrreps,
     FrameLinear,
-    into_frame,
-    joined,
-    joined_irreps,
-    out_of_frame,
-    scaled,
 )
 from nearsight.models.statistics import fit_scales, fit_statistics
 from nearsight.models.targets import TOTAL, Inputs, Prediction, Target
@@ -113,75 +106,7 @@ def _check_sizes(
             raise BadInput(f"model.{name}: {shown(list(channels))} are no channels of m = 0 even, 0 odd, 1, 2, ...")
 
 
-class EdgeConvolution(nn.Module):
-    """Atoms i and j, turned into the edge's frame, and the edge's own features -> `outputs` in the frame.
-
-    x_i and x_j are projected, added, turned once, scaled channel by channel by a function of the edge (distance and
-    elements), and pass two O(2) maps with a gate between them.  final: the last output gets a linear map of the same as
-    well, past the gate, and all outputs begin as zero.
-    """
-
-    def __init__(
-        self,
-        node: Irreps,
-        edge: FrameIrreps,
-        hidden: FrameIrreps,
-        outputs: Sequence[FrameIrreps],
-        radial: int,
-        final: bool = False,
-    ) -> None:
-        super().__init__()
-        self.node, self.edge, self.frame = node, edge, FrameIrreps.of(node)
-        self.here, self.there = Linear(node, node), Linear(node, node)
-        self.filter = nn.Linear(radial, self.frame.channels)
-        self.gate = FrameGate(hidden)
-        self.enter = FrameLinear(joined_irreps(self.frame, edge), self.gate.source)
-        scale = 0.0 if final else 1.0
-        self.leave = nn.ModuleList(FrameLinear(hidden, o, scale) for o in outputs)
-        self.straight = FrameLinear(joined_irreps(self.frame, edge), outputs[-1], scale) if final else None
-        nn.init.ones_(self.filter.bias)
-
-    def forward(
-        self, x: Tensor, edge: Frame, radial: Tensor, i: Tensor, j: Tensor, wigner: Sequence[Tensor]
-    ) -> list[Frame]:
-        """Each of `outputs`, of x [atoms, node.dim], edge features in the frame and radial [edges, functions]."""
-        both = self.here(x).index_select(0, i) + self.there(x).index_select(0, j)
-        turned = scaled(into_frame(self.node, both, wigner), self.filter(radial))
-        entering = joined(turned, edge, self.frame, self.edge)
-        hidden = self.gate(self.enter(entering))
-        left = [leave(hidden) for leave in self.leave]
-        if self.straight is not None:
-            left[-1] = [a + b for a, b in zip(left[-1], self.straight(entering), strict=True)]
-        return left
-
-
-class Interaction(nn.Module):
-    """One update of edges and atoms: edge convolution, sum of messages over neighbours, then a gated layer on each atom."""
-
-    def __init__(
-        self, node: Irreps, edge_in: FrameIrreps, edge: FrameIrreps, hidden: FrameIrreps, radial: int, neighbours: float
-    ) -> None:
-        super().__init__()
-        self.node = node
-        self.convolution = EdgeConvolution(node, edge_in, hidden, [FrameIrreps.of(node), edge], radial)
-        self.collect = Linear(node, node, 1 / sqrt(neighbours))
-        self.gate = Gate(node)
-        self.enter, self.leave = Linear(node, self.gate.source), Linear(node, node)
-
-    def forward(self, x: Tensor, edge: Frame, radial: Tensor, fade: Tensor, graph: Graph) -> tuple[Tensor, Frame]:
-        """x [atoms, node.dim] after the update, and that of the edges by itself; fade: envelope [edges, 1] of both."""
-        n = graph.edges.messages
-        i, j = graph.edges.i[:n], graph.edges.j[:n]
-        wigner = [w[:n] for w in graph.wigner]
-        message, update = self.convolution(x, edge, radial, i, j, wigner)
-        arrived = out_of_frame(self.node, message, wigner) * fade
-        x = x + self.collect(torch.zeros_like(x).index_add(0, i, arrived))
-        x = x + self.leave(self.gate(self.enter(x)))
-        faded = [update[0] * fade, *(u * fade[:, None] for u in update[1:])]
-        return x, faded
-
-
-class DeepH2(HamiltonianModel):
+class DeepH2(BondFrameModel):
     """Structure -> Hamiltonian (or what `target` says), equivariant under all of O(3), strictly local.
 
     shells: angular momenta of each element's shells.  cutoff: reach of one message [Bohr].  reach: longest distance of a
@@ -214,23 +139,22 @@ class DeepH2(HamiltonianModel):
     ) -> None:
         super().__init__(shells, target)
         _check_sizes(cutoff, reach, neighbours, edge, hidden, layers=layers, radial=radial, width=width)
-        self.irreps = node = Irreps.parse(irreps).reaching(2 * max(max(s) for s in shells.values()))
+        node = Irreps.parse(irreps).reaching(2 * max(max(s) for s in shells.values()))
         self.readout = BlockReadout(shells, cutoff, reach, node.l_max)
-        edge_irreps, hidden_irreps = (_frame_irreps(f, node.l_max) for f in (edge, hidden))
-        self.cutoff, self.layers, self.neighbours = cutoff, layers, neighbours
+        edge_irreps, hidden_irreps = (frame_irreps(f, node.l_max) for f in (edge, hidden))
         elements = len(self.readout.slots.numbers)
-        self.embedding = nn.Parameter(torch.randn(elements, width) / 2)
-        self.basis = RadialBasis(radial, max(cutoff, 1.05 * reach))
-        self.radial = MLP(radial + 2 * width, width, width, width)
-        self.first_edge = nn.Linear(width, edge_irreps.even)
-        self.first_node = nn.Linear(width, node.true[0])
-        self.multipoles = nn.Linear(width, sum(node.true))
-        invariant = FrameIrreps(edge_irreps.even, 0, ())
-        self.interactions = nn.ModuleList(
-            Interaction(node, edge_irreps if k else invariant, edge_irreps, hidden_irreps, width, neighbours)
-            for k in range(layers)
+        self.begin(
+            elements,
+            node,
+            edge_irreps,
+            hidden_irreps,
+            cutoff=cutoff,
+            reach=reach,
+            layers=layers,
+            radial=radial,
+            width=width,
+            neighbours=neighbours,
         )
-        self.edge_irreps = edge_irreps
         self.pair = EdgeConvolution(node, edge_irreps, hidden_irreps, [self.readout.frame], width, final=True)
         self.site_gate = Gate(node)
         self.site_enter = Linear(node, self.site_gate.source)
@@ -321,37 +245,13 @@ class DeepH2(HamiltonianModel):
     def forward(self, graph: Graph) -> Prediction:
         """Matrix elements [1, size], Ha, of a prepared graph."""
         edges = graph.edges
-        n = edges.messages
-        kind = self.embedding[edges.species]
-        radial = self.radial(torch.cat([self.basis(edges.distance), kind[edges.i], kind[edges.j]], 1))
-        near = radial[:n]
-        fade = envelope(edges.distance[:n], self.cutoff)[:, None]
-        first = self.first_edge(radial)
-        x = self._multipoles(graph, kind, near, fade)
-        edge: Frame = [first[:n]]
-        for interaction in self.interactions:
-            x, update = interaction(x, edge, near, fade, graph)
-            edge = _added(edge, update)
-        edge = self._all_edges(edge, first, n)
+        x, edge, radial, first = self.pass_messages(edges, graph.wigner)
+        edge = self._all_edges(edge, first, edges.messages)
         [pairs] = self.pair(x, edge, radial, edges.i, edges.j, graph.wigner)
         site = self.site_gate(self.site_enter(x))
         site = self.site_leave(site * self.site_factor[edges.species][:, self.column])
         values = self.readout(graph, site, flatten_frame(pairs))
         return Prediction(values[None], graph.sizes, self.target)
-
-    def _multipoles(self, graph: Graph, kind: Tensor, radial: Tensor, fade: Tensor) -> Tensor:
-        """First features of atoms: their element, and sum_j w_lc(r_ij) Y_lm(r_ij)."""
-        n = graph.edges.messages
-        weights = self.multipoles(radial) * (fade / sqrt(self.neighbours))
-        columns = []
-        present = [t for t, c in zip(self.irreps.true, self.irreps.channels, strict=True) if c]
-        for (l, _, c), w in zip(self.irreps.blocks(), weights.split(present, 1), strict=True):
-            t = self.irreps.true[l]
-            harmonics = graph.wigner[l - 1][:n, l, :] if l else w.new_ones(n, 1)
-            y = harmonics[:, :, None] * w[:, None, :]
-            columns.append((torch.nn.functional.pad(y, (0, c - t)) if c > t else y).flatten(1))
-        x = kind.new_zeros(graph.edges.atoms, self.irreps.dim).index_add(0, graph.edges.i[:n], torch.cat(columns, 1))
-        return x + torch.nn.functional.pad(self.first_node(kind), (0, self.irreps.dim - self.irreps.true[0]))
 
     def _all_edges(self, edge: Frame, first: Tensor, n: int) -> Frame:
         """Edge features of message edges, followed by the first features of the other edges."""
@@ -360,16 +260,3 @@ class DeepH2(HamiltonianModel):
             return edge
         even = torch.nn.functional.pad(first[n:], (0, self.edge_irreps.odd))
         return [torch.cat([edge[0], even]), *(torch.cat([y, y.new_zeros(rest, *y.shape[1:])]) for y in edge[1:])]
-
-
-def _frame_irreps(counts: Sequence[int], l_max: int) -> FrameIrreps:
-    even, odd, *pairs = counts
-    pairs = [*pairs, *[pairs[-1]] * (l_max - len(pairs))][:l_max]
-    return FrameIrreps(even, odd, tuple(pairs))
-
-
-def _added(edge: Frame, update: Frame) -> Frame:
-    """edge + update; m and odd channels that `edge` lacks are zero."""
-    missing = update[0].shape[1] - edge[0].shape[1]
-    zero = torch.nn.functional.pad(edge[0], (0, missing)) if missing else edge[0]
-    return [zero + update[0], *(a + b for a, b in zip(edge[1:], update[1:], strict=False)), *update[len(edge) :]]

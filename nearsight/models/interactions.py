@@ -1,0 +1,177 @@
+"""Messages between atoms through the frame of each bond: what models of the DeepH-2 kind begin with.
+
+Only the bond axis is fixed (Wang et al., arXiv:2401.17015), so the frame has no jumps; edge features live in their frame all
+the time; O(3) parity holds inside the frame (so2.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+from nearsight.models.contract import HamiltonianModel
+from nearsight.models.edges import Edges
+from nearsight.models.layers import MLP, Gate, Irreps, Linear, RadialBasis, envelope
+from nearsight.models.so2 import (
+    Frame,
+    FrameGate,
+    FrameIrreps,
+    FrameLinear,
+    into_frame,
+    joined,
+    joined_irreps,
+    out_of_frame,
+    scaled,
+)
+
+
+class EdgeConvolution(nn.Module):
+    """Atoms i and j, turned into the edge's frame, and the edge's own features -> `outputs` in the frame.
+
+    x_i and x_j are projected, added, turned once, scaled channel by channel by a function of the edge (distance and
+    elements), and pass two O(2) maps with a gate between them.  final: the last output gets a linear map of the same as
+    well, past the gate, and all outputs begin as zero.
+    """
+
+    def __init__(
+        self,
+        node: Irreps,
+        edge: FrameIrreps,
+        hidden: FrameIrreps,
+        outputs: Sequence[FrameIrreps],
+        radial: int,
+        final: bool = False,
+    ) -> None:
+        super().__init__()
+        self.node, self.edge, self.frame = node, edge, FrameIrreps.of(node)
+        self.here, self.there = Linear(node, node), Linear(node, node)
+        self.filter = nn.Linear(radial, self.frame.channels)
+        self.gate = FrameGate(hidden)
+        self.enter = FrameLinear(joined_irreps(self.frame, edge), self.gate.source)
+        scale = 0.0 if final else 1.0
+        self.leave = nn.ModuleList(FrameLinear(hidden, o, scale) for o in outputs)
+        self.straight = FrameLinear(joined_irreps(self.frame, edge), outputs[-1], scale) if final else None
+        nn.init.ones_(self.filter.bias)
+
+    def forward(
+        self, x: Tensor, edge: Frame, radial: Tensor, i: Tensor, j: Tensor, wigner: Sequence[Tensor]
+    ) -> list[Frame]:
+        """Each of `outputs`, of x [atoms, node.dim], edge features in the frame and radial [edges, functions]."""
+        both = self.here(x).index_select(0, i) + self.there(x).index_select(0, j)
+        turned = scaled(into_frame(self.node, both, wigner), self.filter(radial))
+        entering = joined(turned, edge, self.frame, self.edge)
+        hidden = self.gate(self.enter(entering))
+        left = [leave(hidden) for leave in self.leave]
+        if self.straight is not None:
+            left[-1] = [a + b for a, b in zip(left[-1], self.straight(entering), strict=True)]
+        return left
+
+
+class Interaction(nn.Module):
+    """One update of edges and atoms: edge convolution, sum of messages over neighbours, then a gated layer on each atom."""
+
+    def __init__(
+        self, node: Irreps, edge_in: FrameIrreps, edge: FrameIrreps, hidden: FrameIrreps, radial: int, neighbours: float
+    ) -> None:
+        super().__init__()
+        self.node = node
+        self.convolution = EdgeConvolution(node, edge_in, hidden, [FrameIrreps.of(node), edge], radial)
+        self.collect = Linear(node, node, 1 / sqrt(neighbours))
+        self.gate = Gate(node)
+        self.enter, self.leave = Linear(node, self.gate.source), Linear(node, node)
+
+    def forward(
+        self, x: Tensor, edge: Frame, radial: Tensor, fade: Tensor, edges: Edges, frames: Sequence[Tensor]
+    ) -> tuple[Tensor, Frame]:
+        """x [atoms, node.dim] after the update, and that of the edges by itself; fade: envelope [edges, 1] of both."""
+        n = edges.messages
+        i, j = edges.i[:n], edges.j[:n]
+        wigner = [w[:n] for w in frames]
+        message, update = self.convolution(x, edge, radial, i, j, wigner)
+        arrived = out_of_frame(self.node, message, wigner) * fade
+        x = x + self.collect(torch.zeros_like(x).index_add(0, i, arrived))
+        x = x + self.leave(self.gate(self.enter(x)))
+        faded = [update[0] * fade, *(u * fade[:, None] for u in update[1:])]
+        return x, faded
+
+
+class BondFrameModel(HamiltonianModel):
+    """The part that such models share: features of atoms and of edges, from elements, distances and messages."""
+
+    def begin(
+        self,
+        elements: int,
+        node: Irreps,
+        edge: FrameIrreps,
+        hidden: FrameIrreps,
+        *,
+        cutoff: float,
+        reach: float,
+        layers: int,
+        radial: int,
+        width: int,
+        neighbours: float,
+    ) -> None:
+        """Make the layers. cutoff: of messages, reach: of the longest edge [Bohr].  neighbours: mean number in the cutoff."""
+        self.irreps, self.edge_irreps = node, edge
+        self.cutoff, self.layers, self.neighbours = cutoff, layers, neighbours
+        self.embedding = nn.Parameter(torch.randn(elements, width) / 2)
+        self.basis = RadialBasis(radial, max(cutoff, 1.05 * reach))
+        self.radial = MLP(radial + 2 * width, width, width, width)
+        self.first_edge = nn.Linear(width, edge.even)
+        self.first_node = nn.Linear(width, node.true[0])
+        self.multipoles = nn.Linear(width, sum(node.true))
+        invariant = FrameIrreps(edge.even, 0, ())
+        self.interactions = nn.ModuleList(
+            Interaction(node, edge if k else invariant, edge, hidden, width, neighbours) for k in range(layers)
+        )
+
+    def pass_messages(self, edges: Edges, frames: Sequence[Tensor]) -> tuple[Tensor, Frame, Tensor, Tensor]:
+        """Features of atoms [atoms, node.dim] and of message edges, and of all edges: invariants of distance and elements
+        [edges, width], and the first features [edges, even].
+
+        frames: D^l, l = 1.., into each edge's frame.
+        """
+        n = edges.messages
+        kind = self.embedding[edges.species]
+        radial = self.radial(torch.cat([self.basis(edges.distance), kind[edges.i], kind[edges.j]], 1))
+        near = radial[:n]
+        fade = envelope(edges.distance[:n], self.cutoff)[:, None]
+        first = self.first_edge(radial)
+        x = self._multipoles(edges, frames, kind, near, fade)
+        edge: Frame = [first[:n]]
+        for interaction in self.interactions:
+            x, update = interaction(x, edge, near, fade, edges, frames)
+            edge = _added(edge, update)
+        return x, edge, radial, first
+
+    def _multipoles(self, edges: Edges, frames: Sequence[Tensor], kind: Tensor, radial: Tensor, fade: Tensor) -> Tensor:
+        """First features of atoms: their element, and sum_j w_lc(r_ij) Y_lm(r_ij)."""
+        n = edges.messages
+        weights = self.multipoles(radial) * (fade / sqrt(self.neighbours))
+        columns = []
+        present = [t for t, c in zip(self.irreps.true, self.irreps.channels, strict=True) if c]
+        for (l, _, c), w in zip(self.irreps.blocks(), weights.split(present, 1), strict=True):
+            t = self.irreps.true[l]
+            harmonics = frames[l - 1][:n, l, :] if l else w.new_ones(n, 1)
+            y = harmonics[:, :, None] * w[:, None, :]
+            columns.append((torch.nn.functional.pad(y, (0, c - t)) if c > t else y).flatten(1))
+        x = kind.new_zeros(edges.atoms, self.irreps.dim).index_add(0, edges.i[:n], torch.cat(columns, 1))
+        return x + torch.nn.functional.pad(self.first_node(kind), (0, self.irreps.dim - self.irreps.true[0]))
+
+
+def frame_irreps(counts: Sequence[int], l_max: int) -> FrameIrreps:
+    """Channels (m = 0 even, m = 0 odd, m = 1, 2, ...), the last as often as m goes up to l_max."""
+    even, odd, *pairs = counts
+    pairs = [*pairs, *[pairs[-1]] * (l_max - len(pairs))][:l_max]
+    return FrameIrreps(even, odd, tuple(pairs))
+
+
+def _added(edge: Frame, update: Frame) -> Frame:
+    """edge + update; m and odd channels that `edge` lacks are zero."""
+    missing = update[0].shape[1] - edge[0].shape[1]
+    zero = torch.nn.functional.pad(edge[0], (0, missing)) if missing else edge[0]
+    return [zero + update[0], *(a + b for a, b in zip(edge[1:], update[1:], strict=False)), *update[len(edge) :]]
