@@ -14,11 +14,12 @@ import typer
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from nearsight.cli.console import Bars, console, figure, print_json, progress_bars, spinner
+from nearsight.cli.dataset import dataset_app
 from nearsight.cli.process import run
 from nearsight.cli.properties import add_properties
 from nearsight.cli.scf import scf
 from nearsight.cli.settings import Set, list_settings
-from nearsight.core.errors import BadInput, NearsightError, NotConverged
+from nearsight.core.errors import BadInput, NearsightError
 
 if TYPE_CHECKING:
     from nearsight.properties.spectra import Bands
@@ -31,7 +32,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-dataset_app = typer.Typer(help="Many ground states at once.", no_args_is_help=True)
 app.add_typer(dataset_app, name="dataset")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -77,38 +77,6 @@ def example(
 
 app.command()(scf)
 app.command("settings")(list_settings)
-
-
-@dataset_app.command("build")
-def dataset_build(
-    config: Annotated[Path, typer.Argument(help="set.yaml: structure, distort or modes, scf, workers.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the calculation folders.")],
-    workers: Annotated[int | None, typer.Option(help="Processes; by default one for each core.")] = None,
-    words: Set = None,
-) -> None:
-    """Compute the ground states of many structures (labels: false makes bare ones); run it again to go on."""
-    from nearsight.tasks.dataset import build, read_settings
-
-    settings = read_settings(config, (*(words or []), *([f"workers={workers}"] if workers is not None else [])))
-    with progress_bars() as progress:
-        bars = Bars(progress)
-        bars.stage("ground states" if settings.labels else "structures")
-
-        def told(outcome: Any, done: int, total: int) -> None:
-            if outcome.error:
-                progress.console.print(f"{outcome.name} failed: {outcome.error}", highlight=False, markup=False)
-            bars.advance(done, total)
-
-        made = build(settings, out, told)
-        bars.advance(made.jobs - len(made.failed), made.jobs)
-    if made.failed:
-        name, error = made.failed[0]
-        raise NotConverged(
-            f"{len(made.failed)} of {made.jobs} failed, first {name}: {error} (all in {out / 'failures.json'}; "
-            "the same command tries them again; what did not converge may with --set scf.mixing.weight=0.1, "
-            "--set scf.method=variational or more scf.max_iterations. A wider smearing is other physics: into a new folder)"
-        )
-    print(f"{made.jobs} {'ground states' if settings.labels else 'structures'} in {out}")
 
 
 @app.command()

@@ -31,7 +31,7 @@ from nearsight.formats.poscar import read_poscar, write_poscar
 
 OWNED = (
     *("POSCAR", "info.json", "result.json", "overlap.h5", "hamiltonian.h5", "hamiltonian_pred.h5"),
-    *("density_matrix.h5", "position_matrix.h5", "force.h5"),
+    *("density_matrix.h5", "position_matrix.h5", "force.h5", "provenance.json"),
 )
 VERSION = (
     2  # 1: before there were versions; of the entries with one value an atom only forces followed the order of POSCAR

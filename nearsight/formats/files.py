@@ -65,17 +65,20 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _workplace(path: Path) -> Iterator[Path]:
-    """A locked temporary folder beside `path`, gone when the block ends."""
+def workplace(path: Path) -> Iterator[Path]:
+    """A locked temporary folder beside `path`, `.NAME.xxxxxxxx.part`, gone when the block ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path)
     while True:
         part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-        lock = os.open(part, os.O_RDONLY)
+        try:
+            lock = os.open(part, os.O_RDONLY)
+        except FileNotFoundError:  # another writer swept it away before it was locked
+            continue
         fcntl.flock(lock, fcntl.LOCK_EX)
         if part.exists():
             break
-        os.close(lock)  # another writer swept it away before it was locked
+        os.close(lock)
     try:
         yield part
     finally:
@@ -91,7 +94,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     Raises Unavailable for a full disk or a place that cannot be written.
     """
     path = Path(path)
-    with _writing(path), _workplace(path) as place:
+    with _writing(path), workplace(path) as place:
         part = place / path.name
         yield part
         part.chmod(0o644)
@@ -112,7 +115,7 @@ def whole_folder(path: Path | str, owned: Sequence[str] = ()) -> Iterator[Path]:
     with _writing(told):
         if path.exists() and not path.is_dir():
             raise BadInput(f"cannot write the folder {told}: a file of that name is in the way")
-        with _workplace(path) as part:
+        with workplace(path) as part:
             try:
                 yield part
             except NearsightError as error:

@@ -13,7 +13,7 @@ from nearsight.core.errors import BadInput, Unavailable
 _MARKS: dict[str, tuple[tuple[str, ...], ...]] = {
     "calculation": (("POSCAR", "info.json"),),
     "model": (("config.json", "model.safetensors"), ("config.yaml", "checkpoint.pt"), ("config.yaml", "metrics.jsonl")),
-    "data set": (("ledger.sqlite", "config.yaml"),),
+    "data set": (("ledger.sqlite", "config.yaml"), ("ledger.sqlite", ".lock")),
 }
 _NAMES = {
     "calculation": ("POSCAR", "info.json", "result.json", "overlap.h5", "hamiltonian.h5", "density_matrix.h5"),

@@ -55,13 +55,13 @@ def convert(
     for name in (read_as, write_as):
         if name is not None and name not in parts.kinds("formats"):
             parts.load("formats", name)  # says what is known
-    if source.is_file() or (_is_run(source, read_as) and not _holds_runs(source, read_as)):
+    if source.is_file() or (is_run(source, read_as) and not holds_runs(source, read_as)):
         if write_as == "deeph":
             claim_folder(target, "calculation", [source])
         registry.write(target, registry.read(source, read_as), write_as)
         return Converted(target, 1, (), ())
-    runs = list(_runs(source, read_as))
-    if not any(_is_run(path, read_as) for path in runs):
+    runs = list(runs_in(source, read_as))
+    if not any(is_run(path, read_as) for path in runs):
         raise BadInput(
             f"{source} holds no run of a known program: give --from NAME ({', '.join(parts.kinds('formats'))})"
         )
@@ -95,20 +95,21 @@ def convert(
     return Converted(target, len(jobs), tuple(worked), tuple(failed))
 
 
-def _is_run(path: Path, read_as: str | None) -> bool:
+def is_run(path: Path, read_as: str | None) -> bool:
+    """Whether a format, or the one that is named, recognises a path."""
     return registry.find(path) is not None if read_as is None else registry.load(read_as).recognises(path)
 
 
-def _holds_runs(source: Path, read_as: str | None) -> bool:
+def holds_runs(source: Path, read_as: str | None) -> bool:
     """Two folders or more that are runs: a run itself has at most one such (ABACUS's OUT.NAME)."""
     folders = (p for p in sorted(source.iterdir()) if p.is_dir() and p.name[0] != _HIDDEN)
-    return sum(_is_run(p, read_as) for p in folders) > 1
+    return sum(is_run(p, read_as) for p in folders) > 1
 
 
-def _runs(source: Path, read_as: str | None) -> Iterator[Path]:
+def runs_in(source: Path, read_as: str | None) -> Iterator[Path]:
     """Every folder in a folder, every link, and every file that a format recognises, by name."""
     for path in sorted(source.iterdir()):
-        if path.name[0] != _HIDDEN and (path.is_dir() or path.is_symlink() or _is_run(path, read_as)):
+        if path.name[0] != _HIDDEN and (path.is_dir() or path.is_symlink() or is_run(path, read_as)):
             yield path
 
 
@@ -116,7 +117,7 @@ def convert_one(work: tuple[str, str, str, str | None, str]) -> str:
     """One run, read and written whole or not at all. Returns the sha256 of what was written."""
     root, path, target, read_as, write_as = work
     source = Path(path)
-    _check_links(source, Path(root))
+    check_links(source, Path(root))
     place = Path(target) / (source.name + ENDINGS.get(write_as, ""))
     registry.write(place, registry.read(source, read_as), write_as)
     digest = hashlib.sha256()
@@ -125,7 +126,7 @@ def convert_one(work: tuple[str, str, str, str | None, str]) -> str:
     return digest.hexdigest()
 
 
-def _check_links(path: Path, root: Path) -> None:
+def check_links(path: Path, root: Path) -> None:
     """Raises BadInput for a link that leads out of the folder of runs: what is read is what was given."""
     inside = Path(os.path.realpath(root))
     for file in [path, *(path.rglob("*") if path.is_dir() and not path.is_symlink() else ())]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -19,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from nearsight.core.errors import BadInput, NearsightError
-from nearsight.core.versions import checked_version
+from nearsight.formats.sets.database import Database
 
-VERSION = 2  # of what is stored, in the database's own `user_version`; 1 (none): digests of flat settings
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS job (
     name TEXT PRIMARY KEY, digest TEXT NOT NULL, state TEXT NOT NULL,
@@ -54,27 +52,20 @@ class Outcome:
 
 
 class Ledger:
-    """Which jobs are pending, running, done or failed: a SQLite file (WAL) in the folder that holds their results.
+    """Which jobs are pending, running, done or failed: a table in the SQLite file of the folder that holds their results.
 
-    Only the process that holds the folder's lock may open it, so that whatever is found `running` was cut off.
+    Only the process that holds the folder's lock may open it, so that whatever is found `running` was cut off. The same file
+    has the manifest of what the folder holds (formats/sets/manifest.py).
     Raises BadInput for a file that is none, or of a later version.
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            self.connection = sqlite3.connect(path, isolation_level=None)
-            self.connection.execute("PRAGMA journal_mode=WAL")
-            self.connection.execute("PRAGMA synchronous=FULL")
-            [version] = self.connection.execute("PRAGMA user_version").fetchone()
-            checked_version(version or None, VERSION, path.parent)
-            self.connection.execute(SCHEMA)
-            self.connection.execute(f"PRAGMA user_version={VERSION}")
-        except sqlite3.Error as error:
-            raise BadInput(f"{path} cannot be used as a ledger ({error}): remove it to begin anew") from error
+        self.database = Database(path)
+        self.database.change(SCHEMA)
 
     def close(self) -> None:
         """Give the file back."""
-        self.connection.close()
+        self.database.close()
 
     def plan(self, jobs: Sequence[Job], is_there: Callable[[str], bool]) -> list[Job]:
         """Enter new jobs and return those to be worked on: all that are not done with their result in its place.
@@ -82,7 +73,7 @@ class Ledger:
         Raises NearsightError where finished jobs were made from other input: one folder holds one set.
         """
         query = "SELECT name, digest, state FROM job"
-        rows = {name: (digest, state) for name, digest, state in self.connection.execute(query)}
+        rows = {name: (digest, state) for name, digest, state in self.database.query(query)}
         there = [j for j in jobs if is_there(j.name)]
         foreign = [j.name for j in there if rows.get(j.name, ("", ""))[0] not in (j.digest, j.former or j.digest)]
         if foreign:
@@ -92,31 +83,32 @@ class Ledger:
             )
         finished = {j.name for j in there if rows[j.name][1] == "done"}
         todo = [j for j in jobs if j.name not in finished]
-        self.connection.executemany(
-            "UPDATE job SET digest = ? WHERE name = ?", [(j.digest, j.name) for j in jobs if j.name in finished]
-        )
-        self.connection.executemany(
-            "INSERT OR REPLACE INTO job (name, digest, state) VALUES (?, ?, 'pending')",
-            [(j.name, j.digest) for j in todo],
-        )
+        with self.database.transaction():
+            self.database.change(
+                "UPDATE job SET digest = ? WHERE name = ?", [(j.digest, j.name) for j in jobs if j.name in finished]
+            )
+            self.database.change(
+                "INSERT OR REPLACE INTO job (name, digest, state) VALUES (?, ?, 'pending')",
+                [(j.name, j.digest) for j in todo],
+            )
         return todo
 
     def begin(self, name: str) -> None:
         """A job is running from now on."""
-        self.connection.execute("UPDATE job SET state = 'running', started = ? WHERE name = ?", (time.time(), name))
+        self.database.change("UPDATE job SET state = 'running', started = ? WHERE name = ?", [(time.time(), name)])
 
     def finish(self, outcome: Outcome) -> None:
         """Enter how a job ended."""
         o = outcome
-        self.connection.execute(
+        self.database.change(
             "UPDATE job SET state = ?, seconds = ?, error = ?, sha256 = ? WHERE name = ?",
-            (o.state, o.seconds, o.error, o.sha256, o.name),
+            [(o.state, o.seconds, o.error, o.sha256, o.name)],
         )
 
     def outcomes(self) -> list[Outcome]:
         """Every job that was finished, well or not, by name."""
         query = "SELECT name, state, seconds, error, sha256 FROM job WHERE state IN ('done', 'failed') ORDER BY name"
-        return [Outcome(n, s, t or 0.0, e, h) for n, s, t, e, h in self.connection.execute(query)]
+        return [Outcome(n, s, t or 0.0, e, h) for n, s, t, e, h in self.database.query(query)]
 
 
 def run_jobs(

@@ -79,7 +79,7 @@ def test_one_build_a_folder(tmp_path):
 
 def test_a_file_that_is_no_ledger(tmp_path):
     (tmp_path / "ledger.sqlite").write_text("hello, this is not a database at all" * 50)
-    with pytest.raises(NearsightError, match="remove it"):
+    with pytest.raises(NearsightError, match="--rebuild"):
         Ledger(tmp_path / "ledger.sqlite")
 
 

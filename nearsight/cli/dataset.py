@@ -1,0 +1,162 @@
+"""`nearsight dataset`: many calculations as one thing."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nearsight.cli.console import Bars, figure, print_json, progress_bars
+from nearsight.cli.process import warn
+from nearsight.cli.settings import Set
+from nearsight.core.errors import BadInput, NotConverged
+
+dataset_app = typer.Typer(help="Data sets: build, add, list, split, pack, stats, export.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+SetFolder = Annotated[Path, typer.Argument(help="Folder of a data set.", metavar="SET")]
+WHERE = "Condition, such as 'n_atoms < 20 and \"C\" in elements'."
+Condition = Annotated[str | None, typer.Option("--where", help=WHERE, metavar="EXPR")]
+
+
+def _there(folder: Path) -> None:
+    """Before anything heavy is loaded."""
+    if not folder.exists():
+        raise BadInput(f"no such folder: {folder}")
+    if not folder.is_dir():
+        raise BadInput(f"{folder} is a file, not a data set: give the folder that holds the calculations")
+
+
+class _Stages:
+    """Bars of which a new one begins whenever what is done has another name."""
+
+    def __init__(self, progress: Any) -> None:
+        self.bars, self.name = Bars(progress), ""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if not total:
+            return
+        if what != self.name:
+            self.bars.stage(what)
+            self.name = what
+        self.bars.advance(done, total)
+
+
+@dataset_app.command("build")
+def build(
+    config: Annotated[Path, typer.Argument(help="set.yaml: structure, distort or modes, scf, workers.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the calculation folders.")],
+    workers: Annotated[int | None, typer.Option(help="Processes; by default one for each core.")] = None,
+    words: Set = None,
+) -> None:
+    """Compute the ground states of many structures (labels: false makes bare ones); run it again to go on."""
+    from nearsight.tasks.dataset import build as run
+    from nearsight.tasks.dataset import read_settings
+
+    settings = read_settings(config, (*(words or []), *([f"workers={workers}"] if workers is not None else [])))
+    with progress_bars() as progress:
+        bars = Bars(progress)
+        bars.stage("ground states" if settings.labels else "structures")
+
+        def told(outcome: Any, done: int, total: int) -> None:
+            if outcome.error:
+                progress.console.print(f"{outcome.name} failed: {outcome.error}", highlight=False, markup=False)
+            bars.advance(done, total)
+
+        made = run(settings, out, told)
+        bars.advance(made.jobs - len(made.failed), made.jobs)
+    if made.failed:
+        name, error = made.failed[0]
+        raise NotConverged(
+            f"{len(made.failed)} of {made.jobs} failed, first {name}: {error} (all in {out / 'failures.json'}; "
+            "the same command tries them again; what did not converge may with --set scf.mixing.weight=0.1, "
+            "--set scf.method=variational or more scf.max_iterations. A wider smearing is other physics: into a new folder)"
+        )
+    print(f"{made.jobs} {'ground states' if settings.labels else 'structures'} in {out}")
+
+
+@dataset_app.command("add")
+def add(
+    folder: SetFolder,
+    sources: Annotated[
+        list[Path], typer.Argument(help="Calculations of any program, folders of them, other data sets.")
+    ],
+    read_as: Annotated[
+        str | None, typer.Option("--from", help="Their format; found if not told.", metavar="NAME")
+    ] = None,
+) -> None:
+    """Take calculations into a data set; what it holds already (same content) is refused."""
+    for source in sources:
+        if not source.exists() and len(sources) == 1:
+            raise BadInput(f"no such file or folder: {source}")
+    from nearsight.tasks.sets.adding import add as run
+
+    with progress_bars() as progress:
+        stages = _Stages(progress)
+
+        def told(source: Path, error: str | None, done: int, total: int) -> None:
+            stages("adding", done, total)
+            if error is not None:
+                progress.console.print(f"{source}: {error}", highlight=False, markup=False, soft_wrap=True)
+
+        made = run(folder, sources, read_as, told, shlex.join(["nearsight", *sys.argv[1:]]))
+    print(f"{len(made.added)} added to {folder}")
+    if made.refused:
+        source, why = made.refused[0]
+        raise BadInput(f"{len(made.refused)} were not added, first {source}: {why}")
+
+
+@dataset_app.command("list")
+def list_entries(
+    folder: SetFolder,
+    where: Condition = None,
+    columns: Annotated[str | None, typer.Option(help="Columns to show, with commas.", metavar="A,B")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="The jobs that failed, in place of the entries.")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the manifest anew from the folders.")] = False,
+    json: Json = False,
+) -> None:
+    """What a data set holds, all of it or what a condition means."""
+    _there(folder)
+    from nearsight.tasks.sets.listing import columns as chosen
+    from nearsight.tasks.sets.listing import failures, list_set
+
+    if failed:
+        _show_failures(failures(folder), json)
+        return
+    names = chosen(columns)
+    with progress_bars() as progress:
+        found = list_set(folder, where, rebuild, _Stages(progress))
+    if json:
+        told = [e.to_json() for e in found.entries]
+        print_json({"set": str(folder), "total": found.total, "entries": told, "broken": dict(found.broken)})
+        return
+    for name, why in found.broken:
+        warn(f"{name} cannot be read: {why}")
+    _show([list(names)] + [[figure(_word(getattr(e, n))) for n in names] for e in found.entries])
+    print(f"{len(found.entries)} of {found.total} entries of {folder}")
+
+
+def _word(value: Any) -> Any:
+    """A set of names with commas, what is not known as a dash."""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return "-" if value is None else value
+
+
+def _show(rows: list[list[str]]) -> None:
+    """A table as wide as it needs to be: it is searched and cut by other programs too."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _show_failures(found: list[Any], json: bool) -> None:
+    if json:
+        print_json({"failed": [{"name": f.name, "error": f.error, "seconds": f.seconds} for f in found]})
+    elif not found:
+        print("no job failed")
+    else:
+        _show([["name", "seconds", "error"]] + [[f.name, figure(f.seconds), f.error] for f in found])
