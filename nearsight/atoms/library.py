@@ -33,10 +33,15 @@ def pseudopotential(symbol: str, xc: str = "pbe", folder: str | os.PathLike[str]
     if symbol not in atomic_numbers or symbol == "X":
         raise BadInput(f"{symbol!r} is no element; write a symbol such as 'C' or 'Na'")
     path = source(symbol, xc, folder)
-    return _read(symbol, _set_for(xc), path, sha256_of(path), folder is None)
+    return _read(symbol, set_for(xc), path, sha256_of(path), folder is None)
 
 
-def _set_for(xc: str) -> str:
+def sets() -> tuple[str, ...]:
+    """Functionals that there are pseudopotentials of."""
+    return tuple(_checksums())
+
+
+def set_for(xc: str) -> str:
     """The set of pseudopotentials that a functional takes: its own, or the one that it names."""
     xc = xc.lower()
     return functional(xc).pseudopotentials or xc
@@ -44,7 +49,7 @@ def _set_for(xc: str) -> str:
 
 def source(symbol: str, xc: str = "pbe", folder: str | os.PathLike[str] | None = None) -> Path:
     """The file that the pseudopotential of an element is read from: see `pseudopotential`, also for what is raised."""
-    return _in_folder(symbol, Path(folder).resolve()) if folder else _in_package(symbol, _set_for(xc))
+    return _in_folder(symbol, Path(folder).resolve()) if folder else _in_package(symbol, set_for(xc))
 
 
 def sha256_of(path: Path) -> str:

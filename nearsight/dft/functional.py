@@ -85,9 +85,13 @@ class EnergyFunctional:
         species = {z: species[z] for z in sorted(set(structure.numbers.tolist()))}
         electrons = float(sum(species[z].valence for z in structure.numbers.tolist())) - charge
         room = 2 * sum(species[z].orbital_count for z in structure.numbers.tolist())
-        if not 0 < electrons < room:
+        charged = f"a charge of {charge:g} leaves " if charge else ""
+        if not electrons > 0:
+            raise BadInput(f"{charged}{electrons:g} electrons: give a smaller charge")
+        if electrons > room + 1e-9:
             raise BadInput(
-                f"a charge of {charge:g} leaves {electrons:g} electrons for {room // 2} orbitals: the charge is not possible"
+                f"{charged}{electrons:g} electrons for {room // 2} orbitals, which hold {room}: take a larger basis, such as "
+                f"dzp{', or a less negative charge' if charge < 0 else ''}"
             )
         chosen = (*kohn_sham(xc_functional(xc), xc_refinement), *terms)
         system = System.of(structure, species, mesh_shape, quadrature, band_limited, sheet)

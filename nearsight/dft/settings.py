@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, field_validator
+from pydantic import AfterValidator, BaseModel, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 from pydantic.fields import FieldInfo
 
 from nearsight.core.configuration import stored
 from nearsight.core.parts import Part, known_kind
-from nearsight.core.tables import EarlierKeys, Renamed, Table, Versioned
+from nearsight.core.tables import EarlierKeys, Renamed, Table, Versioned, todays
 from nearsight.core.versions import KEY
 
 BasisSize = Literal["sz", "dz", "szp", "dzp", "tz", "tzp"]
@@ -40,6 +40,13 @@ class BasisTable(Table):
     species: Path | None = Field(
         None, description="Folder of <Symbol>.ion.xml, in place of size, energy_shift_ry, split_norm, pseudopotentials."
     )
+
+    @model_serializer(mode="wrap")
+    def _of_its_source(self, table: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Beside species, the keys that make orbitals are told where they were given only: their defaults say nothing."""
+        return {
+            k: v for k, v in table(self).items() if self.species is None or k in ("species", *self.model_fields_set)
+        }
 
 
 FunctionalName = Annotated[str, AfterValidator(partial(known_kind, "functionals"))]
@@ -235,6 +242,13 @@ class Settings(EarlierKeys, Versioned):
 
         what: the file, for messages.  Raises BadInput for a later schema, or values that are none.
         """
+        table = todays(Settings, table)
+        basis = table.get("basis")
+        if (
+            isinstance(basis, Mapping) and basis.get("species") is not None
+        ):  # an earlier version told defaults beside it
+            defaults = BasisTable().model_dump()
+            table["basis"] = {k: v for k, v in basis.items() if k not in defaults or v != defaults[k]}
         return stored(Settings, table, what)
 
     @property

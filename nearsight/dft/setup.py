@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from nearsight.atoms.library import source
+from nearsight.atoms.library import set_for, sets, source
 from nearsight.atoms.orbitals import BasisSettings, generate_species
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.display import one_line
@@ -119,15 +120,43 @@ class Setup:
 def load_species(numbers: Sequence[int], settings: Settings) -> dict[int, Species]:
     """The species of the elements present: read from a folder of .ion.xml files, or generated.
 
-    Raises BadInput or MissingData for an element without a file or pseudopotential, or a file of another element.
+    Raises BadInput or MissingData for an element without a file or pseudopotential, or a file of another element, another
+    functional or another basis than the settings say.
     """
     basis, present = settings.basis, {z: SYMBOLS[z] for z in sorted(set(numbers))}
     if basis.species is not None:
         files = basis_files(numbers, basis, settings.functional.xc)
-        return {z: read_ion_xml(files[symbol], symbol) for z, symbol in present.items()}
+        found = {z: read_ion_xml(files[symbol], symbol) for z, symbol in present.items()}
+        _check_species(found, settings)
+        return found
     made = BasisSettings(size=basis.size, energy_shift=basis.energy_shift_ry, split_norm=basis.split_norm)
     xc, folder = settings.functional.xc, basis.pseudopotentials
     return {z: generate_species(symbol, xc, made, folder) for z, symbol in present.items()}
+
+
+def _check_species(species: Mapping[int, Species], settings: Settings) -> None:
+    """Raises BadInput where species of files are not what the settings say beside them, as far as the files tell."""
+    basis, xc = settings.basis, settings.functional.xc
+    made_for, folder = set_for(xc), basis.species
+    if "pseudopotentials" in basis.model_fields_set and basis.pseudopotentials is not None:
+        raise BadInput(f"species {folder} and pseudopotentials {basis.pseudopotentials} are two sources: leave one out")
+    for s in species.values():
+        told = s.provenance.get("xc", made_for)
+        if told != made_for and made_for in sets():
+            raise BadInput(
+                f"{folder}/{s.symbol}.ion.xml was made for {told}, this calculation is of {xc}: take xc {told}, or species "
+                f"of {made_for}"
+            )
+        for key, name in (("size", "size"), ("energy_shift_ry", "energy_shift"), ("split_norm", "split_norm")):
+            if key not in basis.model_fields_set:
+                continue
+            said = re.search(rf"\b{name}='?([\w.+-]+)'?", s.provenance.get("basis", ""))
+            if said is None or said[1] != str(getattr(basis, key)):
+                what = "does not say its own" if said is None else f"has {said[1]}"
+                raise BadInput(
+                    f"basis.{key} {getattr(basis, key)} has no effect beside species {folder}, whose {s.symbol}.ion.xml "
+                    f"{what}: leave one of the two out"
+                )
 
 
 def basis_files(numbers: Sequence[int], basis: BasisTable, xc: str) -> dict[str, Path]:

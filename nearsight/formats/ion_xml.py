@@ -23,6 +23,7 @@ from nearsight.formats.soundness import HIGHEST_L, check_species
 from nearsight.formats.xml import read_xml
 
 RYDBERG = 0.5  # 1 Ry in Ha, exact
+_SIESTA_XC = {"ca": "lda", "pz": "lda", "pb": "pbe", "ps": "pbesol"}  # words of a pseudopotential's header
 
 
 def read_ion_xml(path: str | os.PathLike[str], symbol: str | None = None) -> Species:
@@ -55,6 +56,9 @@ def read_ion_xml(path: str | os.PathLike[str], symbol: str | None = None) -> Spe
     notes = ion.optional("provenance")
     if notes:
         provenance |= {e.attribute("name"): (e.node.text or "") for e in notes.all("entry")[:100]}
+    header = ion.node.findtext("preamble/pseudopotential_header", "").split()[:2]
+    if "xc" not in provenance and header[:1] == [found] and header[-1] in _SIESTA_XC:
+        provenance["xc"] = _SIESTA_XC[header[-1]]
     number = ion.count("z")
     if number < 0:
         raise ion.fail(f"<z> is {number}: a ghost atom has orbitals and no nucleus, which cannot be computed")

@@ -95,6 +95,11 @@ def _fermi(c: Calculation) -> Finding | None:
         return None  # S is not positive definite: reported already
     low, high = float(levels.min()) * HARTREE_EV, float(levels.max()) * HARTREE_EV
     fermi = c.fermi_level * HARTREE_EV
+    room = c.hamiltonian.spin.electrons_per_level * levels.shape[0] * levels.shape[2]
+    if c.electrons is not None and c.electrons > room - 1e-6:
+        return Finding(
+            "the Fermi level lies above levels that are all filled", f"{fermi:.3f} above {high:.3f} eV", fermi > high
+        )
     return Finding(
         "the Fermi level lies among the levels", f"{fermi:.3f} in {low:.3f} .. {high:.3f} eV", low < fermi < high
     )

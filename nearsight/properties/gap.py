@@ -135,7 +135,7 @@ class BandGap(Property[GapOptions, Gap]):
     def compute(self, calculation: Calculation, options: GapOptions, progress: Progress = SILENT) -> Gap:
         """The gap of a calculation.
 
-        Raises NearsightError: no Hamiltonian, or neither a number of electrons nor a Fermi level.
+        Raises NearsightError: no Hamiltonian, neither a number of electrons nor a Fermi level, or no level that is empty.
         """
         hamiltonian, overlap = calculation.require_hamiltonian(), calculation.require_overlap().hermitian()
         structure, kind = calculation.structure, hamiltonian.spin
@@ -145,6 +145,12 @@ class BandGap(Property[GapOptions, Gap]):
         points = torch.cat([mesh.k, *(p[None] for p in corners.points.values())])
         progress.stage("diagonalising")
         e = levels(hamiltonian, overlap, points, progress)
+        electrons, room = electrons_of(calculation), kind.electrons_per_level * e.shape[0] * e.shape[2]
+        if electrons is not None and electrons > room - 1e-6:
+            raise MissingData(
+                f"{electrons:g} electrons fill all {overlap.basis.size} orbitals: there is no empty level and so no gap; "
+                "take a larger basis, such as dzp"
+            )
         fermi = _fermi_level(calculation, e[:, : len(mesh.k)], mesh, kind)
         filled = _filled(e, electrons_of(calculation), fermi, kind)
         path = band_path(structure, min(options.points, affordable_points(overlap.basis.size * kind.size_factor)))

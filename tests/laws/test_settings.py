@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -273,16 +274,50 @@ def test_a_foreign_term_is_named_in_the_settings(third_party) -> None:
 
 def test_a_foreign_functional_is_named_in_the_settings(third_party) -> None:
     source = """
-    from nearsight.xc.functionals import LDA
+    from nearsight.xc.functionals import PBE
 
-    mine = LDA
+    mine = PBE
     """
     with pytest.raises(BadInput, match="xc: 'mine' is not known"):
         validated(Settings, {"xc": "mine"})
     third_party("nearsight.functionals", source, mine="my_functional:mine")
     energies = []
-    for xc in ("lda", "mine"):
+    for xc in ("pbe", "mine"):
         settings = Settings(xc=xc, basis="sz", kmesh=(1, 1, 1), mesh_cutoff_ry=60, species=IONS)
         functional = Setup.of(cases.water(11.0), settings).functional
         energies.append(float(functional.evaluate(functional.overlap).total))
     assert energies[0] == energies[1]
+
+
+def test_beside_species_keys_that_make_orbitals_agree_or_are_refused(tmp_path: Path) -> None:
+    """The files say sz of pbe with a shift of 0.02 Ry."""
+
+    def setup(**keys: Any) -> Setup:
+        return Setup.of(cases.water(11.0), Settings(kmesh=(1, 1, 1), mesh_cutoff_ry=60, species=IONS, **keys))
+
+    assert "size" not in setup().settings.model_dump(mode="json")["basis"]
+    with pytest.raises(BadInput, match=r"H.ion.xml was made for pbe, this calculation is of lda: take xc pbe"):
+        setup(xc="lda")
+    with pytest.raises(
+        BadInput, match=r"basis.size dzp has no effect beside species .* has sz: leave one of the two out"
+    ):
+        setup(basis="dzp")
+    with pytest.raises(BadInput, match=r"basis.split_norm 0.3 has no effect beside species .* has 0.15"):
+        setup(split_norm=0.3)
+    with pytest.raises(BadInput, match="two sources: leave one out"):
+        setup(pseudopotentials=tmp_path)
+    agreed = setup(basis="sz").settings.model_dump(mode="json")
+    assert agreed["basis"] == {"size": "sz", "species": str(IONS)}
+    assert Settings.stored({"basis": {"size": "dzp", "species": "ions"}}, "file").given["basis"] == {
+        "species": Path("ions")
+    }
+
+
+def test_the_header_of_a_file_of_siesta_tells_its_functional(tmp_path: Path) -> None:
+    for symbol in "HO":
+        text = (IONS / f"{symbol}.ion.xml").read_text()
+        start, end = text.index("<provenance>"), text.index("</provenance>") + len("</provenance>")
+        header = f"<preamble><pseudopotential_header> {symbol} ca nrl nc</pseudopotential_header></preamble>"
+        (tmp_path / f"{symbol}.ion.xml").write_text(text[:start] + header + text[end:])
+    with pytest.raises(BadInput, match="was made for lda, this calculation is of pbe"):
+        Setup.of(cases.water(11.0), Settings(species=tmp_path, mesh_cutoff_ry=60))
