@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which see what __getattr__ g
     from nearsight.dft.ground_state import GroundState as GroundState
     from nearsight.dft.ground_state import ground_state as solve  # noqa: F401
     from nearsight.dft.minimisation import DirectMinimisation as DirectMinimisation
+    from nearsight.dft.overlap import overlap as overlap
     from nearsight.dft.run import run_scf as run_scf
     from nearsight.dft.scf import SCF as SCF
     from nearsight.dft.settings import ScfSettings as ScfSettings
@@ -99,6 +100,7 @@ _HOME = {
     "GroundState": "nearsight.dft.ground_state",
     "solve": "nearsight.dft.ground_state:ground_state",
     "DirectMinimisation": "nearsight.dft.minimisation",
+    "overlap": "nearsight.dft.overlap",
     "run_scf": "nearsight.dft.run",
     "SCF": "nearsight.dft.scf",
     "ScfSettings": "nearsight.dft.settings",

@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from nearsight.cli.console import Bars, console, figure, print_json, progress_bars, spinner
 from nearsight.cli.dataset import dataset_app
+from nearsight.cli.overlap import overlap
 from nearsight.cli.process import run
 from nearsight.cli.properties import add_properties
 from nearsight.cli.scf import scf
@@ -76,6 +77,7 @@ def example(
 
 
 app.command()(scf)
+app.command()(overlap)
 app.command("settings")(list_settings)
 
 

@@ -48,6 +48,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "gth": "nearsight.formats.gth:GTH",
         "psp8": "nearsight.formats.psp8:PSP8",
     },
+    "bases": {
+        "ion.xml": "nearsight.formats.ion_xml:IonXML",
+        "pao": "nearsight.formats.pao:PAO",
+        "orb": "nearsight.formats.orb:ORB",
+    },
     "functionals": {
         "lda": "nearsight.xc.functionals:LDA",
         "pbe": "nearsight.xc.functionals:PBE",
@@ -80,7 +85,8 @@ def home(group: str, kind: str) -> str:
 def load(group: str, kind: str) -> Any:
     """The part that is registered under a name.
 
-    group: models, terms, formats, pseudopotentials, functionals (exchange and correlation), solvers or properties.
+    group: models, terms, formats, pseudopotentials, bases (files of orbitals), functionals (exchange and correlation),
+    solvers or properties.
     Raises BadInput for a name that is not known, with the near miss; Unavailable for an entry point that cannot be loaded.
     """
     if kind in BUILT_IN[group]:

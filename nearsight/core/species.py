@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +75,71 @@ class Projector:
     def l(self) -> int:  # noqa: E743
         """Orbital angular momentum."""
         return self.radial.l
+
+
+class HasOrbitals(Protocol):
+    """What two-centre integrals need to know of one kind of atom: a Species, or an AtomicBasis without a pseudopotential."""
+
+    def __hash__(self) -> int:
+        """By identity: tables of a pair are made once and kept."""
+
+    @property
+    def symbol(self) -> str:
+        """Of the element."""
+
+    @property
+    def orbitals(self) -> tuple[Orbital, ...]:
+        """Shells in order."""
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Where they came from."""
+
+    @property
+    def shells(self) -> tuple[int, ...]:
+        """Angular momentum of each shell, in order."""
+
+    @property
+    def orbital_cutoff(self) -> float:
+        """Longest orbital radius [Bohr]."""
+
+    @property
+    def projector_cutoff(self) -> float:
+        """Longest projector radius [Bohr]; 0 without projectors."""
+
+
+@dataclass(frozen=True, eq=False)
+class AtomicBasis:
+    """The orbitals of one kind of atom, of which nothing else is known: enough for overlaps, not for a Hamiltonian.
+
+    orbitals: shells in the order of the program that they are of; not all of unit norm where the program keeps others.
+    electrons: of the neutral atom in the program's pseudopotential; None where it is not told.
+    """
+
+    symbol: str
+    number: int
+    orbitals: tuple[Orbital, ...]
+    electrons: float | None = None
+    provenance: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        shells = " ".join(str(l) for l in self.shells)
+        return f"AtomicBasis({self.symbol}, l = {shells}, radius {self.orbital_cutoff:.2f} Bohr)"
+
+    @property
+    def shells(self) -> tuple[int, ...]:
+        """Angular momentum of each shell, in order."""
+        return tuple(o.l for o in self.orbitals)
+
+    @property
+    def orbital_cutoff(self) -> float:
+        """Longest orbital radius [Bohr]."""
+        return max(o.radial.cutoff for o in self.orbitals)
+
+    @property
+    def projector_cutoff(self) -> float:
+        """0: no projectors are known."""
+        return 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,11 +19,29 @@ from scipy.interpolate import CubicSpline
 
 from nearsight.core.errors import BadInput
 from nearsight.core.species import Orbital, Projector, RadialFunction, Species
+from nearsight.formats.basis_files import BasisFormat
 from nearsight.formats.soundness import HIGHEST_L, check_species
 from nearsight.formats.xml import read_xml
 
 RYDBERG = 0.5  # 1 Ry in Ha, exact
 _SIESTA_XC = {"ca": "lda", "pz": "lda", "pb": "pbe", "ps": "pbesol"}  # words of a pseudopotential's header
+
+
+class IonXML(BasisFormat):
+    """`.ion.xml`: see the file's head."""
+
+    name = "SIESTA's .ion.xml"
+    endings = ("ion.xml",)
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """By its root element."""
+        return b"<ion" in head
+
+    def read(self, path: Path, symbol: str | None = None, shells: str | None = None) -> Species:
+        """The species, with all its orbitals. Raises BadInput as `read_ion_xml`, and for a choice of shells."""
+        if shells is not None:
+            raise BadInput(f"{path} is taken with all its orbitals: leave {shells} out of --orbitals")
+        return read_ion_xml(path, symbol)
 
 
 def read_ion_xml(path: str | os.PathLike[str], symbol: str | None = None) -> Species:

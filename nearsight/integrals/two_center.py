@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from nearsight.core.blocks import BlockMatrix
 from nearsight.core.display import one_line
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs, neighbours
-from nearsight.core.species import RadialFunction, Species
+from nearsight.core.species import HasOrbitals, RadialFunction
 from nearsight.core.structure import Structure
 from nearsight.integrals.splines import UniformSplines, radial_values
 
@@ -125,6 +126,70 @@ def kinetic(k: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True, eq=False)
+class Channels:
+    """The angular half of a two-centre table: which I_L there are, and how they make a block.
+
+    left, right: angular momenta of the shells on the first and on the second atom.
+    """
+
+    left: tuple[int, ...]
+    right: tuple[int, ...]
+
+    __repr__ = one_line
+
+    @cached_property
+    def every(self) -> list[tuple[int, int, int]]:
+        """(shell a, shell b, L) with a non-zero Gaunt coefficient."""
+        return [
+            (a, b, L)
+            for a, l in enumerate(self.left)
+            for b, k in enumerate(self.right)
+            for L in range(abs(l - k), l + k + 1, 2)
+        ]
+
+    @cached_property
+    def signs(self) -> list[int]:
+        """(-1)^((l - l' - L)/2) of each channel."""
+        return [(-1) ** ((self.left[a] - self.right[b] - L) // 2) for a, b, L in self.every]
+
+    @cached_property
+    def _coupling(self) -> Tensor:
+        """Constant map [sum over channels of 2L+1, rows * columns] from I_L Y_LM to the block."""
+        rows = np.concatenate([[0], np.cumsum([2 * l + 1 for l in self.left])])
+        columns = np.concatenate([[0], np.cumsum([2 * l + 1 for l in self.right])])
+        parts = []
+        for a, b, L in self.every:
+            block = np.zeros((2 * L + 1, rows[-1], columns[-1]))
+            block[:, rows[a] : rows[a + 1], columns[b] : columns[b + 1]] = so3.gaunt(
+                self.left[a], self.right[b], L
+            ).transpose(2, 0, 1)
+            parts.append(block)
+        return torch.as_tensor(np.concatenate(parts).reshape(-1, rows[-1] * columns[-1]))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of a block."""
+        return sum(2 * l + 1 for l in self.left), sum(2 * l + 1 for l in self.right)
+
+    def blocks(self, radial: Tensor, vectors: Tensor) -> Tensor:
+        """Blocks [pairs, rows, columns] of I_L(R)/R^L [pairs, channels] at separations R [pairs, 3]."""
+        harmonics = so3.solid_harmonics(max(c[2] for c in self.every), vectors)
+        features = torch.cat([radial[:, n, None] * harmonics[L] for n, (_, _, L) in enumerate(self.every)], 1)
+        return (features @ self._coupling.to(radial)).reshape(len(vectors), *self.shape)
+
+
+class BlockTable(Protocol):
+    """Blocks between the orbitals of two kinds of atoms as a function of the vector between them."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of a block."""
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Blocks [pairs, rows, columns] at separations [pairs, 3]."""
+
+
+@dataclass(frozen=True, eq=False)
 class TwoCenterTable:
     """<f_a| O |g_b(R)> for all shells a of one set of radial functions and b of another, as a function of the vector R."""
 
@@ -136,14 +201,8 @@ class TwoCenterTable:
     __repr__ = one_line
 
     @cached_property
-    def _channels(self) -> list[tuple[int, int, int]]:
-        """(shell a, shell b, L) with a non-zero Gaunt coefficient."""
-        return [
-            (a, b, L)
-            for a, f in enumerate(self.left)
-            for b, g in enumerate(self.right)
-            for L in range(abs(f.l - g.l), f.l + g.l + 1, 2)
-        ]
+    def _angular(self) -> Channels:
+        return Channels(tuple(f.l for f in self.left), tuple(g.l for g in self.right))
 
     @cached_property
     def cutoff(self) -> float:
@@ -153,47 +212,32 @@ class TwoCenterTable:
     @cached_property
     def _splines(self) -> UniformSplines:
         """I_L(R) / R^L of every channel."""
-        k = wavenumbers()
+        k, channels = wavenumbers(), self._angular.every
         weight = 4 * np.pi * k[0] * k * k * self.operator(k)
         weight[-1] = 0.0
         left = [bessel_transform(f, self.quadrature) for f in self.left]
         right = [bessel_transform(g, self.quadrature) for g in self.right]
         spacing = self.quadrature.table_spacing
         points = int(np.ceil(self.cutoff / spacing)) + 2
-        values = np.empty((len(self._channels), points))
-        for L in sorted({c[2] for c in self._channels}):
-            rows = [n for n, c in enumerate(self._channels) if c[2] == L]
+        values = np.empty((len(channels), points))
+        for L in sorted({c[2] for c in channels}):
+            rows = [n for n, c in enumerate(channels) if c[2] == L]
             products = []
             for n in rows:
-                a, b, _ = self._channels[n]
-                sign = (-1) ** ((self.left[a].l - self.right[b].l - L) // 2)
-                products.append(sign * weight * left[a] * right[b])
+                a, b, _ = channels[n]
+                products.append(self._angular.signs[n] * weight * left[a] * right[b])
             values[rows] = np.array(products) @ _reduced_bessel(L, spacing, points)
         return UniformSplines.through(values, spacing)
 
     @cached_property
     def _reach(self) -> Tensor:
         """Sum of the two radii of each channel [channels]."""
-        return torch.tensor([self.left[a].cutoff + self.right[b].cutoff for a, b, _ in self._channels])
-
-    @cached_property
-    def _coupling(self) -> Tensor:
-        """Constant map [sum over channels of 2L+1, rows * columns] from I_L Y_LM to the block."""
-        rows = np.concatenate([[0], np.cumsum([2 * f.l + 1 for f in self.left])])
-        columns = np.concatenate([[0], np.cumsum([2 * g.l + 1 for g in self.right])])
-        parts = []
-        for a, b, L in self._channels:
-            block = np.zeros((2 * L + 1, rows[-1], columns[-1]))
-            block[:, rows[a] : rows[a + 1], columns[b] : columns[b + 1]] = so3.gaunt(
-                self.left[a].l, self.right[b].l, L
-            ).transpose(2, 0, 1)
-            parts.append(block)
-        return torch.as_tensor(np.concatenate(parts).reshape(-1, rows[-1] * columns[-1]))
+        return torch.tensor([self.left[a].cutoff + self.right[b].cutoff for a, b, _ in self._angular.every])
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of a block."""
-        return sum(2 * f.l + 1 for f in self.left), sum(2 * g.l + 1 for g in self.right)
+        return self._angular.shape
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Blocks [pairs, rows, columns] for separations R = r_g - r_f [pairs, 3]; differentiable in them."""
@@ -203,14 +247,10 @@ class TwoCenterTable:
         r = torch.where(on_top, torch.zeros_like(squared), torch.where(on_top, one, squared).sqrt())
         radial = self._splines(r)
         radial = torch.where(r[:, None] <= self._reach.to(r), radial, torch.zeros_like(radial))
-        harmonics = so3.solid_harmonics(max(c[2] for c in self._channels), vectors)
-        features = torch.cat([radial[:, n, None] * harmonics[L] for n, (_, _, L) in enumerate(self._channels)], 1)
-        return (features @ self._coupling.to(r)).reshape(len(vectors), *self.shape)
+        return self._angular.blocks(radial, vectors)
 
 
-def assemble(
-    layout: BlockLayout, structure: Structure, tables: Mapping[tuple[int, int], TwoCenterTable]
-) -> BlockMatrix:
+def assemble(layout: BlockLayout, structure: Structure, tables: Mapping[tuple[int, int], BlockTable]) -> BlockMatrix:
     """The matrix whose block of each pair (i, j, R) is the table of their elements at r_j + R - r_i."""
     pairs = layout.pairs
     vectors = pairs.vectors(structure)
@@ -227,20 +267,20 @@ def assemble(
 
 
 @lru_cache(maxsize=256)
-def _orbital_table(a: Species, b: Species, operator: Operator, quadrature: Quadrature) -> TwoCenterTable:
+def _orbital_table(a: HasOrbitals, b: HasOrbitals, operator: Operator, quadrature: Quadrature) -> TwoCenterTable:
     return TwoCenterTable([o.radial for o in a.orbitals], [o.radial for o in b.orbitals], operator, quadrature)
 
 
 @lru_cache(maxsize=256)
 def projection_table(
-    species: Species, functions: tuple[RadialFunction, ...], quadrature: Quadrature = EXACT
+    species: HasOrbitals, functions: tuple[RadialFunction, ...], quadrature: Quadrature = EXACT
 ) -> TwoCenterTable:
     """<phi|beta> of all orbitals of a species with some functions; made once and kept."""
     return TwoCenterTable([o.radial for o in species.orbitals], functions, quadrature=quadrature)
 
 
 def orbital_tables(
-    species: Mapping[int, Species], operator: Operator, quadrature: Quadrature = EXACT
+    species: Mapping[int, HasOrbitals], operator: Operator, quadrature: Quadrature = EXACT
 ) -> dict[tuple[int, int], TwoCenterTable]:
     """Tables of <phi| O |phi'> for every ordered pair of elements; made once per pair of species and kept."""
     return {(a, b): _orbital_table(s, t, operator, quadrature) for a, s in species.items() for b, t in species.items()}
@@ -248,7 +288,7 @@ def orbital_tables(
 
 def overlap(
     structure: Structure,
-    species: Mapping[int, Species],
+    species: Mapping[int, HasOrbitals],
     layout: BlockLayout | None = None,
     quadrature: Quadrature = EXACT,
 ) -> BlockMatrix:
@@ -269,7 +309,9 @@ class ProjectorPairs:
     __repr__ = one_line
 
 
-def touching_pairs(structure: Structure, species: Mapping[int, Species], reach: Mapping[int, float]) -> ProjectorPairs:
+def touching_pairs(
+    structure: Structure, species: Mapping[int, HasOrbitals], reach: Mapping[int, float]
+) -> ProjectorPairs:
     """reach: radius of the functions on the atoms of each element [Bohr]; 0 for none."""
     numbers = structure.numbers.cpu().tolist()
     orbital = torch.tensor([species[z].orbital_cutoff for z in numbers], dtype=torch.float64)
@@ -298,7 +340,7 @@ def through_projectors(touching: ProjectorPairs) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def matrix_layout(structure: Structure, species: Mapping[int, Species]) -> BlockLayout:
+def matrix_layout(structure: Structure, species: Mapping[int, HasOrbitals]) -> BlockLayout:
     """Pairs whose orbitals overlap, or whose orbitals both touch the projectors of a third atom (SIESTA's sparsity)."""
     numbers = structure.numbers.cpu().tolist()
     radii = torch.tensor([species[z].orbital_cutoff for z in numbers], dtype=torch.float64)

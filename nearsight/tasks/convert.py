@@ -5,22 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import yaml
 
 from nearsight.core import registry as parts
 from nearsight.core.errors import BadInput
 from nearsight.formats import registry
-from nearsight.formats.files import locked, whole_file
 from nearsight.formats.outputs import claim_folder
-from nearsight.tasks.ledger import Job, Ledger, Outcome, run_jobs
+from nearsight.tasks.batch import Report, run_batch
+from nearsight.tasks.ledger import Job, Outcome
 
 ENDINGS = {"tbmodels": ".hdf5", "sisl": ".HSX"}  # formats that are one file
 _HIDDEN = "."
-Report = Callable[[Outcome, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -71,28 +68,11 @@ def convert(
         Job(path.name, _digest(path, read_as, write_as), (str(source), str(path), str(target), read_as, write_as))
         for path in runs
     ]
-    with locked(target):
-        ledger = Ledger(target / "ledger.sqlite")
-        try:
-            todo = ledger.plan(jobs, lambda name: (target / (name + ending)).exists())
-            with whole_file(target / "config.yaml") as part:
-                told = {"convert": str(source), "from": read_as, "to": write_as}
-                part.write_text(yaml.safe_dump(told, sort_keys=False))
-            done = len(jobs) - len(todo)
-
-            def tell(outcome: Outcome) -> None:
-                nonlocal done
-                done += outcome.state == "done"
-                report(outcome, done, len(jobs))
-
-            worked = run_jobs(todo, convert_one, ledger, max(1, workers or os.cpu_count() or 1), tell)
-            names = {j.name for j in jobs}
-            failed = [(o.name, o.error or "?") for o in ledger.outcomes() if o.state == "failed" and o.name in names]
-        finally:
-            ledger.close()
-        with whole_file(target / "failures.json") as part:
-            part.write_text(json.dumps(dict(failed), indent=1) + "\n")
-    return Converted(target, len(jobs), tuple(worked), tuple(failed))
+    config = {"convert": str(source), "from": read_as, "to": write_as}
+    made = run_batch(
+        target, jobs, convert_one, lambda name: (target / (name + ending)).exists(), config, workers, report
+    )
+    return Converted(target, len(jobs), made.worked, made.failed)
 
 
 def is_run(path: Path, read_as: str | None) -> bool:
