@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which see what __getattr__ g
     from nearsight.formats.tight_binding import to_pythtb as to_pythtb
     from nearsight.formats.tight_binding import to_sisl as to_sisl
     from nearsight.formats.tight_binding import to_tbmodels as to_tbmodels
+    from nearsight.generators.contract import generate as generate
     from nearsight.learn.model import TrainedModel as TrainedModel
     from nearsight.learn.model import load_model as load_model
     from nearsight.learn.model import predict as predict
@@ -122,6 +123,7 @@ _HOME = {
     "read_structure": "nearsight.formats.registry",
     "list_folders": "nearsight.formats.registry",
     "read_frames": "nearsight.formats.structures",
+    "generate": "nearsight.generators.contract",
     "TrainedModel": "nearsight.learn.model",
     "load_model": "nearsight.learn.model",
     "predict": "nearsight.learn.model",

@@ -20,6 +20,7 @@ from nearsight.cli.process import run
 from nearsight.cli.properties import add_properties
 from nearsight.cli.scf import scf
 from nearsight.cli.settings import Set, list_settings
+from nearsight.cli.structures import add_generators, structures_app
 from nearsight.core.errors import BadInput, NearsightError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(dataset_app, name="dataset")
+app.add_typer(structures_app, name="structures")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
@@ -43,6 +45,7 @@ def main() -> None:
 
     def command() -> None:
         add_properties(app, sys.argv[1:])
+        add_generators(sys.argv[1:])
         app()
 
     run(command)

@@ -11,10 +11,11 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from pydantic import BaseModel
 
 from nearsight.cli.console import Bars, progress_bars
 from nearsight.core.registry import home, kinds
-from nearsight.properties.contract import Options, Property, property_named
+from nearsight.properties.contract import Property, property_named
 
 
 def add_properties(app: typer.Typer, arguments: list[str]) -> None:
@@ -26,7 +27,7 @@ def add_properties(app: typer.Typer, arguments: list[str]) -> None:
     for name in kinds("properties"):
         if name not in taken:
             run = _command(property_named(name)) if name == wanted else _nothing()
-            app.command(name, help=_help(name))(run)
+            app.command(name, help=first_line("properties", name))(run)
 
 
 def _nothing() -> Callable[..., None]:
@@ -36,10 +37,10 @@ def _nothing() -> Callable[..., None]:
     return run
 
 
-def _help(name: str) -> str:
-    """First line of the docstring of the file that a property is in, without importing it."""
+def first_line(group: str, name: str) -> str:
+    """First line of the docstring of the file that a part is in, without importing it."""
     try:
-        spec = find_spec(home("properties", name).partition(":")[0])
+        spec = find_spec(home(group, name).partition(":")[0])
         source = "" if spec is None or spec.origin is None else Path(spec.origin).read_text()
         text = ast.get_docstring(ast.parse(source))
     except (ImportError, OSError, ValueError, SyntaxError):
@@ -77,7 +78,7 @@ def _command(prop: Property[Any, Any]) -> Callable[..., None]:
     if prop.picture:
         parameters.append(inspect.Parameter("out", keyword, default=None, annotation=Annotated[Path | None, _OUT]))
     parameters.append(inspect.Parameter("json", keyword, default=None, annotation=Annotated[Path | None, _JSON]))
-    parameters += _flags(prop.options)
+    parameters += flags(prop.options)
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {}
     run.is_property = True  # type: ignore[attr-defined]
@@ -99,13 +100,19 @@ _OUT = typer.Option("-o", "--out", help="Picture: png, pdf or svg.")
 _JSON = typer.Option("--json", help="Write the numbers here.")
 
 
-def _flags(options: type[Options]) -> list[inspect.Parameter]:
-    """A keyword of each field, of a type that typer knows; words of a Literal are text, which the options validate."""
+def flags(options: type[BaseModel]) -> list[inspect.Parameter]:
+    """A keyword of each field, of a type that typer knows; words of a Literal are text, which the options validate.
+
+    So are lists of any length, with commas between their words, and tables, which are JSON.
+    """
     found = []
     for name, field in options.model_fields.items():
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         unit = str(extra.get("unit", ""))
         kind = _plain(field.annotation)
+        default = None if field.is_required() else field.get_default()
+        if kind is str and isinstance(default, list | tuple | dict):
+            default = ",".join(map(str, default)) if isinstance(default, list | tuple) else None
         help = (field.description or "").rstrip(".")
         word = flag(name, unit)
         word = f"{word}/--no-{word[2:]}" if kind is bool else word
@@ -114,8 +121,8 @@ def _flags(options: type[Options]) -> list[inspect.Parameter]:
             inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=field.get_default(),
-                annotation=Annotated[kind if field.get_default() is not None else kind | None, about],
+                default=default,
+                annotation=Annotated[kind if default is not None else kind | None, about],
             )
         )
     return found
@@ -123,11 +130,14 @@ def _flags(options: type[Options]) -> list[inspect.Parameter]:
 
 def flag(name: str, unit: str) -> str:
     """`--width` of a field width_ev whose unit is eV."""
-    return "--" + name.removesuffix("_" + unit.lower()).replace("_", "-")
+    ending = "_" + unit.lower()
+    return "--" + (name[: -len(ending)] if unit and name.lower().endswith(ending) else name).replace("_", "-")
 
 
 def _plain(annotation: Any) -> Any:
     """The type behind `X | None` and Literal."""
     if get_origin(annotation) in (Union, UnionType):
         annotation = next(a for a in get_args(annotation) if a is not NoneType)
+    if get_origin(annotation) is dict or (get_origin(annotation) is tuple and Ellipsis in get_args(annotation)):
+        return str
     return type(get_args(annotation)[0]) if get_origin(annotation) is Literal else annotation

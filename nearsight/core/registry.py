@@ -64,6 +64,18 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "gap": "nearsight.properties.gap:gap",
         "charges": "nearsight.properties.charges:charges",
     },
+    "generators": {
+        "rattle": "nearsight.generators.rattle:Rattle",
+        "strain": "nearsight.generators.strain:Strain",
+        "supercell": "nearsight.generators.supercell:Supercell",
+        "twist": "nearsight.generators.twist:Twist",
+        "nanotube": "nearsight.generators.nanotube:Nanotube",
+        "ribbon": "nearsight.generators.ribbon:Ribbon",
+        "decorate": "nearsight.generators.decorate:Decorate",
+        "slab": "nearsight.generators.slab:Slab",
+        "vacancies": "nearsight.generators.vacancies:Vacancies",
+        "substitutions": "nearsight.generators.substitutions:Substitutions",
+    },
 }
 
 
@@ -86,7 +98,7 @@ def load(group: str, kind: str) -> Any:
     """The part that is registered under a name.
 
     group: models, terms, formats, pseudopotentials, bases (files of orbitals), functionals (exchange and correlation),
-    solvers or properties.
+    solvers, properties or generators.
     Raises BadInput for a name that is not known, with the near miss; Unavailable for an entry point that cannot be loaded.
     """
     if kind in BUILT_IN[group]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ SYMBOLS = (
 
 
 MOST_ATOMS = 1_000_000  # of a supercell
+#: what a structure may say of how it was made, under these names in the `info` of ASE's Atoms
+PROVENANCE = ("generator", "parameters", "seed", "index", "parent", "details", "ancestors")
 LARGEST_ANG = 1e5  # of cell vectors and coordinates: ten micrometres
 NARROWEST_ANG = 0.3  # between opposite faces of a cell: an atom would lie on its own image
 APART_ANG = 2.5  # atoms nearer than this to an image across a direction that is not periodic are bonded to it
@@ -39,6 +41,7 @@ class Structure:
     cell: lattice vectors as rows [3, 3], Bohr.  positions: [atoms, 3], Bohr, Cartesian.  numbers: atomic numbers [atoms].
     moments: initial magnetic moments that the input states, [atoms] along one axis or vectors [atoms, 3] [mu_B]; what a
     calculation with spin begins with if it is told no others.  charges: initial charges that the input states [atoms], e.
+    provenance: how it was made, if the input says so (names of `PROVENANCE`); no result depends on it.
     """
 
     cell: Tensor
@@ -46,6 +49,7 @@ class Structure:
     numbers: Tensor
     moments: Tensor | None = None
     charges: Tensor | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def from_ase(atoms: Atoms) -> Structure:
@@ -78,6 +82,7 @@ class Structure:
             torch.tensor(atoms.numbers, dtype=torch.int64),
             torch.tensor(moments, dtype=torch.float64) if moments.any() else None,
             torch.tensor(charges, dtype=torch.float64) if charges.any() else None,
+            {k: plain(atoms.info[k]) for k in PROVENANCE if k in atoms.info} if atoms.info.get("generator") else {},
         )
 
     def to_ase(self) -> Atoms:
@@ -93,6 +98,7 @@ class Structure:
             pbc=True,
             magmoms=moments,
             charges=charges,
+            info=dict(self.provenance),
         )
 
     def __len__(self) -> int:
@@ -132,13 +138,15 @@ class Structure:
         """Cell and positions moved to a dtype and device; atomic numbers follow the device."""
         cell = self.cell.to(*args, **kwargs)
         moments, charges = (None if x is None else x.to(*args, **kwargs) for x in (self.moments, self.charges))
-        return Structure(cell, self.positions.to(*args, **kwargs), self.numbers.to(cell.device), moments, charges)
+        return Structure(
+            cell, self.positions.to(*args, **kwargs), self.numbers.to(cell.device), moments, charges, self.provenance
+        )
 
     def reordered(self, order: Sequence[int]) -> Structure:
         """The structure whose atom n is atom order[n] of this one."""
         index = torch.tensor(list(order), dtype=torch.int64, device=self.numbers.device)
         moments, charges = (None if x is None else x[index] for x in (self.moments, self.charges))
-        return Structure(self.cell, self.positions[index], self.numbers[index], moments, charges)
+        return Structure(self.cell, self.positions[index], self.numbers[index], moments, charges, self.provenance)
 
     _repr_html_ = drawn_by("nearsight.report.notebook:structure")
 
@@ -204,6 +212,17 @@ def supercell(structure: Structure, repeats: tuple[int, int, int]) -> Structure:
         for x in (structure.moments, structure.charges)
     )
     return Structure(structure.cell * scale, positions, structure.numbers.repeat(len(cells)), moments, charges)
+
+
+def plain(value: Any) -> Any:
+    """Numbers, words, lists and tables alone, as JSON has them."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 def _check_occupancy(atoms: Atoms, name: str) -> None:

@@ -28,6 +28,7 @@ from nearsight.formats.files import read_json, whole_folder
 from nearsight.formats.format import Format
 from nearsight.formats.matrix_file import MatrixFile
 from nearsight.formats.poscar import read_poscar, write_poscar
+from nearsight.formats.structures import PROVENANCE_FILE, with_provenance
 
 OWNED = (
     *("POSCAR", "info.json", "result.json", "overlap.h5", "hamiltonian.h5", "hamiltonian_pred.h5"),
@@ -57,7 +58,7 @@ class DeepH(Format):
 
     def read_structure(self, path: Path) -> Structure:
         """That of POSCAR."""
-        return read_poscar(path / "POSCAR")
+        return with_provenance(read_poscar(path / "POSCAR"), path)
 
     def read_settings(self, path: Path) -> Mapping[str, Any]:
         """The configuration in result.json, or the settings.json of a structure without labels."""
@@ -82,7 +83,7 @@ def read_folder(path: Path | str, dtype: torch.dtype = torch.float64) -> Calcula
     if not DeepH().recognises(path):
         raise BadInput(f"{path} is not a calculation folder: it needs POSCAR, info.json and the matrices (*.h5)")
     record = _record(path)
-    structure = read_poscar(path / "POSCAR")
+    structure = with_provenance(read_poscar(path / "POSCAR"), path)
     if not (path / "info.json").exists():
         return Calculation(structure, settings=_settings(path, record), provenance=Provenance("nearsight", path=path))
     info = _table(path / "info.json")
@@ -157,6 +158,8 @@ def write_folder(
         info["atom_order"] = list(c.atom_order)
     with whole_folder(path, owned=OWNED) as part:
         write_poscar(part / "POSCAR", c.structure)
+        if c.structure.provenance:
+            (part / PROVENANCE_FILE).write_text(json.dumps(dict(c.structure.provenance), indent=1) + "\n")
         for name, matrix in c.matrices.items():
             unit = HARTREE_EV if name == "hamiltonian" else 1.0
             MatrixFile.from_matrix(matrix, unit, spinful and name != "overlap").write(part / f"{name}.h5")

@@ -14,11 +14,13 @@ _MARKS: dict[str, tuple[tuple[str, ...], ...]] = {
     "calculation": (("POSCAR", "info.json"),),
     "model": (("config.json", "model.safetensors"), ("config.yaml", "checkpoint.pt"), ("config.yaml", "metrics.jsonl")),
     "data set": (("ledger.sqlite", "config.yaml"), ("ledger.sqlite", ".lock")),
+    "structures": (("structures.json",),),
 }
 _NAMES = {
     "calculation": ("POSCAR", "info.json", "result.json", "overlap.h5", "hamiltonian.h5", "density_matrix.h5"),
     "model": ("config.json", "config.yaml", "model.safetensors", "checkpoint.pt", "metrics.jsonl", "report.json"),
     "data set": ("config.yaml", "ledger.sqlite", "failures.json"),
+    "structures": ("structures.json",),
 }
 
 
@@ -26,7 +28,7 @@ PICTURES = (".png", ".pdf", ".svg")
 
 
 def kind_of(folder: Path | str) -> str | None:
-    """calculation, model or data set, by the files in it; None for anything else."""
+    """calculation, model, data set or structures, by the files in it; None for anything else."""
     folder = Path(folder)
     for kind, marks in _MARKS.items():
         if any(all((folder / name).is_file() for name in names) for names in marks):
@@ -37,7 +39,7 @@ def kind_of(folder: Path | str) -> str | None:
 def claim_folder(out: Path | str, kind: str, inputs: Iterable[Path | str | None] = ()) -> Path:
     """The folder of a result, if it may stand there. Nothing is left on the disk.
 
-    kind: calculation, model or data set.  inputs: what the result is made from; None is passed over.
+    kind: calculation, model, data set or structures.  inputs: what the result is made from; None is passed over.
     Raises BadInput for a place that is no folder of its own (empty, `.`, `..`, `/`, a folder above the working one), one that
     holds something else or an input; Unavailable for one that cannot be written.
     """
@@ -100,4 +102,4 @@ def can_write(path: Path, told: str) -> None:
 
 
 def _example(kind: str) -> str:
-    return {"calculation": "out", "model": "model", "data set": "set"}[kind]
+    return {"calculation": "out", "model": "model", "data set": "set", "structures": "structures"}[kind]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +13,17 @@ from torch import Tensor
 
 from nearsight.core.errors import BadInput
 from nearsight.core.pairs import neighbours
-from nearsight.core.structure import Structure, check_bounds
+from nearsight.core.structure import PROVENANCE, Structure, check_bounds
 from nearsight.core.units import BOHR_ANG
 from nearsight.formats.ase_files import last_frame, stream
+from nearsight.formats.files import read_json
 from nearsight.formats.poscar import read_poscar
 
 if TYPE_CHECKING:
     from ase import Atoms
 
+INDEX = "structures.json"  # of a folder of structure files: their names, and how each was made
+PROVENANCE_FILE = "provenance.json"  # how the structure of a folder was made
 CLOSEST_ANG = 0.3  # atoms nearer than this are a mistake in the input: H2 has 0.74
 
 
@@ -34,9 +38,25 @@ def read_structure(path: Path | str, vacuum: float | None = None) -> Structure:
     if path.is_dir():
         if not (path / "POSCAR").is_file():
             raise BadInput(f"{path} is a folder without a POSCAR: give a structure file or a calculation folder")
-        return check_structure(read_poscar(path / "POSCAR"), str(path))
+        return check_structure(with_provenance(read_poscar(path / "POSCAR"), path), str(path))
     name = str(path if frame is None else path / str(frame))
-    return check_structure(_structure_of(_frame(path, frame), name, vacuum), name)
+    return check_structure(with_provenance(_structure_of(_frame(path, frame), name, vacuum), path), name)
+
+
+def provenance_place(path: Path) -> Path:
+    """Where it stands how a structure was made: in its folder, or beside a file whose format has no place for it."""
+    return path / PROVENANCE_FILE if path.is_dir() else path.with_name(f"{path.name}.provenance.json")
+
+
+def with_provenance(structure: Structure, path: Path) -> Structure:
+    """The structure with what is told beside its file of how it was made. Raises BadInput for a file that is none."""
+    place = provenance_place(path)
+    if structure.provenance or not place.is_file():
+        return structure
+    told = read_json(place)
+    if not isinstance(told, dict):
+        raise BadInput(f"{place} does not hold how a structure was made: remove it")
+    return replace(structure, provenance={k: told[k] for k in PROVENANCE if told.get(k) is not None})
 
 
 def read_frames(path: Path | str, vacuum: float | None = None) -> Iterator[Structure]:
@@ -46,9 +66,33 @@ def read_frames(path: Path | str, vacuum: float | None = None) -> Iterator[Struc
         yield check_structure(_structure_of(atoms, name, vacuum), name)
 
 
-def frames(path: Path | str) -> list[Path]:
-    """Names for `read_structure` of all structures of a file: FILE/0, FILE/1, ... of one with several, else FILE."""
+def read_atoms(path: Path | str, vacuum: float | None = None) -> Atoms:
+    """The same as ASE's Atoms [angstrom], with what a Structure does not hold: velocities, and atoms that are held fixed.
+
+    Raises BadInput as `read_structure` does.
+    """
     path = Path(path)
+    structure = read_structure(path, vacuum)
+    frame = None
+    if not path.exists():
+        path, frame = path.parent, int(path.name)
+    atoms = _frame(path / "POSCAR" if path.is_dir() else path, frame).copy()
+    atoms.calc = None
+    made = structure.to_ase()
+    made.set_constraint(atoms.constraints)
+    if atoms.has("momenta"):
+        made.set_momenta(atoms.get_momenta(), apply_constraint=False)
+    return made
+
+
+def frames(path: Path | str) -> list[Path]:
+    """Names for `read_structure` of all structures of a file: FILE/0, FILE/1, ... of one with several, else FILE.
+
+    Of a folder that `nearsight structures` wrote: its files.  Raises BadInput where there is no such file.
+    """
+    path = Path(path)
+    if (path / INDEX).is_file():
+        return [path / name for name in _listed(path / INDEX)]
     if not path.is_file():
         raise BadInput(f"no such file: {path}")
     try:
@@ -56,6 +100,16 @@ def frames(path: Path | str) -> list[Path]:
     except BadInput:  # read_structure says what is wrong
         return [path]
     return [path] if count == 1 else [path / str(n) for n in range(count)]
+
+
+def _listed(index: Path) -> list[str]:
+    """The names of the files that an index of structures holds. Raises BadInput for one that is none, or leads elsewhere."""
+    told = read_json(index)
+    rows = told.get("structures") if isinstance(told, dict) else None
+    names = [row.get("file") if isinstance(row, dict) else None for row in rows] if isinstance(rows, list) else []
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise BadInput(f"{index} is no list of structures: name the files themselves")
+    return [str(name) for name in names]
 
 
 def _frame(path: Path, frame: int | None) -> Atoms:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from pydantic import Field, model_validator
 
 from nearsight.core.configuration import absolute, layered, read_table
 from nearsight.core.errors import BadInput
 from nearsight.core.structure import Structure, supercell
 from nearsight.core.tables import PATH, Table, Versioned
-from nearsight.core.units import BOHR_ANG
 from nearsight.core.versions import KEY, checked_version
 from nearsight.dft.settings import Settings
 from nearsight.formats.outputs import claim_folder
 from nearsight.formats.registry import read_structure
 from nearsight.formats.structures import check_structure
+from nearsight.generators.contract import Generator, Recipe, applied, named_parents
+from nearsight.generators.rattle import displaced
+from nearsight.generators.rotations import check_room
 from nearsight.tasks.ground_states import BuildReport, Report, Workers, ground_states
 from nearsight.tasks.modes import MOST_COPIES, Harmonic, Modes, harmonic_of, taken_harmonic, thermal
-from nearsight.tasks.rotations import check_room, random_rotation, turned
 
 
 class Distort(Table):
@@ -42,14 +43,16 @@ class Distort(Table):
 class SetSettings(Versioned):
     """What `dataset build` is told: `set.yaml`.
 
-    structure: a file, or a list of files.  distort, modes: copies to make of each, at random or by thermal motion (one of
-    the two).  scf: the settings of every ground state.  labels: false writes the structures alone, with these settings beside
-    them: what training on the energy begins from.
+    structure: a file, or a list of files.  generate: structures to make of them (or of nothing) by a generator, or by a list
+    of them one after the other, each from what the one before has made.  distort, modes: copies to make of each, at random or
+    by thermal motion (one of the three).  scf: the settings of every ground state.  labels: false writes the structures alone,
+    with these settings beside them: what training on the energy begins from.
     vacuum_ang: box around molecules without a cell.  workers: processes; `auto` takes one for each core.
     """
 
     schema_version: int = 2
-    structure: str | list[str] = Field(json_schema_extra={PATH: True})
+    structure: str | list[str] = Field([], json_schema_extra={PATH: True})
+    generate: Recipe | list[Recipe] | None = None
     distort: Distort | None = None
     modes: Modes | None = None
     scf: Settings = Settings()
@@ -59,19 +62,34 @@ class SetSettings(Versioned):
 
     @model_validator(mode="after")
     def _one_recipe(self) -> SetSettings:
-        if self.distort and self.modes:
-            raise ValueError("distort and modes both make copies: leave one of them out")
+        given = [k for k in ("generate", "distort", "modes") if getattr(self, k)]
+        if len(given) > 1:
+            raise ValueError(f"{given[0]} and {given[1]} both make copies: leave one of them out")
+        first = next(iter(self.generators), None)
+        if "structure" not in self.model_fields_set and (first is None or first.parents != "none"):
+            raise ValueError("structure is missing")
         return self
+
+    @property
+    def files(self) -> list[str]:
+        """The structure files."""
+        return [self.structure] if isinstance(self.structure, str) else self.structure
+
+    @property
+    def generators(self) -> list[Generator]:
+        """What `generate` asks for, in its order. Raises BadInput for keys that a generator does not take."""
+        recipes = [self.generate] if isinstance(self.generate, Recipe) else self.generate or []
+        return [recipe.build() for recipe in recipes]
 
 
 def distorted(structure: Structure, recipe: Distort, index: int) -> Structure:
     """Copy `index` of the recipe: supercell, rotation, displacements, in this order."""
     random = np.random.default_rng([recipe.seed, index])
     s = supercell(structure, recipe.supercell)
-    if recipe.rotate:
-        s = turned(s, random_rotation(random))
-    steps = np.clip(random.normal(0, recipe.sigma_ang, (len(s), 3)), -recipe.clip_ang, recipe.clip_ang)
-    return replace(s, positions=s.positions + torch.from_numpy(steps / BOHR_ANG))
+    told: dict[str, Any] = {"generator": "rattle", "parameters": recipe.model_dump(mode="json", exclude={"seed"})}
+    told |= {"seed": recipe.seed, "index": index, "parent": structure.formula}
+    told |= {"ancestors": [dict(structure.provenance)]} if structure.provenance else {}
+    return replace(displaced(s, random, recipe.sigma_ang, recipe.clip_ang, recipe.rotate), provenance=told)
 
 
 def read_settings(path: Path | str, words: tuple[str, ...] = ()) -> SetSettings:
@@ -90,7 +108,9 @@ def structures_of(
     out: the folder of the set, which keeps the modes of file n in `modes/n`.
     Raises NearsightError for one that cannot be computed.
     """
-    files = [settings.structure] if isinstance(settings.structure, str) else settings.structure
+    files = settings.files
+    if settings.generate:
+        return generated(settings)
     if not files:
         raise BadInput("the list of structures is empty")
     made = []
@@ -112,6 +132,16 @@ def structures_of(
     return made
 
 
+def generated(settings: SetSettings) -> list[Structure]:
+    """The structures that `generate` makes of the files. Raises BadInput as `generators.contract.generate` does."""
+    parents = named_parents(settings.files, settings.vacuum_ang)
+    made: list[Structure] = []
+    for n, generator in enumerate(settings.generators):
+        made = list(applied(generator, parents))
+        parents = [(f"{generator.kind} {n}/{k}", s.to_ase()) for k, s in enumerate(made)]
+    return made
+
+
 def _harmonic(structure: Structure, settings: SetSettings, out: Path, n: int, report: Report) -> Harmonic:
     recipe = settings.modes
     assert recipe is not None
@@ -128,8 +158,7 @@ def build(settings: SetSettings, out: Path | str, report: Report = lambda outcom
     Raises NearsightError for bad settings, or a folder that another build is using or used otherwise.
     """
     out = Path(out)
-    files = [settings.structure] if isinstance(settings.structure, str) else settings.structure
-    claim_folder(out, "data set", files)
+    claim_folder(out, "data set", settings.files)
     _same_kind(settings, out / "config.yaml")
     structures = structures_of(settings, out, report)
     config = absolute(SetSettings, settings.model_dump(mode="json"))

@@ -24,6 +24,7 @@ from nearsight.dft.setup import load_species
 from nearsight.formats.files import flush, locked, read_json, whole_file, write_json
 from nearsight.formats.ion_xml import write_ion_xml
 from nearsight.formats.poscar import write_poscar
+from nearsight.formats.structures import PROVENANCE_FILE
 from nearsight.tasks.digest import Origin, former_digest
 from nearsight.tasks.ledger import Job, Ledger, Outcome, run_jobs
 
@@ -119,6 +120,8 @@ def write_bare(work: tuple[str, str, Structure, Settings]) -> str:
         hidden.mkdir(parents=True, exist_ok=True)
         write_json(hidden / "settings.json", settings.model_dump(mode="json"))
         write_poscar(hidden / "POSCAR", structure)
+        if structure.provenance:
+            write_json(hidden / PROVENANCE_FILE, structure.provenance)
         hidden.rename(place)
         flush(place.parent)
     return hashlib.sha256((place / "POSCAR").read_bytes()).hexdigest()

@@ -30,9 +30,9 @@ from nearsight.core.units import AMU_ME, BOHR_ANG, BOLTZMANN_HA, HARTREE_EV
 from nearsight.dft.settings import Settings
 from nearsight.formats.files import read_json, write_json
 from nearsight.formats.registry import read
+from nearsight.generators.rotations import APART_ANG, check_room, random_rotation, turned
 from nearsight.tasks.digest import Origin, former_digest
 from nearsight.tasks.ground_states import Report, Workers, ground_states, origin_before
-from nearsight.tasks.rotations import APART_ANG, check_room, random_rotation, turned
 
 _FORCE_CONSTANT = HARTREE_EV / BOHR_ANG**2  # Ha/Bohr^2 in eV/angstrom^2
 _EQUAL = 2e-5  # gap of omega^2, as a share of it, below which modes are taken as equal

@@ -15,6 +15,7 @@ from nearsight.core.structure import Structure, supercell
 from nearsight.core.units import BOHR_ANG, BOLTZMANN_HA, HARTREE_EV
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import ScfSettings
+from nearsight.generators.rotations import check_room, random_rotation, turned
 from nearsight.tasks.modes import (
     Harmonic,
     Modes,
@@ -24,7 +25,6 @@ from nearsight.tasks.modes import (
     settled,
     thermal,
 )
-from nearsight.tasks.rotations import check_room, random_rotation, turned
 from tests.cases import ANGSTROM, skew, structure, water
 
 KELVIN = BOLTZMANN_HA

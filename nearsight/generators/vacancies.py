@@ -1,0 +1,38 @@
+"""Vacancies: atoms taken out, at random or one of each kind that symmetry tells apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from nearsight.core.errors import BadInput
+from nearsight.generators.sites import SiteGenerator
+from nearsight.properties.contract import option
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+class Vacancies(SiteGenerator):
+    """A structure without some of its atoms."""
+
+    kind: ClassVar[str] = "vacancies"
+
+    of: str | None = option(None, "Element whose atoms are taken out; else any.")
+
+    @property
+    def element(self) -> str | None:
+        """See `SiteGenerator`."""
+        return self.of
+
+    def candidates(self, parent: Atoms) -> tuple[list[int], int]:
+        """See `SiteGenerator`."""
+        places, many = super().candidates(parent)
+        if many == len(parent):
+            raise BadInput(f"vacancies: all {many} atoms of {parent.get_chemical_formula()}: leave one at least")
+        return places, many
+
+    def changed(self, atoms: Atoms, chosen: Sequence[int]) -> Atoms:
+        """See `SiteGenerator`."""
+        del atoms[list(chosen)]
+        return atoms
