@@ -28,7 +28,7 @@ SYMBOLS = (
 
 MOST_ATOMS = 1_000_000  # of a supercell
 #: what a structure may say of how it was made, under these names in the `info` of ASE's Atoms
-PROVENANCE = ("generator", "parameters", "seed", "index", "parent", "details", "ancestors")
+PROVENANCE = ("generator", "parameters", "seed", "index", "parent", "prototype", "details", "ancestors")
 LARGEST_ANG = 1e5  # of cell vectors and coordinates: ten micrometres
 NARROWEST_ANG = 0.3  # between opposite faces of a cell: an atom would lie on its own image
 APART_ANG = 2.5  # atoms nearer than this to an image across a direction that is not periodic are bonded to it

@@ -188,7 +188,9 @@ def _told(made: Generator, group: Sequence[tuple[str, Atoms]], atoms: Atoms, ind
     parameters = made.model_dump(mode="json", exclude={"seed"})
     told: dict[str, Any] = {"generator": made.kind, "parameters": parameters, "seed": getattr(made, "seed", None)}
     told |= {"index": index, "parent": ", ".join(name for name, _ in group) or None}
-    told |= {"details": atoms.info["details"]} if atoms.info.get("details") else {}
+    details = atoms.info.get("details") or {}
+    told |= {"prototype": details["prototype"]} if "prototype" in details else {}
+    told |= {"details": details} if details else {}
     before = [p for _, parent in group if (p := {k: parent.info[k] for k in PROVENANCE if k in parent.info})]
     if before:
         told["ancestors"] = before

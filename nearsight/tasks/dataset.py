@@ -82,12 +82,12 @@ class SetSettings(Versioned):
         return [recipe.build() for recipe in recipes]
 
 
-def distorted(structure: Structure, recipe: Distort, index: int) -> Structure:
-    """Copy `index` of the recipe: supercell, rotation, displacements, in this order."""
+def distorted(structure: Structure, recipe: Distort, index: int, name: str | None = None) -> Structure:
+    """Copy `index` of the recipe: supercell, rotation, displacements, in this order.  name: of the structure's file."""
     random = np.random.default_rng([recipe.seed, index])
     s = supercell(structure, recipe.supercell)
     told: dict[str, Any] = {"generator": "rattle", "parameters": recipe.model_dump(mode="json", exclude={"seed"})}
-    told |= {"seed": recipe.seed, "index": index, "parent": structure.formula}
+    told |= {"seed": recipe.seed, "index": index, "parent": name or structure.formula}
     told |= {"ancestors": [dict(structure.provenance)]} if structure.provenance else {}
     return replace(displaced(s, random, recipe.sigma_ang, recipe.clip_ang, recipe.rotate), provenance=told)
 
@@ -125,7 +125,7 @@ def structures_of(
             if settings.distort.rotate:
                 check_room(supercell(structure, settings.distort.supercell), f"distort: {file}")
             for index in range(settings.distort.count):
-                copy = distorted(structure, settings.distort, n * settings.distort.count + index)
+                copy = distorted(structure, settings.distort, n * settings.distort.count + index, file)
                 made.append(check_structure(copy, f"distorted copy {index} of {file}"))
         else:
             made.append(structure)
@@ -133,12 +133,15 @@ def structures_of(
 
 
 def generated(settings: SetSettings) -> list[Structure]:
-    """The structures that `generate` makes of the files. Raises BadInput as `generators.contract.generate` does."""
+    """The structures that `generate` makes of the files; the parent of each is the file that it began with.
+
+    Raises BadInput as `generators.contract.generate` does.
+    """
     parents = named_parents(settings.files, settings.vacuum_ang)
     made: list[Structure] = []
-    for n, generator in enumerate(settings.generators):
+    for generator in settings.generators:
         made = list(applied(generator, parents))
-        parents = [(f"{generator.kind} {n}/{k}", s.to_ase()) for k, s in enumerate(made)]
+        parents = [(s.provenance["parent"] or f"{generator.kind}/{k}", s.to_ase()) for k, s in enumerate(made)]
     return made
 
 
