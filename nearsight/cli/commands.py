@@ -13,6 +13,7 @@ import typer
 # calculation twenty times slower. It must be set before PyTorch loads, so before anything else here.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from nearsight.cli.check import check
 from nearsight.cli.console import Bars, console, figure, print_json, progress_bars, spinner
 from nearsight.cli.dataset import dataset_app
 from nearsight.cli.overlap import overlap
@@ -21,7 +22,7 @@ from nearsight.cli.properties import add_properties
 from nearsight.cli.scf import scf
 from nearsight.cli.settings import Set, list_settings
 from nearsight.cli.structures import add_generators, structures_app
-from nearsight.core.errors import BadInput, NearsightError
+from nearsight.core.errors import BadInput
 
 if TYPE_CHECKING:
     from nearsight.properties.spectra import Bands
@@ -227,44 +228,7 @@ def convert(
     print(f"{made.runs} {'run' if made.runs == 1 else 'runs'} in {target}")
 
 
-@app.command()
-def check(
-    folder: Annotated[Path, typer.Argument(help="A calculation in any format that is known, or a folder of them.")],
-    json: Json = False,
-) -> None:
-    """Is a calculation sound, in its orders, signs, units, symmetry and levels? Exit 1 if not, with what would mend it."""
-    from nearsight.formats.registry import find, list_folders, read_unchecked
-    from nearsight.properties.check import check as examine
-
-    places = list_folders(folder) if folder.is_dir() and find(folder) is None else [folder]
-    broken: list[tuple[Path, str]] = []
-    told: dict[str, Any] = {}
-    for place in places:
-        with spinner(f"checking {place.name}"):
-            try:
-                findings = examine(read_unchecked(place))
-            except NearsightError as error:
-                if len(places) == 1:
-                    raise
-                findings = []
-                broken.append((place, str(error)))
-        broken += [(place, f"{f.law} is broken ({f.found})") for f in findings if not f.holds]
-        told[place.name] = {"sound": all(f.holds for f in findings), "findings": [f.to_json() for f in findings]}
-        if not json and len(places) == 1:
-            for f in findings:
-                sign = "[green]holds[/]" if f.holds else "[bold red]broken[/]"
-                console().print(f"{sign:<20} {f.law}: {f.found}", highlight=False, soft_wrap=True)
-        elif not json:
-            wrong = [words for where, words in broken if where == place]
-            console().print(
-                f"{place.name}: {'; '.join(wrong) or 'sound'}", highlight=False, soft_wrap=True, markup=False
-            )
-    if json:
-        print_json(told[places[0].name] if len(places) == 1 else told)
-    if broken:
-        count = len({place for place, _ in broken})
-        more = f" ({count} of {len(places)} are not)" if len(places) > 1 else ""
-        raise BadInput(f"{broken[0][0]} is not sound: {broken[0][1]}{more}")
+app.command()(check)
 
 
 @app.command()

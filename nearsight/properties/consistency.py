@@ -79,7 +79,7 @@ def _two_centre(c: Calculation) -> Iterator[Finding]:
 
 def _symmetry(c: Calculation) -> Iterator[Finding]:
     try:
-        group = _group(c)
+        group = group_of(c)
     except NearsightError:
         return
     if group is None or len(group) == 1:
@@ -102,7 +102,7 @@ def _symmetry(c: Calculation) -> Iterator[Finding]:
         )
 
 
-def _group(c: Calculation) -> SpaceGroup | None:
+def group_of(c: Calculation) -> SpaceGroup | None:
     """Operations that keep the structure and the moments; None where moments are not known but may be there."""
     if c.spin is NONE:
         return SpaceGroup.of(c.structure, tolerance=1e-3)

@@ -90,7 +90,7 @@ def bands(shown: Bands) -> str | None:
     """The band structure within 10 eV of the Fermi level."""
     from nearsight.report.plot import band_figure
 
-    return _page(repr(shown), _png(band_figure([("", shown)])))
+    return _page(repr(shown), png(band_figure([("", shown)])))
 
 
 def result(shown: Any) -> str | None:
@@ -100,7 +100,7 @@ def result(shown: Any) -> str | None:
     figure = Figure(figsize=(4.8, 3.6), layout="constrained")
     try:
         shown.draw(figure)
-        picture = _png(figure)
+        picture = png(figure)
     except NearsightError:  # it has none
         picture = ""
     return _page("\n".join(shown.summary()), picture)
@@ -110,7 +110,8 @@ def _ev(energy: float | None) -> str | None:
     return None if energy is None else f"{energy * HARTREE_EV:.6f}"
 
 
-def _png(figure: Figure) -> str:
+def png(figure: Figure) -> str:
+    """A figure as an image element of a page, self-contained."""
     file = BytesIO()
     figure.savefig(file, format="png", dpi=110)
     return f'<img src="data:image/png;base64,{b64encode(file.getvalue()).decode()}"/>'
