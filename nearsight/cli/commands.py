@@ -95,9 +95,9 @@ def train(
     from nearsight.learn.train import train_from_config
 
     report = train_from_config(config, out, words)
-    said = f"mean error of unseen Hamiltonians {figure(report['validation_mae_meV'])} meV"
-    if report["validation_mae_meV"] is None and report["best"] is not None:
-        said = f"energy above the minimum, by its bound, {figure(report['best'])} ueV per atom"
+    said = f"{report['best_is']}: {figure(report['best'])} {report['best_unit']}"
+    if report["last"]["energy"] is not None and report["validation_mae_meV"] is not None:
+        said += f"; mean error of the Hamiltonians validated on: {figure(report['validation_mae_meV'])} meV"
     print(f"{said}; the model is in {out}")
 
 
@@ -110,12 +110,17 @@ def predict(
     vacuum: Annotated[
         float | None, typer.Option(help="Box around a molecule without a cell.", metavar="ANGSTROM")
     ] = None,
+    charge: Annotated[
+        float | None, typer.Option(help="Of the cell; by default that of the training data.", metavar="E")
+    ] = None,
 ) -> None:
     """Predict the Hamiltonian of a structure with a trained network."""
+    from nearsight.cli.process import warn
     from nearsight.formats.registry import read_structure
     from nearsight.learn.model import predict as predict_folder
 
-    predict_folder(model, structure if vacuum is None else read_structure(structure, vacuum), out, device=device)
+    found = structure if vacuum is None else read_structure(structure, vacuum)
+    predict_folder(model, found, out, device, charge, warn)
     print(f"Hamiltonian and overlap in {out}")
 
 

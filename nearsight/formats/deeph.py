@@ -101,6 +101,8 @@ def read_folder(path: Path | str, dtype: torch.dtype = torch.float64) -> Calcula
         )
     )
     matrices = _matrices(path, info, structure, dtype)
+    if (path / PREDICTED).exists() and not (path / "hamiltonian.h5").exists():
+        record = {**record, "prediction": True}
     return Calculation(
         structure,
         overlap=matrices["overlap"],

@@ -24,11 +24,14 @@ from nearsight.formats.files import read_json
 from nearsight.learn.cache import DiskCache, default_folder
 from nearsight.learn.config import EnergyLossConfig, TrainingConfig
 from nearsight.learn.data import LabelledData, Reader, TrainingData, digest_of_orbitals, split
+from nearsight.learn.data_record import DataRecord
+from nearsight.learn.domain import Domain, element_pairs, require_one_charge
 from nearsight.learn.energy import EnergyLoss, ProblemCache
 from nearsight.learn.losses import BlocksTerm, EnergyTerm, Loss, LossTerm
 from nearsight.learn.model import TrainedModel
 from nearsight.learn.model_files import build
 from nearsight.learn.newton import NewtonSteps
+from nearsight.learn.origin import Origin, require_one, tables_of
 from nearsight.learn.parallel import Ranks
 from nearsight.learn.preparation import prepare
 from nearsight.learn.progress import TrainingProgress
@@ -48,18 +51,23 @@ from nearsight.models.contract import LEAST_SHARE, ModelConfig, Prepared, Settin
 STATISTICS_FROM = 200  # structures, 399 at most
 SURVEYED = 600  # atoms of structures whose first steps of self-consistency set the scales, where there are no labels
 FIRST_STEPS = 4  # of them
+NO_REACH = 1.0  # Bohr, in place of the longest distance of a pair where atoms are all isolated
 ENOUGH_FOR_EXPANSION = 8  # structures: an expansion fitted to fewer is exact and says nothing of others
 
 
 @dataclass
 class Assembled:
-    """All that the loop needs. validator: None where only labels are trained on.  newton: Gauss-Newton steps, if wanted."""
+    """All that the loop needs.
+
+    validator: None where only labels are trained on.  record: of the data.  newton: Gauss-Newton steps, if wanted.
+    """
 
     trained: TrainedModel
     store: SampleStore
     held_out: SampleStore
     loss: Loss
     validator: Validator | None
+    record: DataRecord
     newton: NewtonSteps | None = None
 
 
@@ -97,6 +105,11 @@ def _on_labels(given: _Given) -> Assembled:
     reader = Reader(settings.trainer.cache_gb * 1e9, given.disk.folder / "folders")
     everything = LabelledData(folders.train + folders.validation, reader)
     shells, reach = everything.shells(lambda done, total: given.bar.prepared(done, total, "folders read"))
+    names = everything.folders
+    origins = [everything.survey(k).origin for k in range(len(everything))]
+    require_one(
+        zip(names, origins, strict=True), "One network learns one functional and one basis: leave one of the sets out"
+    )
     orbitals = find_reference(settings.data, settings.reference, folders.train, shells, None)
     if given.target == "delta" and orbitals is None:
         raise MissingData(
@@ -108,15 +121,27 @@ def _on_labels(given: _Given) -> Assembled:
         if start is not None and start.reference is not None:
             _same_functional(settings, start, orbitals.settings, orbitals)
     train_data, validation_data = (everything.part(f, orbitals, known) for f in (folders.train, folders.validation))
+    contents = [(str(names[k]), everything.survey(k).digest) for k in range(len(everything))]
+    record = _recorded(given, contents[: len(train_data)], contents[len(train_data) :], known)
+    charges = _charges(everything, orbitals)
+    if orbitals is not None:
+        everything.check_orbitals(orbitals)
+    if not settings.data.mixed_charges:
+        require_one_charge(zip(names, charges, strict=True))
+    surveys = [everything.survey(k) for k in range(len(folders.train))]  # what is held out was not learnt
+    seen = ((s.structure, s.pairs, q) for s, q in zip(surveys, charges, strict=False))
+    domain = Domain.of(seen, origins[0])
+    held = [everything.survey(k) for k in range(len(folders.train), len(everything))]
+    _tell_unseen(given, domain, ((s.structure, s.pairs) for s in held))
     some = partial(map, train_data.structure, range(min(len(train_data), 20)))
-    trained = _network(given, shells, reach, some, orbitals)
+    trained = _network(given, shells, reach, some, orbitals, domain)
     everything.check(trained.network)
     store, held_out = _stores(given, trained, train_data, validation_data)
     if start is None and not given.resumed:
         used = range(0, len(store), max(1, len(store) // STATISTICS_FROM))
         _fit(given, trained, _labelled(given, store, used))
     assert settings.blocks is not None
-    return Assembled(trained, store, held_out, Loss([BlocksTerm(settings.blocks)]), None)
+    return Assembled(trained, store, held_out, Loss([BlocksTerm(settings.blocks)]), None, record)
 
 
 def _fit(given: _Given, trained: TrainedModel, samples: list[tuple[Prepared, Tensor]]) -> None:
@@ -137,6 +162,11 @@ def _on_energy(given: _Given, energy: EnergyLossConfig) -> Assembled:
     labelled = settings.blocks is not None
     paths = split(settings.data, labelled)
     recorded = recorded_settings(paths.train[0])
+    given_keys = {name: set(table) for name, table in energy.scf.given.items() if isinstance(table, dict)}
+    require_one(
+        ((p, Origin.of_settings(p).without(given_keys)) for p in paths.train),
+        "Say which holds, in loss.scf, or leave one of the sets out",
+    )
     known = None if start is None or start.reference is None else start.reference
     functional = shared_settings(energy.scf, recorded, None if known is None else known.settings)
     functional = functional.model_copy(
@@ -153,7 +183,7 @@ def _on_energy(given: _Given, energy: EnergyLossConfig) -> Assembled:
     common = (functional, chosen, problems, labelled, settings.data.vacuum_ang)
     copies = Copies(settings.data.copies, settings.data.copies_sigma_ang / BOHR_ANG, settings.data.seed)
     data = StructureData(paths.train, *common, copies)
-    held = StructureData(paths.validation, *common)
+    held = StructureData(paths.validation, *common, looked_at=True)
     loss = EnergyLoss(problems, energy.residual_weight, energy.reuse)
     term = EnergyTerm(energy, data, loss, bar.note)
     broken = data.broken()
@@ -169,17 +199,31 @@ def _on_energy(given: _Given, energy: EnergyLossConfig) -> Assembled:
         reason = next(iter(term.skipped.values()))
         raise BadInput(f"none of the {len(broken)} structures to train on can be computed: {reason}")
     validator.check()
+    trained_on, held_out_ = ([(d.name(k), d.content(k)) for k in range(len(d))] for d in (data, held))
+    record = _recorded(given, trained_on, held_out_, digest_of_orbitals(orbitals))
+    charges = [(k, d.settings(k).electrons.charge_e) for d in (data, held) for k in range(len(d))]
+    if not settings.data.mixed_charges:
+        names_ = (d.name(k) for d in (data, held) for k in range(len(d)))
+        require_one_charge((name, q) for name, (_, q) in zip(names_, charges, strict=True))
     shells = {z: tuple(s.shells) for z, s in species.items()}
     some = [data.structure(k) for k in range(min(len(data), 20))]
     pairs = [data.layout(k).pairs.vectors(s).norm(dim=1).max() for k, s in enumerate(some)]
     reach = max(max(float(p) for p in pairs), 2 * max(s.orbital_cutoff for s in species.values()))
-    trained = _network(given, shells, reach, lambda: some, orbitals)
+    seen = (
+        (data.structure(k), element_pairs(data.structure(k), data.layout(k)), charge)
+        for k, charge in charges[: len(data)]
+    )
+    domain = Domain.of(seen, Origin(tables_of(functional)))
+    _tell_unseen(
+        given, domain, ((s, element_pairs(s, held.layout(k))) for k in range(len(held)) for s in [held.structure(k)])
+    )
+    trained = _network(given, shells, reach, lambda: some, orbitals, domain)
     store, held_out = _stores(given, trained, data, held)
     if start is None and not given.resumed:
         _statistics(given, trained, store, data, term)
     terms: list[LossTerm] = [] if settings.blocks is None else [BlocksTerm(settings.blocks)]
     newton = None if settings.trainer.newton_from is None else NewtonSteps(data, store)
-    return Assembled(trained, store, held_out, Loss([*terms, term]), validator, newton)
+    return Assembled(trained, store, held_out, Loss([*terms, term]), validator, record, newton)
 
 
 def _statistics(
@@ -279,16 +323,43 @@ def _network(
     reach: float,
     some: Callable[[], Iterable[Structure]],
     orbitals: OrbitalReference | None,
+    domain: Domain,
 ) -> TrainedModel:
-    """The network to begin or go on with. some: structures to train on, if they are asked for."""
+    """The network to begin or go on with. some: structures to train on, if they are asked for.  domain: of the data."""
     settings, start = given.settings, given.start
     dtype = getattr(torch, settings.trainer.dtype)
     if start is not None:
         network = start.network.train().to(settings.trainer.device).to(dtype)
-        return TrainedModel(network, start.architecture, orbitals or start.reference)
-    architecture = _remembered(given) or _architecture(settings.model, Setting(shells, reach, list(some())))
+        return TrainedModel(network, start.architecture, orbitals or start.reference, domain.joined(start.domain))
+    architecture = _remembered(given) or _architecture(settings.model, Setting(shells, reach or NO_REACH, list(some())))
     network = build(architecture, settings.model.target, settings.trainer.seed).to(dtype)
-    return TrainedModel(network.to(settings.trainer.device), architecture, orbitals)
+    return TrainedModel(network.to(settings.trainer.device), architecture, orbitals, domain)
+
+
+def _charges(data: LabelledData, orbitals: OrbitalReference | None) -> list[float | None]:
+    """Of each cell [e], by its electrons where the valences are known, else as it was asked for."""
+    valences = {} if orbitals is None else {z: s.valence for z, s in orbitals.species.items()}
+    surveys = [data.survey(k) for k in range(len(data))]
+    return [s.origin.charge_of(s.structure.numbers.tolist(), valences) for s in surveys]
+
+
+def _tell_unseen(
+    given: _Given, domain: Domain, held: Iterable[tuple[Structure, Mapping[tuple[int, int], float]]]
+) -> None:
+    """Say what is held out and yet never trained on: errors of it tell nothing of the network."""
+    unseen = sorted({name for s, pairs in held for name in domain.unseen(s.numbers.tolist(), pairs)})
+    if unseen:
+        given.bar.note(f"structures that are held out have what no structure to train on has: {', '.join(unseen)}")
+
+
+def _recorded(
+    given: _Given, train: Sequence[tuple[str, str]], validation: Sequence[tuple[str, str]], orbitals: str
+) -> DataRecord:
+    """The record of names and digests. Raises BadInput where a training that is gone on with had others."""
+    record = DataRecord(tuple(train), tuple(validation), orbitals)
+    if given.resumed:
+        record.require_same(given.out)
+    return record
 
 
 def _remembered(given: _Given) -> Mapping[str, Any] | None:

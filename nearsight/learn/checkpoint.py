@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from nearsight.core.errors import BadInput
+from nearsight.core.errors import BadInput, NearsightError
 from nearsight.core.versions import KEY, checked_version
 from nearsight.formats.files import whole_file
 from nearsight.learn.metrics import Metrics
 
-VERSION = 2  # of what a checkpoint holds; 1 (none stated): the same, before there were versions
+VERSION = 3  # of what a checkpoint holds; 2: without what the loss and the loop remember; 1 (none stated): the same
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Checkpoint:
             old.unlink(missing_ok=True)
 
     def write(self, state: Mapping[str, Any], metrics: Metrics) -> None:
-        """The state, then its line of metrics; a line without its state is dropped by `metrics_until`.
+        """The state, then its line of metrics; where one is cut off `metrics_until` makes the other fit.
 
         Raises NearsightError where the disk is full or cannot be written to.
         """
         try:
             with whole_file(self.path) as part:
-                torch.save({KEY: VERSION, **state}, part)
+                torch.save({KEY: VERSION, **state, "metrics": asdict(metrics)}, part)
             with open(self.metrics, "a") as file:
                 file.write(json.dumps(asdict(metrics)) + "\n")
         except (OSError, RuntimeError) as error:  # torch tells of a full disk by a RuntimeError
@@ -68,21 +68,40 @@ class Checkpoint:
             state = torch.load(self.path, map_location=device, weights_only=True)
             checked_version(state.get(KEY), VERSION, self.path)
             yield state
-        except (RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError, AttributeError) as error:
-            reason = str(error).splitlines()[0]
+        except (NearsightError, MemoryError):
+            raise
+        except Exception as error:  # whatever a damaged file, or another network's, may lead to
             raise BadInput(
-                f"{self.path} cannot be resumed ({reason}); --set trainer.resume=false begins again"
+                f"{self.path} is damaged, or of another training: it cannot be gone on with; "
+                "copy it again, or begin again with --set trainer.resume=false"
             ) from error
 
-    def metrics_until(self, step: int, write: bool) -> Metrics | None:
-        """The last line up to a step; later ones are dropped from the file if `write`."""
-        if not self.metrics.exists():
-            return None
-        lines = [x for x in self.metrics.read_text().splitlines() if json.loads(x)["step"] <= step]
+    def metrics_until(self, step: int, last: Mapping[str, Any] | None, write: bool) -> Metrics | None:
+        """The line of metrics that belongs to a checkpoint.
+
+        last: as the checkpoint has it; None in one of an earlier version, whose last line up to `step` is taken.  Lines of
+        later steps, and what is no line (half of one, cut off by a power failure), are dropped from the file if `write`.
+        """
+        found = self.metrics.read_text(errors="replace").splitlines() if self.metrics.exists() else []
+        lines = [x for x in map(_entries, found) if x is not None and x["step"] <= step]
+        if last is not None and lines[-1:] != [last]:
+            lines.append(dict(last))
         if write:
             with whole_file(self.metrics) as part:
-                part.write_text("".join(x + "\n" for x in lines))
-        if not lines:
-            return None
+                part.write_text("".join(json.dumps(x) + "\n" for x in lines))
         known = {f.name for f in fields(Metrics)}
-        return Metrics(**{k: x for k, x in json.loads(lines[-1]).items() if k in known})
+        for entries in reversed(lines):
+            try:
+                return Metrics(**{k: x for k, x in entries.items() if k in known})
+            except TypeError:
+                continue  # a line that lacks something
+        return None
+
+
+def _entries(line: str) -> dict[str, Any] | None:
+    """A line of metrics; None for what is none."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None

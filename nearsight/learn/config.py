@@ -39,6 +39,7 @@ class DataConfig(PreparationConfig):
     cache, cache_gb: folder of prepared samples and H0, which every training may share, and what it may hold; by default
     nearsight/ in the user's cache (XDG_CACHE_HOME or ~/.cache). It may be deleted at any time.
     workers: processes that prepare samples where that takes long; null counts the cores.
+    mixed_charges: learn from cells of several charges, of which nothing tells the network: where the formula tells the charge.
     species: folder of <Symbol>.ion.xml of the orbitals, so that a prediction can compute overlaps (and H0). Without it:
     `species/` beside the samples, or the settings that the samples' result.json records.
     """
@@ -50,6 +51,7 @@ class DataConfig(PreparationConfig):
     copies: int = Field(0, ge=0, le=10_000)
     copies_sigma_ang: float = Field(0.05, gt=0, le=2)
     vacuum_ang: float | None = Field(None, gt=0)
+    mixed_charges: bool = False
     seed: int = Field(0, ge=0)
 
 

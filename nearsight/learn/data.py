@@ -24,6 +24,8 @@ from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.formats.files import whole_file
 from nearsight.formats.registry import list_folders, list_structures, read
 from nearsight.learn.config import DataConfig
+from nearsight.learn.domain import element_pairs
+from nearsight.learn.origin import Origin
 from nearsight.learn.reference import OrbitalReference
 from nearsight.models.contract import HamiltonianModel
 from nearsight.models.targets import Inputs
@@ -114,7 +116,8 @@ class Survey:
     """What a training must know of a folder before it makes samples.
 
     digest: of structure and matrices.  shells: angular momenta of each element's shells.  reach: longest distance of a
-    pair [Bohr].  spin: of the Hamiltonian.
+    pair [Bohr].  spin: of the Hamiltonian.  pairs: of elements, with the longest distance of a block of theirs [Bohr].
+    origin: how the folder says that it was made.
     """
 
     digest: str
@@ -122,13 +125,16 @@ class Survey:
     spin: str
     shells: dict[int, tuple[int, ...]]
     reach: float
+    pairs: dict[tuple[int, int], float]
+    origin: Origin
 
     def note(self) -> str:
         """As text, to the last bit."""
         s = self.structure
         atoms = {"cell": s.cell.tolist(), "positions": s.positions.tolist(), "numbers": s.numbers.tolist()}
         table = {"digest": self.digest, "spin": self.spin, "shells": self.shells, "reach": self.reach}
-        return json.dumps({"structure": atoms, **table})
+        pairs = [[*zz, r] for zz, r in self.pairs.items()]
+        return json.dumps({"structure": atoms, **table, "pairs": pairs, "origin": self.origin.table()})
 
     @staticmethod
     def of_note(text: str) -> Survey:
@@ -138,7 +144,9 @@ class Survey:
         cell, positions = (torch.tensor(atoms[k], dtype=torch.float64) for k in ("cell", "positions"))
         structure = Structure(cell, positions, torch.tensor(atoms["numbers"]))
         shells = {int(z): tuple(s) for z, s in known["shells"].items()}
-        return Survey(known["digest"], structure, known["spin"], shells, known["reach"])
+        pairs = {(int(a), int(b)): float(r) for a, b, r in known["pairs"]}
+        origin = Origin(**known["origin"])
+        return Survey(known["digest"], structure, known["spin"], shells, known["reach"], pairs, origin)
 
 
 @dataclass
@@ -195,9 +203,18 @@ def read_labelled(path: Path) -> Calculation:
     for name, matrix in (("Hamiltonian", found.hamiltonian), ("overlap", found.require_overlap())):
         if not bool(torch.isfinite(torch.view_as_real(v) if (v := matrix.values).is_complex() else v).all()):
             raise BadInput(f"{path}: its {name} holds entries that are not finite: leave this folder out of the data")
+    require_ground_state(found, path)
+    return found
+
+
+def require_ground_state(found: Calculation, path: Path) -> None:
+    """Raises BadInput, naming the folder, for a state that did not converge, or the prediction of a network."""
     if found.converged is False:
         raise BadInput(f"{path} did not converge (result.json): go on with it, or leave this folder out of the data")
-    return found
+    if found.result.get("prediction"):
+        raise BadInput(
+            f"{path} is a prediction, no ground state to learn from: compute it, or leave this folder out of the data"
+        )
 
 
 def survey_of(found: Calculation) -> Survey:
@@ -207,7 +224,8 @@ def survey_of(found: Calculation) -> Survey:
     shells = {z: tuple(s) for z, s in found.basis.shells.items()}
     matrices = found.require_hamiltonian(), found.require_overlap()
     digest = content(found.structure, layout, *matrices)
-    return Survey(digest, found.structure, matrices[0].spin.name, shells, reach)
+    pairs = element_pairs(found.structure, layout)
+    return Survey(digest, found.structure, matrices[0].spin.name, shells, reach, pairs, Origin.of(found))
 
 
 class LabelledData:
@@ -259,6 +277,18 @@ class LabelledData:
                     raise BadInput(
                         f"the model has shells {model.shells.get(z)} for element {SYMBOLS[z]}, the data {shells} ({path})"
                     )
+
+    def check_orbitals(self, orbitals: OrbitalReference) -> None:
+        """Compare overlaps with those of the orbitals found, for one structure of each folder and way of making it.
+
+        Raises BadInput where they differ: a prediction would get an overlap, and H0, of other orbitals than its Hamiltonian.
+        """
+        seen = set()
+        for index, path in enumerate(self.folders):
+            kind = (path.parent, self.survey(index).origin.kind)
+            if kind not in seen:
+                seen.add(kind)
+                orbitals.require_overlap(self.calculation(index), path)
 
     def source(self, index: int, model: HamiltonianModel) -> Source:
         """Read here and now. Raises NearsightError as `survey`."""

@@ -15,7 +15,7 @@ moves with H; so its centre is not F but H + (1 - f chi0)^-1 (F - H), by the die
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -123,7 +123,8 @@ class _Model:
     """The quadratic model of Omega about one evaluation (mutable: it ages); it needs nothing of the functional.
 
     response: chi0 of that evaluation's H.  centre: where the model has its minimum.  free: Omega there.  life: times that it
-    may be used.  size: bytes.  age: times used.
+    may be used.  at: H as it was given [components, size], from which the model can be made again.  size: bytes.  age: times
+    used.
     """
 
     kpoints: KPoints
@@ -131,6 +132,7 @@ class _Model:
     centre: BlockMatrix
     free: float
     life: int
+    at: Tensor
     size: int = 0
     age: int = 0
 
@@ -194,7 +196,9 @@ class EnergyLoss:
             screening = self.problems.screening(key, structure, settings)
             centre = h.with_values(h.values + screening(problem, state, state.difference))
         life = self.reuse if key in self._models else max(1, self.reuse // 10)
-        model = _Model(problem.kpoints, state.electrons.response(), centre, state.free, life)
+        model = _Model(
+            problem.kpoints, state.electrons.response(), centre, state.free, life, values.detach().cpu().clone()
+        )
         if self.reuse > 1:
             self._remember(key, model)
         return model
@@ -206,6 +210,21 @@ class EnergyLoss:
         while (held := sum(m.size for m in self._models.values())) > self.problems.limit / 2 and len(self._models) > 1:
             self._models.popitem(last=False)
         self.problems.reserved = held
+
+    def models(self) -> list[tuple[Hashable, dict[str, Any]]]:
+        """What each quadratic model can be made of again, the least recently used first."""
+        return [(key, {"at": m.at, "life": m.life, "age": m.age}) for key, m in self._models.items()]
+
+    @torch.no_grad()
+    def remake(
+        self, key: Hashable, structure: Structure, model: Mapping[str, Any], settings: Settings | None = None
+    ) -> None:
+        """Evaluate the functional where it was for one of `models`, and give the quadratic model its age.
+
+        Raises NearsightError as a call does.
+        """
+        found = self._evaluate(key, structure, model["at"], settings)
+        found.life, found.age = model["life"], model["age"]
 
     def forget(self) -> None:
         """Drop the models: what they were made of is no longer where the network is."""

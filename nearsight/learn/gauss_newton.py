@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from nearsight.core.errors import BadInput
 from nearsight.dft.mixing import Pulay, PulayState
 from nearsight.models.contract import HamiltonianModel, LastLayer, Prepared
+from nearsight.models.decompositions import singular_values
 
 Map = Callable[[Tensor], Tensor]
 Factors = tuple[Tensor, Tensor]  # V, d of V^T d V: the product itself would lose what d spans
@@ -138,7 +139,7 @@ def _inverse_gram(x: Tensor, cut: float, absent: float) -> tuple[Tensor, Tensor]
     n = x.shape[1]
     if n == 0 or float(x.norm()) <= absent:
         return x.new_zeros(n, n), x.new_zeros(n)
-    _, s, v = torch.linalg.svd(x, full_matrices=True)
+    s, v = singular_values(x)
     s = torch.nn.functional.pad(s, (0, n - len(s)))
     return v, 1 / (s.square() + (cut * s[0]).square())
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, sqrt
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from nearsight.learn.samples import Sample
 from nearsight.learn.structures import StructureData
 from nearsight.models.targets import Prediction
 
+Own = Callable[[int], bool]
 MEV = 1000 * HARTREE_EV  # 1 Ha in meV
 ENOUGH = 8  # structures whose energy must be known before one is called an outlier
 OUTLIER = 1e4  # energy above the minimum against the median: a hundred times its error of H
@@ -93,6 +94,13 @@ class LossTerm(ABC):
     def forget(self) -> None:  # noqa: B027  # most terms remember nothing
         """Drop what was learnt near predictions that are given up."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that it remembers, in numbers, words and tensors: what a training that was cut off goes on from."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any], own: Own) -> None:  # noqa: B027
+        """Go on from a `state_dict`. own: whether the structure of an index belongs to this process."""
+
     @abstractmethod
     def size(self, sample: Sample) -> float:
         """What a mean over a batch is divided by."""
@@ -144,6 +152,26 @@ class EnergyTerm(LossTerm):
     def forget(self) -> None:
         """Drop the quadratic models."""
         self.loss.forget()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Structures set aside, how far each was from its minimum, and the quadratic models."""
+        index: dict[Hashable, int] = {source: k for k, source in enumerate(self.data.sources)}
+        models = [{"index": index[key], **model} for key, model in self.loss.models()]
+        return {
+            "skipped": dict(self._skipped),
+            "excess": dict(self._excess),
+            "strikes": dict(self._strikes),
+            "models": models,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], own: Own) -> None:
+        """The functional is evaluated anew for each quadratic model. Raises NearsightError as the functional does."""
+        self._skipped |= state["skipped"]
+        self._excess |= {k: x for k, x in state["excess"].items() if own(k)}
+        self._strikes |= {k: n for k, n in state["strikes"].items() if own(k)}
+        for model in state["models"]:
+            if own(k := model["index"]):
+                self.loss.remake(self.data.sources[k], self.data.structure(k), model, self.data.settings(k))
 
     def size(self, sample: Sample) -> float:
         """Structures that are not set aside."""
@@ -254,6 +282,15 @@ class Loss:
         """Drop what was learnt near predictions that are given up."""
         for term in self.terms:
             term.forget()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """What each term remembers."""
+        return [term.state_dict() for term in self.terms]
+
+    def load_state_dict(self, states: Sequence[Mapping[str, Any]], own: Own) -> None:
+        """Go on from a `state_dict`. own: whether the structure of an index belongs to this process."""
+        for term, state in zip(self.terms, states, strict=True):
+            term.load_state_dict(state, own)
 
     def sizes(self, sample: Sample | None) -> list[float]:
         """For each term what its mean over this sample is divided by."""

@@ -12,6 +12,7 @@ class Progress:
 
     epoch: int = 0
     position: int = 0  # batches of this epoch that are done
+    batches: int = 1  # of this epoch
     step: int = 0
     elapsed: float = 0.0  # seconds of training in all runs
     best: float = math.inf

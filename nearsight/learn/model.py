@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ from nearsight.dft.setup import load_species
 from nearsight.formats.outputs import claim_folder
 from nearsight.formats.registry import find, read, read_structure, write
 from nearsight.formats.structures import check_structure
+from nearsight.learn.charge import charge_state
+from nearsight.learn.domain import Domain, element_pairs
 from nearsight.learn.model_files import ModelRecord, build, read_weights, write_weights
+from nearsight.learn.origin import Origin
 from nearsight.learn.reference import OrbitalReference, differences, read_species
 from nearsight.models.contract import HamiltonianModel
 from nearsight.models.targets import Inputs
@@ -35,18 +39,21 @@ class TrainedModel:
     """A network with what it needs to know of the orbitals.
 
     architecture: kind, shells and keyword arguments of the network.  reference: the orbitals; None if the data did not
-    tell them, and then a prediction needs a layout from elsewhere.
+    tell them, and then a prediction needs a layout from elsewhere.  domain: what it was trained on; None in a folder of an
+    earlier version.
     """
 
     network: HamiltonianModel
     architecture: Mapping[str, Any]
     reference: OrbitalReference | None
+    domain: Domain | None = None
 
     @property
     def record(self) -> ModelRecord:
         """What config.json says of the network."""
         settings = None if self.reference is None else self.reference.settings.model_dump(mode="json")
-        return ModelRecord(self.architecture, self.target, settings)
+        trained_on = None if self.domain is None else self.domain.table()
+        return ModelRecord(self.architecture, self.target, settings, trained_on)
 
     @property
     def target(self) -> str:
@@ -80,11 +87,36 @@ class TrainedModel:
             )
         return self.reference.layout(structure)
 
-    @torch.no_grad()
+    def unseen(self, structure: Structure, layout: BlockLayout) -> str | None:
+        """In words, what of a prediction no training structure had, where H0 alone serves for it; None where all is known.
+
+        Raises BadInput where nothing serves: blocks of target total would be zero.
+        """
+        domain = self.domain
+        names = [] if domain is None else domain.unseen(structure.numbers.tolist(), element_pairs(structure, layout))
+        if not names:
+            return None
+        if self.target != "delta":
+            raise BadInput(
+                f"the model never saw {', '.join(names)}, and {structure.formula} has it within the reach of its orbitals: "
+                "add such structures to the data and train again"
+            )
+        return f"the model never saw {', '.join(names)}: there its prediction is H0 of superposed atoms alone"
+
     def __call__(self, structure: Structure, layout: BlockLayout | None = None) -> BlockMatrix:
-        """The Hamiltonian [Ha], float64, on a layout; without one, on the pairs that the DFT engine would use."""
+        """The Hamiltonian [Ha], float64, on a layout; without one, on the pairs that the DFT engine would use.
+
+        Raises NearsightError as `check`, `layout` and `unseen`; what `unseen` says is a warning.
+        """
         self.check(structure)
         layout = layout or self.layout(structure)
+        if said := self.unseen(structure, layout):
+            warnings.warn(said, stacklevel=2)
+        return self.hamiltonian(structure, layout)
+
+    @torch.no_grad()
+    def hamiltonian(self, structure: Structure, layout: BlockLayout) -> BlockMatrix:
+        """The Hamiltonian [Ha], float64, on a layout, of a structure that was checked."""
         matrix = self.network.matrix(structure, layout, self.inputs(structure, layout))
         if not float(matrix.values.abs().max()) <= largest_energy(structure):
             raise BadInput(
@@ -146,7 +178,9 @@ class TrainedModel:
                 read_species(folder / "species", list(record.shells)),
                 Settings.stored(record.reference, folder / "config.json"),
             )
-        return TrainedModel(network.to(place).eval(), record.architecture, reference)
+        told = record.trained_on
+        domain = None if told is None else Domain.of_table(told, folder / "config.json")
+        return TrainedModel(network.to(place).eval(), record.architecture, reference, domain)
 
 
 def load_model(path: Path | str, device: str = "cpu") -> TrainedModel:
@@ -158,12 +192,19 @@ def load_model(path: Path | str, device: str = "cpu") -> TrainedModel:
 
 
 def predict(
-    model: TrainedModel | Path | str, structure: Structure | Path | str, out: Path | str, device: str = "cpu"
+    model: TrainedModel | Path | str,
+    structure: Structure | Path | str,
+    out: Path | str,
+    device: str = "cpu",
+    charge: float | None = None,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> None:
     """Write the calculation folder of a prediction: hamiltonian.h5, overlap.h5, result.json.
 
     structure: a Structure, a file that ASE reads, or a calculation folder (whose overlap and pairs serve a model that does
-    not know its orbitals).  Raises NearsightError for an element that the model never saw.
+    not know its orbitals).  charge: of the cell [e]; None: that of the data, as far as they tell it (see `Domain`).  warn:
+    told what result.json lists under `warnings`.
+    Raises NearsightError for elements, or a charge, that the model never saw.
     """
     started = time.perf_counter()
     source = None if isinstance(structure, Structure) else Path(structure)
@@ -175,24 +216,34 @@ def predict(
     name = None if isinstance(model, TrainedModel) else str(model)
     trained = model if isinstance(model, TrainedModel) else TrainedModel.load(model, device)
     trained.check(found)
+    recorded = None if source is None else Origin.of_settings(source).charge
     if trained.reference is None and source is not None and find(source) is not None:
         given = read(source)
         overlap, electrons = given.require_overlap(), given.electrons
         _same_basis(given.basis, trained)
+        neutral = None if electrons is None else electrons + (recorded or 0.0)
     else:
         layout = trained.layout(found)
         assert trained.reference is not None
-        overlap = trained.reference.overlap(found, layout)
-        electrons = trained.reference.electrons(found)
-    hamiltonian = trained(found, overlap.layout)
+        overlap, neutral = trained.reference.overlap(found, layout), trained.reference.electrons(found)
+    state = charge_state(trained.domain, found, neutral, recorded, charge)
+    spin = "the structure states magnetic moments, the model is one without spin: they are not predicted"
+    remarks = (trained.unseen(found, overlap.layout), state.warning, None if found.moments is None else spin)
+    said = [words for words in remarks if words is not None]
+    for words in said:
+        warn(words)
+    hamiltonian = trained.hamiltonian(found, overlap.layout)
     record = {
         "prediction": True,
         "model": name,
         "target": trained.target,
+        "charge_e": state.charge,
+        "warnings": said,
+        "trained_on": trained.record.trained_on,
         "wall_seconds": time.perf_counter() - started,
         "versions": {"nearsight": nearsight.__version__, "torch": torch.__version__},
     }
-    predicted = Calculation(found, overlap, hamiltonian, electrons=electrons, result=record)
+    predicted = Calculation(found, overlap, hamiltonian, electrons=state.electrons, result=record)
     write(out, require_lawful(predicted, "the prediction"))
 
 

@@ -41,20 +41,27 @@ class ModelRecord:
     """What a network is, and what for: the part of config.json that its weights belong to.
 
     architecture: {kind, shells, arguments}.  target: what its numbers stand for.  reference: settings of the orbitals, or None.
+    trained_on: what the data were (domain.py); None in folders of earlier versions.
     """
 
     architecture: Mapping[str, Any]
     target: str
     reference: Mapping[str, Any] | None = None
+    trained_on: Mapping[str, Any] | None = None
 
     @property
     def shells(self) -> dict[int, tuple[int, ...]]:
         """Angular momenta of each element's shells, by atomic number."""
         return {int(z): tuple(s) for z, s in self.architecture["shells"].items()}
 
+    def table(self) -> dict[str, Any]:
+        """As JSON can hold it; without `trained_on` where that is not known."""
+        table = {"architecture": dict(self.architecture), "target": self.target, "reference": self.reference}
+        return table if self.trained_on is None else {**table, "trained_on": dict(self.trained_on)}
+
     def write(self, folder: Path, about: Mapping[str, Any]) -> None:
         """config.json, with further entries `about` the training."""
-        record = {"architecture": dict(self.architecture), "target": self.target, "reference": self.reference}
+        record = self.table()
         versions = {"nearsight": nearsight.__version__, "torch": torch.__version__}
         write_json(folder / "config.json", {"format": FORMAT, KEY: SCHEMA, **record, "versions": versions, **about})
 
@@ -73,7 +80,9 @@ class ModelRecord:
         for key in ("architecture", "target"):
             if key not in config:
                 raise BadInput(f"{path} has no {key}: the file is damaged")
-        record = ModelRecord(config["architecture"], config["target"], config.get("reference"))
+        record = ModelRecord(
+            config["architecture"], config["target"], config.get("reference"), config.get("trained_on")
+        )
         record._check(path)
         return record
 
@@ -98,8 +107,9 @@ class ModelRecord:
                     raise refuse(f"architecture.arguments.{name:.40}", value)
         if not isinstance(self.target, str):
             raise refuse("target", self.target)
-        if self.reference is not None and not isinstance(self.reference, dict):
-            raise refuse("reference", self.reference)
+        for name in ("reference", "trained_on"):
+            if not isinstance(found := getattr(self, name), dict | None):
+                raise refuse(name, found)
 
 
 def build(architecture: Mapping[str, Any], target: str = "total", seed: int = 0) -> HamiltonianModel:
@@ -169,8 +179,7 @@ def read_weights(network: HamiltonianModel, record: ModelRecord, folder: Path) -
 
 
 def _digest(weights: Mapping[str, torch.Tensor], record: ModelRecord) -> str:
-    about = {"architecture": dict(record.architecture), "target": record.target, "reference": record.reference}
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(record.table(), sort_keys=True).encode())
     for name in sorted(weights):
         w = weights[name]
         digest.update(f"{name} {w.dtype} {tuple(w.shape)}".encode())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,15 @@ class NewtonSteps:
         self.cycle = WeightCycle()
         self.done = False
         self._stuck = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a training that was cut off goes on from."""
+        return {**self.cycle.state_dict(), "done": self.done, "stuck": self._stuck}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.cycle.load_state_dict(state)
+        self.done, self._stuck = state.get("done", False), state.get("stuck", 0)
 
     def step(self, network: HamiltonianModel) -> float:
         """One step; the energy above the minimum before it, by its quadratic model, meV per atom (mean over structures).

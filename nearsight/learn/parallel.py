@@ -45,7 +45,11 @@ class Ranks:
 
     def own(self, indices: Sequence[int]) -> list[int]:
         """Of a batch, the structures that are always this process's: what it keeps of them the others need not."""
-        return [k for k in indices if k % self.world == self.rank]
+        return [k for k in indices if self.owns(k)]
+
+    def owns(self, index: int) -> bool:
+        """Whether a structure is always this process's."""
+        return index % self.world == self.rank
 
     def total(self, numbers: Iterable[float], device: torch.device | str = "cpu") -> list[float]:
         """Each number summed over all processes."""

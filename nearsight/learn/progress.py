@@ -86,10 +86,15 @@ class TrainingProgress:
             f"epoch {metrics.epoch:5d}  step {metrics.step:6d}  {metrics.minutes:6.1f} min  "
             f"lr {metrics.learning_rate:.1e}  train {loss:>8s}  "
             f"validation {held_out:>8s} meV  "
-            + (f"(best {best})" if energy is None else f"{_energies(energy)}  (best {best} ueV/atom)"),
+            + (f"(best {best})" if _no_energy(energy) else f"{_energies(energy)}  (best {best} ueV/atom)"),
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _no_energy(energy: dict[str, float | None] | None) -> bool:
+    """Whether no held-out structure has an energy: the best is then another figure."""
+    return energy is None or all(x is None for x in energy.values())
 
 
 def _energies(energy: dict[str, float | None]) -> str:

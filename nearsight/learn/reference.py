@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.calculation import Calculation
 from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, MissingData
 from nearsight.core.layout import BlockLayout
@@ -25,6 +26,7 @@ from nearsight.formats.ion_xml import read_ion_xml, write_ion_xml
 from nearsight.formats.registry import read_settings
 from nearsight.integrals.two_center import matrix_layout, overlap
 from nearsight.learn.config import DataConfig, ReferenceConfig
+from nearsight.learn.origin import SAME_OVERLAP
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +65,17 @@ class OrbitalReference:
             with whole_file(file) as part, open(part, "wb") as handle:
                 np.save(handle, h0.values.numpy())
         return h0
+
+    def require_overlap(self, found: Calculation, name: object) -> None:
+        """Raises BadInput for a calculation whose overlap is not that of these orbitals. name: for the message."""
+        given = found.require_overlap()
+        own = self.overlap(found.structure, given.layout)
+        apart = float((own.values - given.values).abs().max())
+        if not apart <= SAME_OVERLAP:
+            raise BadInput(
+                f"the orbitals found for {name} are not those of its matrices: an overlap differs by {apart:.1e}. Give the "
+                "folder of those orbitals as data.species"
+            )
 
     def electrons(self, structure: Structure) -> float:
         """Valence electrons of the neutral structure."""

@@ -26,7 +26,7 @@ from nearsight.dft.settings import Settings, differing
 from nearsight.formats.registry import find, read, read_structure
 from nearsight.formats.structures import check_structure
 from nearsight.integrals.two_center import matrix_layout, overlap
-from nearsight.learn.data import Source, content, hash_of
+from nearsight.learn.data import Source, content, hash_of, require_ground_state
 from nearsight.learn.energy import ProblemCache
 from nearsight.learn.reference import recorded_settings
 from nearsight.models.contract import HamiltonianModel
@@ -55,6 +55,7 @@ class StructureData:
     paths: calculation folders, folders with a POSCAR, or frames of structure files.  settings: of all functionals; those in
     `given`, which the user chose, hold against what a folder records of itself.  problems: the functionals.
     labelled: the folders' Hamiltonians are labels.  copies: distorted ones of each structure, which follow all others.
+    looked_at: Hamiltonians are what predictions are validated by.
     """
 
     def __init__(
@@ -66,9 +67,10 @@ class StructureData:
         labelled: bool = False,
         vacuum: float | None = None,
         copies: Copies | None = None,
+        looked_at: bool = False,
     ) -> None:
         self.shared, self.given, self.problems = settings, given, problems
-        self.labelled, self.vacuum, self.copies = labelled, vacuum, copies
+        self.labelled, self.vacuum, self.copies, self.looked_at = labelled, vacuum, copies, looked_at
         count = 1 + (copies.count if copies else 0)
         self.sources = tuple((p, n) for n in range(count) for p in paths)
         self._structures: dict[int, Structure] = {}
@@ -127,6 +129,11 @@ class StructureData:
                 self._digests[index] = content(self.structure(index), self.layout(index))
         return f"{self._digests[index]} {model.target.name} {sorted(model.needs)}"
 
+    def content(self, index: int) -> str:
+        """Digest of the structure, its pairs, and its label where there is one that is looked at."""
+        label = self.label(index) if self.looked_at or self.labelled else None
+        return content(self.structure(index), self.layout(index), *([] if label is None else [label]))
+
     def calculation(self, index: int, hamiltonian: BlockMatrix) -> Calculation:
         """The structure with a Hamiltonian on its layout [Ha]."""
         structure, layout = self.structure(index), hamiltonian.layout
@@ -177,9 +184,11 @@ class StructureData:
         Raises NearsightError for one of another functional, with the difference spelled out.
         """
         path, copy = self.sources[index]
-        found = None if copy or not path.exists() or find(path) is None else read(path).hamiltonian
-        if found is None:
+        calculation = None if copy or not path.exists() or find(path) is None else read(path)
+        found = None if calculation is None else calculation.hamiltonian
+        if calculation is None or found is None:
             return None
+        require_ground_state(calculation, path)
         recorded = self._recorded(index)
         ours = self.settings(index)
         wrong = [
@@ -205,7 +214,7 @@ class StructureData:
 
     def without(self, broken: Mapping[int, str]) -> StructureData:
         """The same data without some structures."""
-        same = (self.shared, self.given, self.problems, self.labelled, self.vacuum, self.copies)
+        same = (self.shared, self.given, self.problems, self.labelled, self.vacuum, self.copies, self.looked_at)
         rest = StructureData((), *same)
         rest.sources = tuple(s for k, s in enumerate(self.sources) if k not in broken)
         return rest

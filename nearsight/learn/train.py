@@ -74,6 +74,8 @@ def _trained(
                 part.write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
         trainer = Trainer(settings, checkpoint, assembled, told, bar, ranks)
         trainer.resume()
+        if ranks.first:
+            assembled.record.write(out)
         for store in (assembled.store, assembled.held_out):
             mine = ranks.share(range(len(store)))
             prepare(store, mine, False, settings.data.workers, lambda done, n: bar.prepared(done, n, "samples"))

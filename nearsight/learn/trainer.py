@@ -23,13 +23,14 @@ from nearsight.learn.newton import NewtonSteps
 from nearsight.learn.packing import shuffled
 from nearsight.learn.parallel import Ranks
 from nearsight.learn.progress import TrainingProgress
-from nearsight.learn.validation import EnergyFigures, label_errors, one_figure
+from nearsight.learn.validation import EnergyFigures, label_errors, name_of_figure, one_figure
 from nearsight.models.contract import HamiltonianModel
 
 PATIENCE = 20  # times, without GOOD_EVERY sound steps between them, that a training may go back to its last good state
 GOOD_EVERY = 50  # steps between states to go back to
 UNBOUNDED = 1e3  # a loss so many times the recent median is a step gone wrong
 RECENT = 5  # losses that there must be for a median
+REMEMBERED = ("typical", "good", "in_a_row", "sound")  # of the loop, beside weights and progress
 
 
 class Trainer:
@@ -65,21 +66,20 @@ class Trainer:
         """How much of the budget is spent, 0..1."""
         t, p = self.trainer, self.progress
         minutes = p.elapsed / 60 / t.max_minutes if t.max_minutes else 0.0
-        epochs = (p.epoch + p.position / max(1, self.batches)) / t.max_epochs if t.max_epochs else 0.0
+        epochs = (p.epoch + p.position / p.batches) / t.max_epochs if t.max_epochs else 0.0
         return min(1.0, max(minutes, epochs))
 
     def go(self) -> None:
         """Train until the budget is spent."""
-        self.batches = 1
-        if self.progress.step == 0:
+        if self.last is None:
             self.trained.save(self.out)
             self._validated()
         while self.share() < 1 and not (self.newton and self.newton.done):
             packed = self.trainer.batch_edges * self.ranks.world
             batches = shuffled(self.store, packed, self.trainer.seed, self.progress.epoch)
-            if self.newton is not None and self.share() >= (self.trainer.newton_from or 0.0):
+            if self._newton_begins():
                 batches = [list(range(len(self.store)))]  # one step takes all structures
-            self.batches = len(batches)
+            self.progress.batches = len(batches)
             while self.progress.position < len(batches) and self.share() < 1:
                 started = time.perf_counter()
                 self._step(batches[self.progress.position])
@@ -94,6 +94,12 @@ class Trainer:
                 self._validated()
         if self.last is None or self.last.step != self.progress.step:
             self._validated()
+
+    def _newton_begins(self) -> bool:
+        """Whether this epoch is one Gauss-Newton step; of an epoch that is gone on with, whether it began as one."""
+        if self.progress.position:
+            return self.progress.batches == 1
+        return self.newton is not None and self.share() >= (self.trainer.newton_from or 0.0)
 
     def _step(self, indices: list[int]) -> None:
         if self.newton is not None and self.share() >= (self.trainer.newton_from or 0.0):
@@ -219,18 +225,23 @@ class Trainer:
         self.recent = []
         p.elapsed += self._agreed(time.perf_counter() - started)
         p.validated = self.share()
-        if self.ranks.first:
-            self._write()
+        self._write(self.last)
         self.bar.say(self.last)
         if self.told is not None:
             self.told(self.last)
 
-    def _write(self) -> None:
-        assert self.last is not None
-        state = {**self._weights(), "progress": asdict(self.progress)}
+    def _write(self, metrics: Metrics) -> None:
+        state = {
+            **self._weights(),
+            "progress": asdict(self.progress),
+            "loss": self.ranks.gathered([self.loss.state_dict()]),
+            "not_validated": self.ranks.together({} if self.validator is None else self.validator.skipped),
+            **{name: getattr(self, name) for name in REMEMBERED},
+        }
         if self.newton is not None:
-            state["newton"] = self.newton.cycle.state_dict()
-        self.checkpoint.write(state, self.last)
+            state["newton"] = self.newton.state_dict()
+        if self.ranks.first:
+            self.checkpoint.write(state, metrics)
 
     @torch.no_grad()
     def _validate(self) -> tuple[tuple[float, float, float], EnergyFigures | None]:
@@ -259,14 +270,23 @@ class Trainer:
             for name in self._weights():
                 getattr(self, name).load_state_dict(state[name])
             if self.newton is not None:
-                self.newton.cycle.load_state_dict(state["newton"])
+                self.newton.load_state_dict(state["newton"])
             known = {f.name for f in fields(Progress)}
             self.progress = Progress(**{k: x for k, x in state["progress"].items() if k in known})
-        self.last = self.checkpoint.metrics_until(self.progress.step, self.ranks.first)
+            for name in REMEMBERED:
+                setattr(self, name, state.get(name, getattr(self, name)))
+            for remembered in state.get("loss", ()):
+                self.loss.load_state_dict(remembered, self.ranks.owns)
+            if self.validator is not None:
+                self.validator.skipped |= state.get("not_validated", {})
+            self.last = self.checkpoint.metrics_until(self.progress.step, state.get("metrics"), self.ranks.first)
+        self.progress.validated = min(self.progress.validated, self.share())  # of a budget that may have grown
 
     def _best_mae(self, last: Metrics) -> float | None:
         """Of the kept weights by labels; with an energy loss, whose best is an energy, of the last ones."""
-        return last.validation_mae if last.energy is not None or not len(self.held_out) else self.progress.best
+        if last.energy is not None or not len(self.held_out):
+            return last.validation_mae
+        return self.progress.best if math.isfinite(self.progress.best) else None
 
     def finish(self) -> dict[str, Any]:
         """The report, last of all files; structures that were set aside are listed at the end."""
@@ -274,9 +294,14 @@ class Trainer:
         skipped = {} if self.last is None else self.last.skipped
         for name, reason in skipped.items():
             self.bar.note(f"set aside: {name}: {reason}")
+        best_is, unit = (
+            ("nothing was trained; best", "") if self.last is None else name_of_figure(self.last, self.settings.loss)
+        )
         report = {
             "validation_mae_meV": None if self.last is None else self._best_mae(self.last),
             "best": p.best if math.isfinite(p.best) else None,
+            "best_is": best_is,
+            "best_unit": unit,
             "skipped": skipped,
             "backed_off": p.backed_off,
             "last": None if self.last is None else asdict(self.last),

@@ -20,10 +20,11 @@ from nearsight.dft.problem import Problem
 from nearsight.dft.settings import Settings
 from nearsight.electrons.levels import Levels
 from nearsight.electrons.solvers.contract import Electrons
-from nearsight.learn.config import DataConfig
+from nearsight.learn.config import BlocksLossConfig, DataConfig, EnergyLossConfig
 from nearsight.learn.data import split
 from nearsight.learn.energy import ProblemCache, harris_excess
 from nearsight.learn.losses import MEV
+from nearsight.learn.metrics import Metrics
 from nearsight.learn.model import TrainedModel
 from nearsight.learn.packing import in_order
 from nearsight.learn.reference import differences, recorded_settings
@@ -182,6 +183,25 @@ def one_figure(mae: float, figures: EnergyFigures | None, loss: float | None) ->
     elif math.isfinite(mae):
         return mae
     return math.inf if loss is None else loss
+
+
+def name_of_figure(last: Metrics, losses: Sequence[BlocksLossConfig | EnergyLossConfig]) -> tuple[str, str]:
+    """What `one_figure` is of a training, in words, and its unit."""
+    energy = last.energy or {}
+    if energy.get("energy_error_ueV") is not None:
+        return "energy above the ground state", "ueV per atom"
+    if energy.get("harris_ueV") is not None:
+        return "energy above the minimum, by its bound", "ueV per atom"
+    if last.validation_mae is not None:
+        return "mean error of unseen Hamiltonians", "meV"
+    [first, *more] = losses
+    if more:
+        return "nothing was held out; weighted sum of the training losses", "meV"
+    if isinstance(first, BlocksLossConfig):
+        what, unit = "of the Hamiltonians trained on", {"mse": "meV^2"}.get(first.error, "meV")
+        return f"nothing was held out; {'mean square' if first.error == 'mse' else 'mean'} error {what}", unit
+    unit = "meV per atom" if first.measure == "energy" else "meV^0.5 per atom"
+    return "nothing was held out; energy above the minimum in training", unit
 
 
 def _ratio(a: float, b: float) -> float:

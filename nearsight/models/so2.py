@@ -123,7 +123,7 @@ def _out_of_frame(irreps: Irreps, features: Frame, wigner: Sequence[Tensor]) -> 
             filled[m] += c
         if l:
             y = torch.bmm(wigner[l - 1].transpose(1, 2), y)
-        out[:, start : start + (2 * l + 1) * c] = y.reshape(n, -1)
+        out[:, start : start + (2 * l + 1) * c] = y.flatten(1)
     return out
 
 
@@ -195,7 +195,7 @@ class FrameLinear(nn.Module):
         result = [torch.addmm(bias, x[0], weight)]
         for m, width in enumerate(self.target.pairs, start=1):
             if m < len(x):
-                y = x[m].reshape(2 * n, -1) @ self.weights[m]
+                y = x[m].reshape(2 * n, x[m].shape[2]) @ self.weights[m]
                 result.append(y.view(n, 2, width))
             else:
                 result.append(x[0].new_zeros(n, 2, width))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nearsight.models.contract import LEAST_SHARE, Told, silent
+from nearsight.models.decompositions import symmetric_eigen
 from nearsight.models.graph import Graph
 from nearsight.models.readout import BlockReadout
 from nearsight.models.so2 import FrameIrreps
@@ -73,7 +74,7 @@ class Regression:
 
 
 def _ridges(normal: Normal, ridges: Sequence[float]) -> Iterator[Tensor]:
-    values, vectors = torch.linalg.eigh(normal.gram)
+    values, vectors = symmetric_eigen(normal.gram)
     values = values.clamp(min=0)
     z = vectors.T @ normal.moment
     for ridge in ridges:

@@ -124,7 +124,7 @@ def test_keys_that_come_and_go_break_nothing_that_is_stored(folders):
     assert torch.isfinite(read_folder(folders / "set/0000").require_hamiltonian().values).all()
 
 
-@pytest.mark.parametrize(("state", "words"), [({"schema_version": 99}, "needs a later Nearsight"), ([1], "resumed")])
+@pytest.mark.parametrize(("state", "words"), [({"schema_version": 99}, "needs a later Nearsight"), ([1], "damaged")])
 def test_a_checkpoint_of_a_later_layout(tmp_path, state, words):
     torch.save(state, tmp_path / "checkpoint.pt")
     with pytest.raises(BadInput, match=words), Checkpoint(tmp_path).loading("cpu"):

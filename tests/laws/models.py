@@ -181,6 +181,33 @@ class ModelLaws:
             assert alone.shape == (network.spin.components, *sample.sizes)
             assert float((part.values - alone).abs().max()) <= TOLERANCE[dtype] * float(alone.abs().max())
 
+    def test_atoms_without_neighbours_are_predicted_and_learnt_from(self, dtype, device) -> None:
+        """Alone in a cell, as a pair of the matrix beyond every message, and beside others in a batch."""
+        network, cell = self.model(dtype, device), 60 * torch.eye(3, dtype=torch.float64)
+        alone = Structure(cell, torch.zeros(1, 3, dtype=torch.float64), torch.tensor([8]))
+        far = Structure(cell, torch.tensor([[0, 0, 0], [0, 0, 6.4]], dtype=torch.float64), torch.tensor([8, 1]))
+        samples = []
+        for s in (alone, far, crystal()):
+            source = self.source(s)
+            samples.append(network.prepare(s, source.layout, source.inputs))
+        for order in ([0], [0, 0], [1, 0], [0, 2], [2, 0, 1]):
+            found = network(type(network).Sample.batch([samples[k] for k in order]))
+            found.values.square().sum().backward()
+            for k, part in zip(order, found.parts(), strict=True):
+                with torch.no_grad():
+                    values = network(samples[k]).values
+                assert float((part.values - values).abs().max()) <= TOLERANCE[dtype] * float(values.abs().max())
+        assert all(bool(torch.isfinite(p.grad).all()) for p in network.parameters() if p.grad is not None)
+        if dtype == torch.float64 and network.last_layer_names:
+            network.last_layers(samples[0])
+        network.fit_baseline(
+            [
+                (network.geometry(s, x.layout, x.inputs), x.calculation.require_hamiltonian().values)
+                for s in (alone, far)
+                for x in [self.source(s)]
+            ]
+        )
+
     def test_what_is_saved_predicts_the_same_bits(self, dtype, tmp_path: Path) -> None:
         for target in TARGETS:
             network = self.model(dtype, target=target)

@@ -91,7 +91,7 @@ class KilledError(Exception):
     pass
 
 
-def test_a_killed_training_goes_on_to_the_same_bits(data: Path, tmp_path: Path) -> None:
+def test_a_killed_training_goes_on_to_the_same_bits(one_thread: None, data: Path, tmp_path: Path) -> None:
     train(config(data), tmp_path / "whole")
 
     def stop(metrics: object) -> None:

@@ -100,7 +100,9 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
-def test_a_killed_training_goes_on_to_the_same_bits(data: Path, tmp_path: Path, schedule: str) -> None:
+def test_a_killed_training_goes_on_to_the_same_bits(
+    one_thread: None, data: Path, tmp_path: Path, schedule: str
+) -> None:
     settings = config(data, schedule=schedule, plateau_patience=1)
     train(settings, tmp_path / "whole")
 
