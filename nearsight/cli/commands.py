@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -17,15 +17,12 @@ from nearsight.cli.check import check
 from nearsight.cli.console import Bars, console, figure, print_json, progress_bars, spinner
 from nearsight.cli.dataset import dataset_app
 from nearsight.cli.overlap import overlap
-from nearsight.cli.process import run
+from nearsight.cli.process import refuse_empty, run
 from nearsight.cli.properties import add_properties
 from nearsight.cli.scf import scf
 from nearsight.cli.settings import Set, list_settings
 from nearsight.cli.structures import add_generators, structures_app
 from nearsight.core.errors import BadInput
-
-if TYPE_CHECKING:
-    from nearsight.properties.spectra import Bands
 
 app = typer.Typer(
     name="nearsight",
@@ -45,6 +42,7 @@ def main() -> None:
     """Run the command line: see `process.run`."""
 
     def command() -> None:
+        refuse_empty(sys.argv[1:])
         add_properties(app, sys.argv[1:])
         add_generators(sys.argv[1:])
         app()
@@ -134,39 +132,36 @@ def bands(
     project: Annotated[
         str | None, typer.Option(help="Show what is on which atom, element, l, orbital, spin, or several: element,l.")
     ] = None,
+    fold: Annotated[
+        bool, typer.Option("--fold/--no-fold", help="Take supercells too: bands folded, along the path of the first.")
+    ] = False,
     json: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.")] = None,
 ) -> None:
     """Draw the band structure of a calculation, in DIR/bands.png (FILE.bands.png of a file) if not told otherwise."""
     from nearsight.formats.files import write_json
-    from nearsight.formats.outputs import PICTURES, claim_file
+    from nearsight.formats.outputs import PICTURES, claim_file, distinct_names
     from nearsight.formats.registry import read
     from nearsight.properties.spectra import bands as compute
+    from nearsight.properties.spectra import bands_together
     from nearsight.report.plot import plot_bands
 
     if project is not None and len(folders) > 1:
         raise BadInput("--project draws one calculation: give one folder")
-    for place, endings in ((out, PICTURES), (json, ())):
-        if place is not None:
-            claim_file(place, endings)
-    results: list[tuple[str, Bands]] = []
-    with spinner("diagonalising"):
-        for folder in folders:
-            c = read(folder)
-            if not results:
-                results.append((folder.name or str(folder), compute(c, path=path, points=points, project=project)))
-            else:
-                k = results[0][1].path
-                results.append(
-                    (
-                        folder.name or str(folder),
-                        compute(c.require_hamiltonian(), c.require_overlap(), k, c.fermi_level),
-                    )
-                )
-    first = folders[0]
+    first, names = folders[0], distinct_names(folders)
     picture = out or (first / "bands.png" if first.is_dir() else first.with_name(f"{first.name}.bands.png"))
-    plot_bands(results, picture, window_ev=window)
+    claim_file(picture, PICTURES, folders)
     if json is not None:
-        write_json(json, {name: b.to_json() for name, b in results})
+        claim_file(json, (), [*folders, picture])
+    with spinner("diagonalising"):
+        calculations = [read(folder) for folder in folders]
+        if project is None:
+            found = bands_together(calculations, path, points, fold)
+        else:
+            found = [compute(calculations[0], path=path, points=points, project=project)]
+    results = dict(zip(names, found, strict=True))
+    plot_bands(list(results.items()), picture, window_ev=window)
+    if json is not None:
+        write_json(json, {name: b.to_json() for name, b in results.items()})
     print(f"bands in {picture}")
 
 
@@ -253,11 +248,13 @@ def density(
 ) -> None:
     """Write the electron density, the potential or an orbital of a calculation on its mesh, as a cube or XSF file."""
     from nearsight.formats.outputs import claim_file
-    from nearsight.properties.density import write_density, write_orbital
+    from nearsight.formats.volumetric import ENDINGS
 
-    claim_file(out, [".cube", ".cub", ".xsf"])
+    claim_file(out, ENDINGS, [folder])
     if what == "orbital" and band is None:
         raise BadInput("--what orbital needs --band N (from 0, by energy)")
+    from nearsight.properties.density import write_density, write_orbital
+
     with spinner("setting up: species, mesh, density"):
         if what == "orbital" and band is not None:
             volume = write_orbital(folder, out, band, k, spin)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput, NearsightError
 
 NO_MEMORY = "there is not enough memory: take a coarser mesh, fewer k-points, a smaller cell or less vacuum"
 
@@ -56,6 +56,15 @@ def run(app: Callable[[], object]) -> None:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def refuse_empty(arguments: Sequence[str]) -> None:
+    """Raises BadInput for an empty word among the arguments, which no command takes: a variable without value."""
+    for n, word in enumerate(arguments):
+        option, equals, value = word.partition("=")
+        if not word.strip() or (option.startswith("-") and equals and not value.strip()):
+            before = option if word.strip() else arguments[n - 1] if n else "nearsight"
+            raise BadInput(f"nothing stands after {before}: give it a value, or leave it out")
 
 
 def warn(message: str) -> None:

@@ -59,7 +59,7 @@ def _command(prop: Property[Any, Any]) -> Callable[..., None]:
 
         for path, endings in ((out, PICTURES), (json, ())):
             if path is not None:
-                claim_file(path, endings)
+                claim_file(path, endings, [folder, out if path is json else None])
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
         with progress_bars() as progress:
             result = prop(read(folder), progress=Bars(progress), **given)

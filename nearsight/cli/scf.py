@@ -87,9 +87,11 @@ def scf(
         "start": None if restart is None else str(restart),
         "device": device,
     }
-    claim_folder(out, "calculation", [structure])
+    claim_folder(out, "calculation", [structure, config, species, start])
     if trace is not None:
-        claim_file(trace)
+        read_by_it = [structure, config, out]
+        claim_file(trace, (), read_by_it)
+        claim_file(trace.with_suffix(".png"), (), read_by_it)
     options = {k: v for k, v in given.items() if v is not None}
     table = from_beside(Settings, read_table(config), config.parent) if config else {}
     settings = layered(Settings, [table, options], words or [])

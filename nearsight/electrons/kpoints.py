@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Protocol
 
@@ -154,11 +154,15 @@ class BandPath:
 def band_path(structure: Structure, points: int = 200, labels: str | None = None) -> BandPath:
     """The standard path of Hinuma et al. (Comput. Mater. Sci. 128, 140 (2017)) from seekpath, for the cell as it is given.
 
-    points: about how many k in all.  labels: corners to visit instead, e.g. "GAMMA-M-K-GAMMA" (names as seekpath's).
+    points: about how many k in all, at least 2.  labels: corners to visit instead, e.g. "GAMMA-M-K" (seekpath's names).
     A sheet or wire (vacuum along an axis of more than 10 Bohr) keeps only the part of the path with k = 0 along that axis.
-    Raises NearsightError for an unknown label.
+    Raises BadInput for an unknown label, a path of fewer than two corners or from a corner to itself, fewer than two points.
     """
     import seekpath
+
+    if points < 2:
+        raise BadInput(f"a band path of {points} points: give at least 2")
+    check_room(points * _BYTES, f"a band path of {points:.3g} points", "take fewer")
 
     cell = structure.cell.detach().cpu().double().numpy()
     fractional = structure.positions.detach().cpu().double().numpy() @ np.linalg.inv(cell)
@@ -169,8 +173,14 @@ def band_path(structure: Structure, points: int = 200, labels: str | None = None
         names = ["GAMMA" if n in ("G", "Γ", "Gamma", "gamma") else n for n in names]
         unknown = [n for n in names if n not in corners]
         if unknown:
-            raise BadInput(f"band path: no point named {unknown[0]}; this lattice has {', '.join(sorted(corners))}")
+            named = f"no point is named {unknown[0]:.40}" if unknown[0] else "a corner has no name"
+            raise BadInput(f"band path {labels:.80}: {named}; this lattice has {', '.join(sorted(corners))}")
         segments = list(zip(names[:-1], names[1:], strict=True))
+        if not segments or any(a == b for a, b in segments):
+            raise BadInput(
+                f"band path {labels}: it has no length; name at least two corners, each other than the one before, such as "
+                f"{'-'.join(list(corners)[:2])}"
+            )
     else:
         empty = _vacuum_axes(cell, fractional)
         segments = [
@@ -199,6 +209,48 @@ def band_path(structure: Structure, points: int = 200, labels: str | None = None
         travelled += length
         marks.append((len(ks) - 1, b))
     return BandPath(torch.as_tensor(np.array(ks)), torch.as_tensor(distances), tuple(marks))
+
+
+def path_in(path: BandPath, structure: Structure, other: Structure, fold: bool = False) -> BandPath:
+    """A path through the zone of a structure, in the reciprocal vectors of another: the same k where both have one lattice.
+
+    Where both cells have the same shape, up to a turn and a strain of 10 % (the same crystal relaxed), k is kept in fractions.
+    fold: also where the vectors of one cell are in integers those of the other (a supercell and its primitive cell); k is kept
+    in space then. Along axes on which k is 0 everywhere, such as the height of a sheet, cells may differ.
+    Raises BadInput for any other pair of cells: the path means nothing in the other's zone.
+    """
+    a, b = (x.cell.detach().cpu().double() for x in (structure, other))
+    used = (path.k.abs() > 1e-9).any(0)
+    if _same_shape(a[used], b[used]):
+        return path
+    change = b @ torch.linalg.inv(a)  # of cell vectors, so that k in space is kept by k' = k change^T
+    k = path.k @ change.T
+    both = used | (k.abs() > 1e-9).any(0)
+    there, back = change[:, used], torch.linalg.inv(change)[both][:, both]
+    if not any(bool(((m - m.round()).abs() <= 0.03 * m.round().abs().clamp(min=1)).all()) for m in (there, back)):
+        raise BadInput(
+            f"{structure.formula} and {other.formula} have different cells, neither of which is a supercell of the other: a "
+            "path of one means nothing in the other; draw their bands apart"
+        )
+    if not fold:
+        raise BadInput(
+            f"{structure.formula} and {other.formula} have different cells, one a supercell of the other: its bands are "
+            "folded; draw them apart, or over each other with --fold (fold=True)"
+        )
+    whole = there.round()
+    strained = bool(((there - whole).abs() <= 0.03 * whole.abs().clamp(min=1)).all())
+    return replace(path, k=path.k[:, used] @ whole.T if strained else k)
+
+
+def _same_shape(a: Tensor, b: Tensor) -> bool:
+    """Whether two sets of vectors (rows) are the same up to a turn and a strain of 10 %."""
+    (x, y), (cos_a, cos_b) = (a.norm(dim=1), b.norm(dim=1)), (_cosines(a), _cosines(b))
+    return bool(((x / y - 1).abs() < 0.1).all() and ((cos_a - cos_b).abs() < 0.1).all())
+
+
+def _cosines(vectors: Tensor) -> Tensor:
+    unit = vectors / vectors.norm(dim=1, keepdim=True)
+    return unit @ unit.T
 
 
 def _vacuum_axes(cell: np.ndarray, fractional: np.ndarray, gap: float = 10.0) -> list[int]:

@@ -17,6 +17,7 @@ from nearsight.core.laws import require_lawful
 from nearsight.core.structure import Structure, check_bounds
 from nearsight.formats import structures
 from nearsight.formats.format import Format
+from nearsight.formats.outputs import claim_folder, claim_place
 
 GROUP = "formats"
 #: what readers, ours or another's, raise where a damaged file says what no file of its kind says
@@ -86,8 +87,14 @@ def read_unchecked(path: Path | str, format: str | None = None) -> Calculation:
 
 
 def write(path: Path | str, calculation: Calculation, format: str = "deeph") -> None:
-    """Write a calculation, whole or not at all. Raises BadInput for a format that is unknown or only read."""
-    load(format).write(Path(path), calculation.as_calculation())
+    """Write a calculation, whole or not at all.
+
+    Raises BadInput for a format that is unknown or only read, or a place that is not the result's own; Unavailable for one that
+    cannot be written.
+    """
+    writer = load(format)
+    claim_folder(path, "calculation") if format == "deeph" else claim_place(path)
+    writer.write(Path(path), calculation.as_calculation())
 
 
 def read_structure(path: Path | str, vacuum: float | None = None) -> Structure:

@@ -19,8 +19,9 @@ from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.setup import functional_for
 from nearsight.dft.wavefunction import orbital_on_mesh
 from nearsight.electrons.eigen import factorise
+from nearsight.formats.outputs import claim_file
 from nearsight.formats.registry import read
-from nearsight.formats.volumetric import Quantity, Volume, write_volume
+from nearsight.formats.volumetric import ENDINGS, Quantity, Volume, write_volume
 from nearsight.properties.mesh_orbitals import MeshOrbitals, settings_of, species_of
 
 What = Literal["density", "spin", "mx", "my", "mz", "m", "potential", "electrostatic"]
@@ -95,9 +96,7 @@ def fields_of(
     mesh_cutoff_ry: of the mesh of densities [Ry]; None: the calculation's own mesh.
     Raises NearsightError: no density matrix, orbitals or mesh; another word.
     """
-    for what in words:
-        if what not in _WORDS:
-            raise BadInput(f"{what!r} is no field{near_miss(what, _WORDS)} (known: {', '.join(get_args(What))})")
+    _check_words(words)
     density_matrix = calculation.require_density_matrix()
     kind, name = density_matrix.spin, calculation.name
     potentials = [w for w in words if w in POTENTIALS]
@@ -120,6 +119,12 @@ def fields_of(
     return found
 
 
+def _check_words(words: Sequence[str]) -> None:
+    for what in words:
+        if what not in _WORDS:
+            raise BadInput(f"{what!r} is no field{near_miss(what, _WORDS)} (known: {', '.join(get_args(What))})")
+
+
 def write_density(
     folder: Path | str, out: Path | str, what: str = "density", mesh_cutoff_ry: float | None = None
 ) -> Volume:
@@ -130,10 +135,14 @@ def write_density(
     Raises NearsightError as `fields_of` does, and where a file cannot be written.
     """
     words = [w.strip() for w in what.split(",")]
+    _check_words(words)
+    path = claim_file(out, ENDINGS, [folder])
+    places = {w: path if len(words) == 1 else path.with_name(f"{path.stem}-{w}{path.suffix}") for w in words}
+    for place in places.values():
+        claim_file(place, ENDINGS, [folder])
     found = fields_of(read(folder), words, mesh_cutoff_ry)
     for word, (volume, quantity) in found.items():
-        path = Path(out)
-        write_volume(path if len(words) == 1 else path.with_name(f"{path.stem}-{word}{path.suffix}"), volume, quantity)
+        write_volume(places[word], volume, quantity)
     return found[words[0]][0]
 
 
@@ -146,6 +155,7 @@ def write_orbital(
     its phase makes the largest value real and positive, so that at Gamma the imaginary part is zero.
     Raises NearsightError: a band or spin that is not there, and as `write_density`.
     """
+    claim_file(out, ENDINGS, [folder])
     calculation = read(folder)
     hamiltonian = calculation.require_hamiltonian()
     if hamiltonian.spin is SPINOR:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from nearsight.core.calculation import AsCalculation, Calculation
 from nearsight.core.display import drawn_by, shortened
 from nearsight.core.errors import BadInput
 from nearsight.core.units import HARTREE_EV
-from nearsight.electrons.kpoints import BandPath, band_path
+from nearsight.electrons.kpoints import BandPath, band_path, path_in
 from nearsight.properties.brillouin import Thermal, fermi_energy, sampling
 from nearsight.properties.contract import SILENT, Progress
 from nearsight.properties.eigenstates import levels
@@ -101,6 +102,26 @@ def bands(
     groups = Projection.of(hamiltonian.basis, hamiltonian.spin, project)
     energies, shares = states_and_shares(hamiltonian, overlap, path.k, groups, populations, progress)
     return Bands(path, energies, fermi_level, groups.names, shares)
+
+
+def bands_together(
+    calculations: Sequence[AsCalculation],
+    path: str | None = None,
+    points: int | None = None,
+    fold: bool = False,
+    progress: Progress = SILENT,
+) -> list[Bands]:
+    """The bands of several calculations along one path, to be drawn over each other: that of the first.
+
+    path, points: as of `bands`.  fold: whether one may be a supercell of another; k is the same in space then, and each level
+    of the primitive cell is one of the supercell (`electrons.kpoints.path_in`).
+    Raises BadInput for cells that have no path in common, and as `bands`.
+    """
+    first, *others = (c.as_calculation() for c in calculations)
+    found = [bands(first, path=path, points=points, progress=progress)]
+    for c in others:
+        found.append(bands(c, path=path_in(found[0].path, first.structure, c.structure, fold), progress=progress))
+    return found
 
 
 def electrons_of(calculation: Calculation) -> float | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from nearsight.core import registry as parts
 from nearsight.core.errors import BadInput
 from nearsight.formats import registry
-from nearsight.formats.outputs import claim_folder
+from nearsight.formats.outputs import claim_folder, claim_place
 from nearsight.tasks.batch import Report, run_batch
 from nearsight.tasks.ledger import Job, Outcome
 
@@ -49,12 +49,16 @@ def convert(
     source, target = Path(source), Path(target)
     if not source.exists():
         raise BadInput(f"no such file or folder: {source}")
+    if workers is not None and workers < 1:
+        raise BadInput(f"workers: {workers} can do nothing: give 1 or more")
     for name in (read_as, write_as):
         if name is not None and name not in parts.kinds("formats"):
             parts.load("formats", name)  # says what is known
     if source.is_file() or (is_run(source, read_as) and not holds_runs(source, read_as)):
         if write_as == "deeph":
             claim_folder(target, "calculation", [source])
+        else:
+            claim_place(target, [source])
         registry.write(target, registry.read(source, read_as), write_as)
         return Converted(target, 1, (), ())
     runs = list(runs_in(source, read_as))

@@ -16,6 +16,7 @@ from nearsight.core.units import BOHR_ANG
 from nearsight.dft.settings import Settings
 from nearsight.electrons.kpoints import BandPath, band_path
 from nearsight.formats.files import read_json, write_json
+from nearsight.formats.outputs import claim_place
 from nearsight.formats.poscar import write_poscar
 from nearsight.formats.registry import list_folders, read
 from nearsight.learn.model import predict
@@ -96,6 +97,7 @@ def run(out: Path | str, watcher: Watcher, draw: Draw, tour: Tour | None = None)
     Raises NearsightError where a ground state fails.
     """
     tour, out = tour or Tour(), Path(out)
+    claim_place(out)
     out.mkdir(parents=True, exist_ok=True)
     write_poscar(out / "graphene.vasp", graphene())
     begun = time.monotonic()

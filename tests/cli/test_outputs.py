@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,9 +44,81 @@ def test_places_that_may_not_be_written_are_told_at_once(nearsight, water: Path,
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "water.xyz"]
 
 
-def test_a_prediction_takes_no_ground_state_s_place(nearsight, tmp_path: Path) -> None:
-    import shutil
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("scf", "water.xyz", "-o", "out", "--trace", "file/t.jsonl"), "cannot write file/t.jsonl"),
+        (("scf", "water.xyz", "-o", "out", "--trace", "water.xyz"), "water.xyz is read by this command"),
+        (("scf", "water.xyz", "-o", "out", "--trace", "out"), "out is written by this command"),
+        (("scf", "water.xyz", "-o", "out", "--trace", "s.jsonl"), "s.png is a folder"),
+        (("scf", "water.xyz", "-o"), "requires an argument"),
+        (("bands", "gs", "-o", "file/b.png"), "cannot write file/b.png"),
+        (("bands", "gs", "--json", "file"), None),
+        (("bands", "gs", "--json", "gs/info.json"), "gs/info.json is part of a calculation"),
+        (("bands", "gs", "-o", "b.pdf", "--json", "b.pdf"), "b.pdf is written by this command"),
+        (("dos", "gs", "--json", "gs/hamiltonian.h5"), "is part of a calculation"),
+        (("charges", "gs", "--json", "s.png"), "s.png is a folder"),
+        (("density", "gs", "-o", "file/n.cube"), "cannot write file/n.cube"),
+        (("density", "gs", "-o", "n.cube", "--what", "density,../x"), "'../x' is no field"),
+        (("convert", "gs", ".", "--to", "wannier90"), "not a place of the result's own"),
+        (("convert", "gs", "gs/..", "--to", "deeph-old"), "not a place of the result's own"),
+        (("convert", "gs", "gs", "--to", "wannier90"), "is or holds the input gs"),
+        (("train", MODEL / "config.yaml", "-o", ".."), "not a place of the result's own"),
+        (("train", MODEL / "config.yaml", "-o", "gs"), "holds a calculation"),
+        (("dataset", "build", "set.yaml", "-o", "/"), "not a place of the result's own"),
+        (("dataset", "build", "set.yaml", "-o", "file/set"), "file is a file"),
+        (("predict", MODEL, "water.xyz", "-o", "file/p"), "file is a file"),
+        (("demo", "-o", ".."), "not a place of the result's own"),
+        (("demo", "-o", "file/demo"), "cannot write file/demo"),
+        (("example", "water", "-o", "file"), "cannot write file/water.xyz"),
+        (("example", "water", "-o", ""), "nothing stands after -o"),
+        (("density", "gs", "--out="), "nothing stands after --out"),
+    ],
+    ids=lambda x: " ".join(map(str, x))[:60] if isinstance(x, tuple) else "",
+)
+def test_every_output_is_asked_for_before_the_work(
+    nearsight, water: Path, tmp_path: Path, monkeypatch, command: tuple[str, ...], said: str | None
+) -> None:
+    """said: what the one line holds; None: it may stand there."""
+    shutil.copytree(SET / "0001", tmp_path / "gs")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "s.png").mkdir()
+    (tmp_path / "set.yaml").write_text("structure: water.xyz\nvacuum_ang: 3\nscf: {basis: sz, mesh_cutoff_ry: 60}\n")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    done = nearsight(*command)
+    if said is None:
+        assert done.status == 0
+        return
+    assert said in done.err
+    assert done.status in (1, 2) and done.err.count("error:") + done.err.count("Error") == 1
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
+
+def test_functions_that_write_ask_before_the_work_too(tmp_path: Path, monkeypatch) -> None:
+    import nearsight as ns
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    gs = ns.read(SET / "0001")
+    for place in ("file/x", "."):
+        for ask in (
+            lambda: ns.write(place, gs),  # noqa: B023
+            lambda: ns.write(place, gs, "wannier90"),  # noqa: B023
+            lambda: ns.write_density("nothing there", f"{place}/../x/n.txt"),  # noqa: B023
+            lambda: ns.write_density(SET / "0001", "file/n.cube"),
+            lambda: ns.write_orbital("nothing there", "file/n.cube", 0),
+            lambda: ns.predict(MODEL, SET / "0001", place),  # noqa: B023
+            lambda: ns.convert(SET / "0001", place, write_as="wannier90"),  # noqa: B023
+            lambda: ns.ground_state(gs.structure, out=place),  # noqa: B023
+            lambda: ns.train({"data": {"train": "nothing there"}}, place),  # noqa: B023
+        ):
+            with pytest.raises(ns.NearsightError, match=r"cannot write|own|must end in|holds"):
+                ask()
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_prediction_takes_no_ground_state_s_place(nearsight, tmp_path: Path) -> None:
     shutil.copytree(SET / "0001", tmp_path / "gs")
     before = (tmp_path / "gs" / "hamiltonian.h5").read_bytes()
     done = nearsight("predict", MODEL, SET / "0001", "-o", tmp_path / "gs")

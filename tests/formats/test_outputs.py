@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nearsight.core.errors import BadInput, NearsightError, Unavailable
-from nearsight.formats.outputs import claim_file, claim_folder, kind_of
+from nearsight.formats.outputs import claim_file, claim_folder, distinct_names, kind_of
 
 OLD = Path(__file__).parent / "data" / "version1"
 
@@ -54,3 +54,9 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
             claim_file(bad, [".png", ".pdf"])
     assert claim_file(tmp_path / "bands.PNG", [".png"]) == tmp_path / "bands.PNG"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_paths_are_called_by_as_many_parts_as_tell_them_apart() -> None:
+    assert distinct_names(["runs/a/out", "b"]) == ["out", "b"]
+    assert distinct_names(["runs/a/out", "runs/b/out", "c/"]) == ["a/out", "b/out", f"{Path.cwd().name}/c"]
+    assert distinct_names(["a/out", "a/../a/out", "b/out"]) == ["a/out", "a/out", "b/out"]
