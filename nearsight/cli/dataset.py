@@ -160,3 +160,95 @@ def _show_failures(found: list[Any], json: bool) -> None:
         print("no job failed")
     else:
         _show([["name", "seconds", "error"]] + [[f.name, figure(f.seconds), f.error] for f in found])
+
+
+@dataset_app.command("split")
+def split(
+    folder: SetFolder,
+    by: Annotated[
+        str, typer.Option(help="What stays on one side: structure, composition, prototype, or entry (nothing).")
+    ] = "structure",
+    fractions: Annotated[
+        tuple[float, float, float], typer.Option(help="Of train, validation and test.", metavar="F F F")
+    ] = (0.8, 0.1, 0.1),
+    seed: Annotated[int, typer.Option(help="Another one draws another split.")] = 0,
+    where: Condition = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; SET/split.json if not told.")] = None,
+) -> None:
+    """Divide a data set for training, validation and test; copies of one parent stay on one side (data.split reads it)."""
+    _there(folder)
+    from nearsight.formats.outputs import claim_file
+    from nearsight.tasks.sets.splitting import split_set
+
+    place = claim_file(folder / "split.json" if out is None else out, [".json"])
+    with progress_bars() as progress:
+        found = split_set(folder, by, fractions, seed, where, place, _Stages(progress))
+    counts = ", ".join(f"{name} {len(names)}" for name, names in found.parts.items())
+    print(f"{counts}, of {found.groups} groups by {by}, in {place}")
+
+
+@dataset_app.command("stats")
+def stats(folder: SetFolder, where: Condition = None, json: Json = False) -> None:
+    """Elements, sizes, energies, distances, pairs, duplicates: what a data set consists of."""
+    _there(folder)
+    from nearsight.tasks.sets.statistics import statistics
+
+    with progress_bars() as progress:
+        found = statistics(folder, where, _Stages(progress))
+    if json:
+        print_json(found.to_json())
+    else:
+        print("\n".join(found.summary()))
+
+
+@dataset_app.command("pack")
+def pack(folder: SetFolder) -> None:
+    """Pack a data set for training: one cache of flat arrays in SET/.packed, which may be deleted."""
+    _there(folder)
+    from nearsight.tasks.sets.packing import pack as run
+
+    with progress_bars() as progress:
+        stages = _Stages(progress)
+
+        def told(name: str, error: str | None, done: int, total: int) -> None:
+            stages("packing", done, total)
+
+        made = run(folder, told)
+    for name, why in made.refused:
+        warn(f"{name} is not packed: {why}")
+    print(f"{made.entries} entries, {made.nbytes / 1e6:.1f} MB, in {made.place}")
+
+
+@dataset_app.command("export")
+def export(
+    folder: SetFolder,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write.")],
+    write_as: Annotated[str, typer.Option("--to", help="Format to write.", metavar="FORMAT")] = "deeph",
+    where: Condition = None,
+    split: Annotated[
+        Path | None, typer.Option("--split", help="Split to write beside; SET/split.json if there is one.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; by default one for each core.")] = None,
+) -> None:
+    """Write a data set in another format, a folder each; run it again to go on."""
+    _there(folder)
+    from nearsight.tasks.sets.exporting import export as run
+
+    with progress_bars() as progress:
+        stages = _Stages(progress)
+
+        def told(outcome: Any, done: int, total: int) -> None:
+            stages("writing", done, total)
+            if outcome.error:
+                progress.console.print(
+                    f"{outcome.name}: {outcome.error}", highlight=False, markup=False, soft_wrap=True
+                )
+
+        made = run(folder, out, write_as, where, split, workers, told, stages)
+    if made.failed:
+        name, why = made.failed[0]
+        raise BadInput(
+            f"{len(made.failed)} of {made.runs} failed, first {name}: {why} (all in {out / 'failures.json'}; "
+            "the same command tries them again)"
+        )
+    print(f"{made.runs} entries as {write_as} in {out}")

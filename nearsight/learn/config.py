@@ -13,6 +13,7 @@ from nearsight.core.errors import BadInput
 from nearsight.core.registry import load
 from nearsight.core.tables import PATH, Table, Versioned
 from nearsight.dft.settings import FunctionalName, Settings
+from nearsight.formats.sets.where import Where
 from nearsight.models.contract import ModelConfig
 
 
@@ -31,8 +32,11 @@ class DataConfig(PreparationConfig):
     """Folders of calculation folders (or calculation folders themselves).
 
     For the energy loss alone, structure files too: any that ASE reads, each frame of it; Hamiltonians are not needed.
-    validation: folders never trained on; without them, `validation_fraction` of `train`, drawn with `seed`. The energy loss
-    looks at no label, so with it a folder that is named in both is trained on and validated on.
+    where: a condition on the entries of data sets, such as `n_atoms < 50 and "C" in elements` (formats/sets/where.py), for
+    training and validation alike.  split: split.json of `dataset split`, which divides the one set of `train`; its test part is
+    left out.
+    validation: folders never trained on; without them or a split, `validation_fraction` of `train`, drawn with `seed`. The
+    energy loss looks at no label, so with it a folder that is named in both is trained on and validated on.
     copies, copies_sigma_ang: for the energy loss alone, which needs no labels: how many copies of each training structure to
     train on beside it, every atom displaced along x, y and z by Gaussian steps of this width [Angstrom], at most 2.5 of it.
     vacuum_ang: box around molecules of structure files without a cell [Angstrom].
@@ -53,6 +57,16 @@ class DataConfig(PreparationConfig):
     vacuum_ang: float | None = Field(None, gt=0)
     mixed_charges: bool = False
     seed: int = Field(0, ge=0)
+    where: str | None = None
+    split: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_validation(self) -> DataConfig:
+        if self.where is not None:
+            Where.parse(self.where, "data.where")
+        if self.split is not None and self.validation is not None:
+            raise ValueError("split names what is validated on: leave validation out")
+        return self
 
 
 class BlocksLossConfig(Table):

@@ -23,10 +23,12 @@ from nearsight.core.layout import BlockLayout
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.formats.files import whole_file
 from nearsight.formats.registry import list_folders, list_structures, read
+from nearsight.formats.sets.pack import packed
 from nearsight.learn.config import DataConfig
 from nearsight.learn.domain import element_pairs
 from nearsight.learn.origin import Origin
 from nearsight.learn.reference import OrbitalReference
+from nearsight.learn.subset import parts_of, those
 from nearsight.models.contract import HamiltonianModel
 from nearsight.models.targets import Inputs
 
@@ -43,12 +45,16 @@ def split(config: DataConfig, labelled: bool = True) -> Split:
     """Which structures to train on and which to hold out.
 
     labelled: folders with Hamiltonians are wanted, and none is both trained on and validated on.
-    Raises NearsightError for missing or empty folders, or too few.
+    Raises NearsightError for missing or empty folders, or too few; a condition or a split file that leaves nothing.
     """
     find = _folders if labelled else _structures
-    train = find(config.train)
-    if config.validation is not None:
-        validation = find(config.validation)
+    train = those(find(config.train), config.train, config.where)
+    if config.split is not None:
+        train, validation = parts_of(train, config.train, config.split)
+        if not train:
+            raise BadInput(f"no structures are left to train on: {config.split} and data.where leave none")
+    elif config.validation is not None:
+        validation = those(find(config.validation), config.validation, config.where)
         held = {p.resolve() for p in validation} if labelled else set()
         train = [p for p in train if p.resolve() not in held]
     else:
@@ -196,8 +202,11 @@ class Reader:
 
 
 def read_labelled(path: Path) -> Calculation:
-    """A calculation to learn from. Raises NearsightError, naming the folder, for one without a sound Hamiltonian."""
-    found = read(path)
+    """A calculation to learn from, by the packed cache of its set where there is one.
+
+    Raises NearsightError, naming the folder, for one without a sound Hamiltonian.
+    """
+    found = packed(path) or read(path)
     if found.hamiltonian is None:
         raise MissingData(f"{path} has no hamiltonian.h5: there is nothing to learn from it")
     for name, matrix in (("Hamiltonian", found.hamiltonian), ("overlap", found.require_overlap())):

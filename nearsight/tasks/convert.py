@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from nearsight.core import registry as parts
 from nearsight.core.errors import BadInput
 from nearsight.formats import registry
 from nearsight.formats.outputs import claim_folder, claim_place
+from nearsight.formats.sets.entry import read_provenance, write_provenance
 from nearsight.tasks.batch import Report, run_batch
 from nearsight.tasks.ledger import Job, Outcome
 
@@ -37,12 +38,14 @@ def convert(
     write_as: str = "deeph",
     workers: int | None = None,
     report: Report = lambda outcome, done, total: None,
+    names: Sequence[str] | None = None,
 ) -> Converted:
     """Convert a run, or every run in a folder into a folder of the same names; what is converted already stays.
 
     read_as, write_as: names of formats; without the former each run's is found.  workers: processes, one for each core.
-    report: called after each run with its outcome, how many are done and how many there are.  A folder's failures are told in
-    the report and in `failures.json`, and tried again by the next call.
+    report: called after each run with its outcome, how many are done and how many there are.  names: of the runs to take, if
+    not all (of a data set its entries).  A folder's failures are told in the report and in `failures.json`, and tried again by
+    the next call.
     Raises BadInput for a source that holds no runs, a name of a format that is not known, a target that is taken; of a single
     run whatever reading and writing raise.
     """
@@ -54,14 +57,14 @@ def convert(
     for name in (read_as, write_as):
         if name is not None and name not in parts.kinds("formats"):
             parts.load("formats", name)  # says what is known
-    if source.is_file() or (is_run(source, read_as) and not holds_runs(source, read_as)):
+    if names is None and (source.is_file() or (is_run(source, read_as) and not holds_runs(source, read_as))):
         if write_as == "deeph":
             claim_folder(target, "calculation", [source])
         else:
             claim_place(target, [source])
         registry.write(target, registry.read(source, read_as), write_as)
         return Converted(target, 1, (), ())
-    runs = list(runs_in(source, read_as))
+    runs = list(runs_in(source, read_as)) if names is None else [source / name for name in names]
     if not any(is_run(path, read_as) for path in runs):
         raise BadInput(
             f"{source} holds no run of a known program: give --from NAME ({', '.join(parts.kinds('formats'))})"
@@ -104,6 +107,8 @@ def convert_one(work: tuple[str, str, str, str | None, str]) -> str:
     check_links(source, Path(root))
     place = Path(target) / (source.name + ENDINGS.get(write_as, ""))
     registry.write(place, registry.read(source, read_as), write_as)
+    if write_as == "deeph" and (told := read_provenance(source) if source.is_dir() else None):
+        write_provenance(place, told)
     digest = hashlib.sha256()
     for file in [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file()):
         digest.update(file.read_bytes())

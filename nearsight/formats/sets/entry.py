@@ -97,11 +97,12 @@ class Entry:
 
 COLUMNS = tuple(f.name for f in fields(Entry))
 _AS_JSON = ("files", "elements", "pairs", "matrices", "settings")
-_NUMBERS = frozenset(
-    "n_atoms n_orbitals n_electrons charge energy energy_per_atom fermi gap converged residual max_h shortest reach "
-    "tries added".split()
+_WHOLE = frozenset(("n_atoms", "n_orbitals", "tries", "converged"))
+_REAL = frozenset("n_electrons charge energy energy_per_atom fermi gap residual max_h shortest reach added".split())
+SQL = ", ".join(
+    f"{n} {'INTEGER' if n in _WHOLE else 'REAL' if n in _REAL else 'TEXT'}{' PRIMARY KEY' if n == 'name' else ''}"
+    for n in COLUMNS
 )
-SQL = ", ".join(f"{n} {'REAL' if n in _NUMBERS else 'TEXT'}{' PRIMARY KEY' if n == 'name' else ''}" for n in COLUMNS)
 
 
 def _stored(value: Any) -> Any:

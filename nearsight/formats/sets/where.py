@@ -66,29 +66,30 @@ _COMPUTED: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 
 @dataclass(frozen=True)
 class Where:
-    """A condition on entries. text: as it was given.  names: columns that it asks for."""
+    """A condition on entries. said: what it was given as, and the condition.  names: columns that it asks for."""
 
-    text: str
+    said: str
     tree: ast.expr
     names: frozenset[str]
 
     @staticmethod
-    def parse(text: str) -> Where:
+    def parse(text: str, key: str = "--where") -> Where:
         """Comparisons of columns with numbers, texts and {sets}, `in`, + - * /, joined by and, or, not and brackets.
 
         Raises BadInput, in one line with the columns, for anything else.
         """
-        said = text.strip()
-        if not said or len(said) > LONGEST:
-            raise _refused(text, f"write a condition of at most {LONGEST} characters")
+        text = text.strip()
+        said = f"{key} {text[:80]!r}"
+        if not text or len(text) > LONGEST:
+            raise _refused(said, f"write a condition of at most {LONGEST} characters")
         try:
-            tree = ast.parse(said, mode="eval").body
+            tree = ast.parse(text, mode="eval").body
             names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} - set(_WORDS)
-            _check(tree, text)
+            _check(tree, said)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            hint = " (equality is ==)" if "=" in said and "==" not in said else ""
-            raise _refused(text, f"it cannot be read{hint}") from error
-        return Where(text, tree, frozenset(names))
+            hint = " (equality is ==)" if "=" in text and "==" not in text else ""
+            raise _refused(said, f"it cannot be read{hint}") from error
+        return Where(said, tree, frozenset(names))
 
     def __call__(self, entry: Entry) -> bool:
         """Whether an entry is meant. What is not known is neither above nor below anything.
@@ -102,34 +103,34 @@ class Where:
         try:
             return bool(_value(self.tree, known))
         except TypeError as error:
-            raise _refused(self.text, f"it compares what cannot be compared ({error})") from error
+            raise _refused(self.said, f"it compares what cannot be compared ({error})") from error
 
 
-def _refused(text: str, why: str) -> BadInput:
-    return BadInput(f"--where {text[:80]!r}: {why}; columns: {', '.join(NAMES)}")
+def _refused(said: str, why: str) -> BadInput:
+    return BadInput(f"{said}: {why}; columns: {', '.join(NAMES)}")
 
 
-def _check(node: ast.AST, text: str) -> None:
+def _check(node: ast.AST, said: str) -> None:
     """Raises BadInput for a part of the expression that is not in the list of what is known."""
     if isinstance(node, ast.Name):
         if node.id not in NAMES and node.id not in _WORDS:
-            raise _refused(text, f"unknown column {node.id[:40]}{near_miss(node.id, NAMES)}; text stands in quotes")
+            raise _refused(said, f"unknown column {node.id[:40]}{near_miss(node.id, NAMES)}; text stands in quotes")
     elif isinstance(node, ast.Constant):
         if not isinstance(node.value, str | int | float | None) or len(str(node.value)) > 200:
-            raise _refused(text, "values are numbers, texts, true, false and none")
+            raise _refused(said, "values are numbers, texts, true, false and none")
     elif isinstance(node, ast.BoolOp | ast.Compare | ast.Set | ast.List | ast.Tuple):
         for inner in ast.iter_child_nodes(node):
             if isinstance(inner, ast.expr):
-                _check(inner, text)
+                _check(inner, said)
         if isinstance(node, ast.Compare) and any(type(op) not in _COMPARED for op in node.ops):
-            raise _refused(text, "compare by == != < <= > >= in, not in")
+            raise _refused(said, "compare by == != < <= > >= in, not in")
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub):
-        _check(node.operand, text)
+        _check(node.operand, said)
     elif isinstance(node, ast.BinOp) and type(node.op) in _COMPUTED:
-        _check(node.left, text)
-        _check(node.right, text)
+        _check(node.left, said)
+        _check(node.right, said)
     else:
-        raise _refused(text, f"{ast.unparse(node)[:40]} is no comparison")
+        raise _refused(said, f"{ast.unparse(node)[:40]} is no comparison")
 
 
 def _value(node: ast.AST, known: Mapping[str, Any]) -> Any:

@@ -137,7 +137,7 @@ def _take(manifest: Manifest, run: _Run, read_as: str | None, command: str | Non
         else:
             registry.write(made, calculation, "deeph")
         told: dict[str, Any] = {
-            "program": calculation.provenance.program or found.name,
+            "program": calculation.provenance.program or (None if isinstance(found, DeepH) else found.name),
             "version": calculation.provenance.version,
             "command": command,
             "source": str(run.path.absolute()),
