@@ -58,7 +58,7 @@ def scf(
     from nearsight.core.units import HARTREE_EV
     from nearsight.dft.run import run_scf
     from nearsight.dft.settings import Settings
-    from nearsight.dft.setup import chosen_kmesh
+    from nearsight.dft.setup import chosen_kmesh, why_kmesh
     from nearsight.dft.trace import Trace, iterations_of, saved_iterations
     from nearsight.formats.outputs import claim_file, claim_folder
     from nearsight.formats.registry import read_structure
@@ -132,7 +132,8 @@ def scf(
     print(
         f"E = {state.total * HARTREE_EV:.6f} eV, free energy {state.free * HARTREE_EV:.6f} eV, "
         f"Fermi level {state.fermi_level * HARTREE_EV:.4f} eV, {len(state.steps)} iterations; "
-        f"k-mesh {_joined(chosen_kmesh(found, settings))}, mesh {_joined(state.functional.mesh.shape)}; in {out}"
+        f"k-mesh {_joined(chosen_kmesh(found, settings))} ({why_kmesh(found, settings)}), "
+        f"mesh {_joined(state.functional.mesh.shape)}; in {out}"
     )
     if start is not None:
         print(f"begun with {start}: first residual {state.steps[0].residual * HARTREE_EV:.1e} eV")

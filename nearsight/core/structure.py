@@ -42,6 +42,8 @@ class Structure:
     moments: initial magnetic moments that the input states, [atoms] along one axis or vectors [atoms, 3] [mu_B]; what a
     calculation with spin begins with if it is told no others.  charges: initial charges that the input states [atoms], e.
     provenance: how it was made, if the input says so (names of `PROVENANCE`); no result depends on it.
+    periodic: whether the input says that it goes on along each cell vector. Every calculation is periodic; along one where
+    it is said to end one k-point is taken where no mesh is given.
     """
 
     cell: Tensor
@@ -50,6 +52,7 @@ class Structure:
     moments: Tensor | None = None
     charges: Tensor | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    periodic: tuple[bool, bool, bool] = (True, True, True)
 
     @staticmethod
     def from_ase(atoms: Atoms) -> Structure:
@@ -83,6 +86,7 @@ class Structure:
             torch.tensor(moments, dtype=torch.float64) if moments.any() else None,
             torch.tensor(charges, dtype=torch.float64) if charges.any() else None,
             {k: plain(atoms.info[k]) for k in PROVENANCE if k in atoms.info} if atoms.info.get("generator") else {},
+            (bool(atoms.pbc[0]), bool(atoms.pbc[1]), bool(atoms.pbc[2])),
         )
 
     def to_ase(self) -> Atoms:
@@ -139,14 +143,21 @@ class Structure:
         cell = self.cell.to(*args, **kwargs)
         moments, charges = (None if x is None else x.to(*args, **kwargs) for x in (self.moments, self.charges))
         return Structure(
-            cell, self.positions.to(*args, **kwargs), self.numbers.to(cell.device), moments, charges, self.provenance
+            cell,
+            self.positions.to(*args, **kwargs),
+            self.numbers.to(cell.device),
+            moments,
+            charges,
+            self.provenance,
+            self.periodic,
         )
 
     def reordered(self, order: Sequence[int]) -> Structure:
         """The structure whose atom n is atom order[n] of this one."""
         index = torch.tensor(list(order), dtype=torch.int64, device=self.numbers.device)
         moments, charges = (None if x is None else x[index] for x in (self.moments, self.charges))
-        return Structure(self.cell, self.positions[index], self.numbers[index], moments, charges, self.provenance)
+        positions, numbers = self.positions[index], self.numbers[index]
+        return replace(self, positions=positions, numbers=numbers, moments=moments, charges=charges)
 
     _repr_html_ = drawn_by("nearsight.report.notebook:structure")
 
@@ -211,7 +222,8 @@ def supercell(structure: Structure, repeats: tuple[int, int, int]) -> Structure:
         None if x is None else x.repeat(len(cells), *(1 for _ in x.shape[1:]))
         for x in (structure.moments, structure.charges)
     )
-    return Structure(structure.cell * scale, positions, structure.numbers.repeat(len(cells)), moments, charges)
+    numbers = structure.numbers.repeat(len(cells))
+    return Structure(structure.cell * scale, positions, numbers, moments, charges, periodic=structure.periodic)
 
 
 def plain(value: Any) -> Any:

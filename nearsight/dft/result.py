@@ -29,7 +29,8 @@ class Result:
     """A ground state in eV and Angstrom, by the names of result.json; None where a run has no such thing.
 
     energy_eV: by term, with total E, free E - T S, harris and zero_smearing.  residual_eV: largest element of |F - H|.
-    mesh, kmesh: of the run.  k_points: solved.  history: each iteration.  mulliken_charges [e] and, with spin, moments
+    mesh, kmesh: of the run.  kmesh_choice: what the latter is from.  k_points: solved.
+    history: each iteration.  mulliken_charges [e] and, with spin, moments
     [mu_B] of the atoms.  config: the settings, resolved.  species: where each came from.  start: what it began with.
     """
 
@@ -48,6 +49,7 @@ class Result:
     mulliken_moments: tuple[float, ...] | None = None
     forces_eV_per_Ang: tuple[tuple[float, ...], ...] | None = None
     stress_eV_per_Ang3: tuple[tuple[float, ...], ...] | None = None
+    kmesh_choice: str | None = None
     space_group: str | None = None
     symmetry_operations: int | None = None
     history: tuple[Mapping[str, float], ...] = field(default=(), repr=False)
@@ -58,7 +60,13 @@ class Result:
     versions: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @staticmethod
-    def of(state: GroundState, settings: Settings, wall_seconds: float, start: Mapping[str, Any] | None) -> Result:
+    def of(
+        state: GroundState,
+        settings: Settings,
+        wall_seconds: float,
+        start: Mapping[str, Any] | None,
+        kmesh_choice: str | None = None,
+    ) -> Result:
         """Forces and stress are computed here, where `settings.outputs` asks for them and the run converged."""
         functional, outputs = state.functional, settings.outputs
         forces, stress = None, None
@@ -85,6 +93,7 @@ class Result:
             residual_eV=state.steps[-1].residual * HARTREE_EV,
             mesh=tuple(functional.mesh.shape),
             kmesh=settings.kpoints.mesh or (),
+            kmesh_choice=kmesh_choice,
             k_points=len(state.kpoints),
             electrons=functional.electrons,
             orbitals=functional.layout.basis.size,

@@ -70,7 +70,8 @@ def run_scf(
 
     try:
         state = setup.ground_state(start, progress, seen)
-        write_result(out, state, Result.of(state, setup.settings, time.perf_counter() - began, begun_with))
+        seconds = time.perf_counter() - began
+        write_result(out, state, Result.of(state, setup.settings, seconds, begun_with, setup.why_kmesh))
     except Exception:
         raise
     except BaseException:  # a signal: the same command goes on

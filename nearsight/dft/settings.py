@@ -104,7 +104,7 @@ class KPointsTable(Table):
     """Points of the Brillouin zone."""
 
     mesh: tuple[int, int, int] | None = _of_one_cell(
-        None, "Gamma-centred k-mesh; null: the smallest with steps below spacing_per_ang."
+        None, "Gamma-centred k-mesh; null: the smallest with steps below spacing_per_ang, 1 along vacuum."
     )
     spacing_per_ang: float = Field(0.25, gt=0, description="Largest step of a k-mesh that is not given.")
     shift: tuple[float, float, float] = _of_one_cell(

@@ -47,12 +47,14 @@ class Setup:
     """A structure's functional with all that its ground state is found from.
 
     settings: resolved, see `resolved`.  moments: initial moment of each atom [mu_B]; None without spin.
+    why_kmesh: what its k-mesh is from.
     """
 
     settings: Settings
     functional: EnergyFunctional
     kpoints: KPoints
     moments: list[float] | None
+    why_kmesh: str = "given"
 
     __repr__ = one_line
 
@@ -62,10 +64,10 @@ class Setup:
 
         Raises BadInput or MissingData for what cannot be computed, Unavailable for a device that is not there.
         """
-        settings = resolved(structure, settings)
+        why, settings = why_kmesh(structure, settings), resolved(structure, settings)
         functional = functional_for(structure, settings, species)
         moments = initial_moments(functional, settings)
-        return Setup(settings, functional, chosen_kpoints(functional, settings, moments), moments)
+        return Setup(settings, functional, chosen_kpoints(functional, settings, moments), moments, why)
 
     @property
     def kT(self) -> float:
@@ -185,14 +187,29 @@ def quadrature_for(species: Mapping[int, Species], choice: str) -> Quadrature:
 
 
 def chosen_kmesh(structure: Structure, settings: Settings) -> tuple[int, int, int]:
-    """The mesh that was asked for, or the smallest with steps below `spacing_per_ang` along each reciprocal vector."""
+    """The mesh that was asked for, or the smallest with steps below `spacing_per_ang` along each reciprocal vector.
+
+    One point then stands for a direction of vacuum (`kpoints.vacuum_axes`): a molecule in a box has Gamma alone.
+    """
     if settings.kpoints.mesh is not None:
         return settings.kpoints.mesh
     spacing, lengths = settings.kpoints.spacing_per_ang, structure.reciprocal.norm(dim=1) / BOHR_ANG  # 1/Angstrom
     if float(lengths.max()) > 1e6 * spacing:
         raise BadInput(f"kpoints.spacing_per_ang {spacing:g} makes more than a million k-points: take a larger one")
-    a, b, c = (max(1, ceil(x / spacing - 1e-6)) for x in lengths.tolist())
+    empty = kpoints.vacuum_axes(structure)
+    a, b, c = (1 if x in empty else max(1, ceil(k / spacing - 1e-6)) for x, k in enumerate(lengths.tolist()))
     return a, b, c
+
+
+def why_kmesh(structure: Structure, settings: Settings) -> str:
+    """Where a k-mesh is from, in words: given, or by what it was chosen."""
+    if settings.kpoints.mesh is not None:
+        return "given"
+    empty = ["abc"[x] for x in kpoints.vacuum_axes(structure)]
+    chosen = f"steps below {settings.kpoints.spacing_per_ang:g} 1/Angstrom"
+    if len(empty) == 3:
+        return "Gamma alone: vacuum on all sides"
+    return f"{chosen}, one point along {' and '.join(empty)}: vacuum" if empty else chosen
 
 
 def resolved(structure: Structure, settings: Settings) -> Settings:

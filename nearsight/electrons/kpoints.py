@@ -17,6 +17,7 @@ from nearsight.core.memory import check_room
 from nearsight.core.structure import Structure
 
 _FARTHEST = 100  # steps, of a shifted mesh: a whole step is none
+GAP = 10.0  # Bohr
 _BYTES = 120  # that a point of a mesh takes while it is made
 
 
@@ -182,7 +183,7 @@ def band_path(structure: Structure, points: int = 200, labels: str | None = None
                 f"{'-'.join(list(corners)[:2])}"
             )
     else:
-        empty = _vacuum_axes(cell, fractional)
+        empty = vacuum_axes(structure)
         segments = [
             (a, b)
             for a, b in found["path"]
@@ -253,14 +254,17 @@ def _cosines(vectors: Tensor) -> Tensor:
     return unit @ unit.T
 
 
-def _vacuum_axes(cell: np.ndarray, fractional: np.ndarray, gap: float = 10.0) -> list[int]:
-    """Lattice directions along which the atoms leave more than `gap` Bohr empty."""
+def vacuum_axes(structure: Structure) -> list[int]:
+    """Lattice directions along which states hardly depend on k: the atoms leave more than 10 Bohr (5.3 angstrom) empty, which
+    orbitals do not bridge, or the input says that the structure does not go on."""
+    cell = structure.cell.detach().cpu().double().numpy()
     normals = np.linalg.inv(cell)
+    fractional = structure.positions.detach().cpu().double().numpy() @ normals
     axes = []
     for x in range(3):
         height = 1 / np.linalg.norm(normals[:, x])
         f = np.sort(fractional[:, x] % 1.0)
         largest = max(np.diff(np.append(f, f[0] + 1.0)))
-        if largest * height > gap:
+        if largest * height > GAP or not structure.periodic[x]:
             axes.append(x)
     return axes

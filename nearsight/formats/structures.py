@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nearsight.core.errors import BadInput
 from nearsight.core.pairs import neighbours
-from nearsight.core.structure import PROVENANCE, Structure, check_bounds
+from nearsight.core.structure import APART_ANG, PROVENANCE, Structure, check_bounds
 from nearsight.core.units import BOHR_ANG
 from nearsight.formats.ase_files import last_frame, stream
 from nearsight.formats.files import read_json
@@ -147,7 +147,7 @@ def _structure_of(atoms: Atoms, name: str, vacuum: float | None) -> Structure:
         if not empty:
             raise BadInput(f"{name} has a cell: --vacuum is for molecules, sheets and wires without one")
         atoms.center(vacuum=vacuum, axis=tuple(empty))
-        atoms.pbc[empty] = True
+        atoms.pbc[empty] = 2 * vacuum < APART_ANG  # a box; what is no box is taken as it is
     elif not atoms.cell.array.any():
         raise BadInput(
             f"{name} has no cell: put the molecule in a box with --vacuum ANGSTROM (5 or more), or give the file a cell"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -26,7 +27,10 @@ def random_rotation(random: np.random.Generator) -> Tensor:
 def turned(structure: Structure, rotation: Tensor) -> Structure:
     """The atoms turned about their centre by R [3, 3]; the cell stays."""
     centre = structure.positions.mean(0)
-    return Structure(structure.cell, centre + (structure.positions - centre) @ rotation.T, structure.numbers)
+    moments = structure.moments
+    if moments is not None and moments.ndim == 2:
+        moments = moments @ rotation.T
+    return replace(structure, positions=centre + (structure.positions - centre) @ rotation.T, moments=moments)
 
 
 def check_room(structure: Structure, name: str, apart: float = APART_ANG / BOHR_ANG) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from math import ceil, sqrt
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +20,7 @@ from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG
-from nearsight.electrons.kpoints import _vacuum_axes, mesh_points
+from nearsight.electrons.kpoints import mesh_points, vacuum_axes
 from nearsight.electrons.smearing import FERMI_DIRAC
 
 Size = tuple[int, int, int]
@@ -29,9 +28,7 @@ Size = tuple[int, int, int]
 
 def periodic_axes(structure: Structure, *matrices: BlockMatrix | None) -> list[int]:
     """Lattice directions along which states depend on k: no vacuum of more than 10 Bohr, and pairs that reach other cells."""
-    cell = structure.cell.detach().cpu().double().numpy()
-    fractional = structure.positions.detach().cpu().double().numpy() @ np.linalg.inv(cell)
-    empty = _vacuum_axes(cell, fractional)
+    empty = vacuum_axes(structure)
     given = [m for m in matrices if m is not None]
     return [
         x for x in range(3) if x not in empty and (not given or any(bool((m.pairs.R[:, x] != 0).any()) for m in given))

@@ -157,7 +157,7 @@ def thermal(harmonic: Harmonic, recipe: Modes, index: int) -> Structure:
     kT = BOLTZMANN_HA * float(random.uniform(*recipe.temperature_K))
     steps = harmonic.displacements(kT, recipe.floor_mev / (1000 * HARTREE_EV), random)
     s = harmonic.minimum
-    moved = Structure(s.cell, s.positions + steps, s.numbers)
+    moved = replace(s, positions=s.positions + steps)
     return turned(moved, random_rotation(random)) if recipe.rotate else moved
 
 
@@ -258,6 +258,7 @@ def _relaxed(structure: Structure, repeats: tuple[int, int, int], scf: Settings,
 
     settings = scf.model_dump(exclude_unset=True, exclude={"solver": {"start"}, "outputs": True})
     atoms = structure.to_ase()
+    atoms.pbc = structure.periodic
     atoms.calc = Nearsight(**settings)
     atoms.set_constraint(_ImagesTogether(repeats))
     if not BFGS(atoms, logfile=None).run(fmax=largest, steps=_STEPS):
@@ -265,7 +266,7 @@ def _relaxed(structure: Structure, repeats: tuple[int, int, int], scf: Settings,
             f"modes: forces above {largest:g} eV/angstrom are left after {_STEPS} steps of relaxation: give a structure "
             "nearer to its minimum, a larger relax_ev_per_ang, or a finer mesh (scf.mesh_cutoff_ry, scf.xc_refinement)"
         )
-    return Structure(structure.cell, torch.from_numpy(atoms.positions / BOHR_ANG), structure.numbers)
+    return replace(structure, positions=torch.from_numpy(atoms.positions / BOHR_ANG))
 
 
 class _ImagesTogether:
@@ -321,7 +322,7 @@ def _table(structure: Structure) -> dict[str, Any]:
         "numbers": structure.numbers.tolist(),
         "cell_Ang": (structure.cell * BOHR_ANG).tolist(),
         "positions_Ang": (structure.positions * BOHR_ANG).tolist(),
-    }
+    } | ({} if all(structure.periodic) else {"periodic": list(structure.periodic)})
 
 
 def _structure(table: Mapping[str, Any], place: Path) -> Structure:
@@ -329,7 +330,9 @@ def _structure(table: Mapping[str, Any], place: Path) -> Structure:
         cell, positions = (
             torch.tensor(table[k], dtype=torch.float64) / BOHR_ANG for k in ("cell_Ang", "positions_Ang")
         )
-        return Structure(cell.reshape(3, 3), positions.reshape(-1, 3), torch.tensor(table["numbers"]))
+        a, b, c = (bool(x) for x in table.get("periodic", (True, True, True)))
+        numbers = torch.tensor(table["numbers"])
+        return Structure(cell.reshape(3, 3), positions.reshape(-1, 3), numbers, periodic=(a, b, c))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BadInput(f"{place} is damaged: remove it, and it is made again") from error
 
