@@ -38,6 +38,10 @@ bench: install
 	$(BIN)/python bench/scf_speed.py $(if $(REFERENCE),--siesta $(REFERENCE)/reference)
 	$(if $(REFERENCE),$(BIN)/python bench/siesta.py $(REFERENCE)/reference/siesta)
 	$(if $(REFERENCE),$(BIN)/python bench/properties.py $(REFERENCE)/reference/siesta)
+	$(if $(REFERENCE),$(BIN)/python bench/overlap.py $(REFERENCE)/reference/siesta)
+	$(if $(wildcard $(REFERENCE)/external),$(BIN)/python bench/formats.py $(REFERENCE)/external $(REFERENCE)/reference/siesta)
+	$(if $(wildcard $(REFERENCE)/external),$(BIN)/python bench/damage.py $(REFERENCE)/external $(REFERENCE)/reference/siesta)
+	$(if $(wildcard $(REFERENCE)/external),$(BIN)/python bench/convert.py $(REFERENCE)/external)
 	$(if $(REFERENCE),$(BIN)/python bench/eos.py $(REFERENCE)/structures/acwf)
 	$(if $(REFERENCE),$(BIN)/python bench/network_accuracy.py --reference $(REFERENCE)/reference)
 

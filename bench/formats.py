@@ -1,10 +1,10 @@
-"""Other programs' data, proved by physics: every real set is read, checked, damaged on purpose, and written again.
+"""Other programs' data, proved by physics: every real set is read, checked, and written again (damage: bench/damage.py).
 
     python bench/formats.py /path/to/external [/path/to/reference/siesta]
 
 The first folder holds runs of OpenMX, SIESTA, ABACUS and FHI-aims and sets in both DeepH layouts, the second calculation
 folders of SIESTA.  For each: what Tr[D S] and the eigenvalues are off the program's own, the share of S off the two-centre
-law, how many kinds of damage (tests/formats/damage.py) are found and named, and whether what is written is read again.
+law, and whether what is written is read again.
 """
 
 from __future__ import annotations
@@ -24,9 +24,6 @@ from nearsight.formats.levels import Levels, levels_beside
 from nearsight.formats.matrix_file import MatrixFile
 from nearsight.properties.check import check
 from nearsight.properties.two_centre import axial_violation
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.formats.damage import DAMAGES, changes_nothing
 
 
 def main(*roots: str) -> None:
@@ -59,16 +56,14 @@ def row(path: Path, root: Path) -> dict[str, Any]:
         "electrons_off": None if c.density_matrix is None or not c.electrons else count(c),
         "axial": axial_violation(c.require_overlap(), c.structure),
         "broken_laws": [f.law for f in check(c) if not f.holds],
-        "damage": damage(c),
         "read_again_eV": read_again(c),
         "seconds": seconds,
     }
-    d = found["damage"]
     text = {k: "-" if found[k] is None else f"{found[k]:.1e}" for k in ("levels_off_eV", "electrons_off", "axial")}
     print(
         f"{found['set']:<38} {found['format']:<9} {found['formula']:<7} {found['spin']:<9} levels {text['levels_off_eV']:<8} "
         f"N {text['electrons_off']:<8} axial {text['axial']:<8} laws broken {len(found['broken_laws'])} "
-        f"damage {d['named']}/{d['done']} again {found['read_again_eV']:.0e} {seconds:.2f} s",
+        f"again {found['read_again_eV']:.0e} {seconds:.2f} s",
         flush=True,
     )
     return found
@@ -82,18 +77,6 @@ def off(c: Calculation, levels: Levels) -> float:
 def count(c: Calculation) -> float:
     D = c.require_density_matrix().on(c.require_overlap().layout)
     return abs(float(D.trace(c.require_overlap()).real) - float(c.electrons or 0))
-
-
-def damage(c: Calculation) -> dict[str, Any]:
-    """named: of done; what is no damage (the same numbers, or the same crystal in other words) is not counted."""
-    missed, nothing = [], []
-    for name, (change, words) in DAMAGES.items():
-        damaged = change(c)
-        broken = [f.found for f in check(damaged) if not f.holds]
-        if not any(w in text for w in words for text in broken):
-            (nothing if changes_nothing(c, damaged) else missed).append(name)
-    done = len(DAMAGES) - len(nothing)
-    return {"done": done, "named": done - len(missed), "missed": missed, "no_damage": nothing}
 
 
 def read_again(c: Calculation) -> float:

@@ -19,6 +19,7 @@ import mutations
 import numpy as np
 import torch
 from ase.io import write as write_ase
+from fuzzed_bases import basis_files, judge_basis, read_basis_file
 from mutations import Random, pick
 from scipy.interpolate import CubicSpline
 
@@ -464,6 +465,7 @@ READERS: dict[str, Fuzzed] = {
     "set": Fuzzed(_yaml_file("set.yaml", SET), table, _read_set, _judge_settings),
     "training": Fuzzed(_yaml_file("model.yaml", MODEL), table, _read_training, _judge_settings),
     "model": Fuzzed(_models, _alter_model, _read_model, _judge_model),
+    **{kind: Fuzzed(basis_files(kind), text, read_basis_file, judge_basis) for kind in ("pao", "orb")},
     "cube": Fuzzed(_volumes(write_cube, "n.cube"), text, read_cube, _judge_volume),
     "xsf": Fuzzed(_volumes(write_xsf, "n.xsf"), text, read_xsf, _judge_volume),
 }

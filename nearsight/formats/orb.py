@@ -55,6 +55,12 @@ class ORB(BasisFormat):
             )
         points = _count(text, r"Mesh\s+(\d+)", "Mesh", path, _MOST_POINTS)
         spacing = _spacing(text, path)
+        radius = _positive(text, r"Radius Cutoff\(a\.u\.\)\s+(\S+)", "Radius Cutoff", path)
+        if abs((points - 1) * spacing - radius) > 2.5 * spacing:
+            raise BadInput(
+                f"{path}: {points} points in steps of {spacing:g} do not end at its Radius Cutoff, {radius:g} Bohr; copy "
+                "it again"
+            )
         told = "".join(f"{LETTERS[l]}{n}" for l, n in enumerate(counts) if n)
         if shells is not None and shells != told:
             raise BadInput(f"{path} holds {told}, not {shells}: an .orb file is taken as it is, or another one is")
@@ -134,11 +140,18 @@ def _count(text: str, pattern: str, key: str, path: Path, most: int) -> int:
 
 
 def _spacing(text: str, path: Path) -> float:
-    word = _word(text, r"dr\s+(\S+)", "dr", path)
+    value = _positive(text, r"dr\s+(\S+)", "dr", path)
+    if not 1e-4 <= value <= 0.1:
+        raise BadInput(f"{path}: dr {value:g} is no spacing of a grid [Bohr]; copy it again")
+    return value
+
+
+def _positive(text: str, pattern: str, key: str, path: Path) -> float:
+    word = _word(text, pattern, key, path)
     try:
         value = float(word)
     except ValueError:
         value = float("nan")
-    if not 1e-4 <= value <= 0.1:
-        raise BadInput(f"{path}: dr {word:.20} is no spacing of a grid [Bohr]; copy it again")
+    if not 0 < value < 1e6:
+        raise BadInput(f"{path}: {key} {word:.20} is no length that can be meant; copy it again")
     return value

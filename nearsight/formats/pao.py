@@ -62,7 +62,7 @@ class PAO(BasisFormat):
                 raise BadInput(
                     f"{path} has {table.shape[1] - 2} functions of l = {l}, not {count}: ask for fewer in {shells}"
                 )
-            r = _grid(table[:, 1], cutoff, path)
+            r = _grid(table[:, 0], table[:, 1], cutoff, path)
             for k in range(count):
                 values = table[:, 2 + k]
                 rough = np.abs(np.diff(values, 4)).max()
@@ -133,10 +133,12 @@ def _table(text: str, l: int, path: Path) -> NDArray[np.float64]:
     return table
 
 
-def _grid(r: NDArray[np.float64], cutoff: float, path: Path) -> NDArray[np.float64]:
-    """The radii, if they rise from the nucleus to beyond the cutoff."""
+def _grid(x: NDArray[np.float64], r: NDArray[np.float64], cutoff: float, path: Path) -> NDArray[np.float64]:
+    """The radii exp(x), if they rise from the nucleus to beyond the cutoff."""
     if not (0 < r[0] < 0.5 * _INNER and (np.diff(r) > 0).all()):
         raise BadInput(f"{path}: its radii do not rise from the nucleus outwards; copy it again")
+    if np.abs(x - np.log(r)).max() > 1e-6:  # 15 decimals of a radius of 1e-4
+        raise BadInput(f"{path}: its radii are not the exponentials of the first column; copy it again")
     if not 1.0 < cutoff <= 100 or r[-1] < cutoff:
         raise BadInput(
             f"{path}: radial.cutoff.pao {cutoff:g} Bohr is not within its grid, which ends at {r[-1]:g}; copy it again"

@@ -127,7 +127,8 @@ ORB, PAO = orb_text(CARBON), pao_text(CARBON)
         ),
         ("C.orb", re.sub(r"Mesh +\d+", "Mesh 99999999999", ORB), None, "more than the 20000"),
         ("C.orb", re.sub(r"Sorbital--> +2", "Sorbital--> 7", ORB), None, "missing"),
-        ("C.orb", re.sub(r"dr +0.01", "dr -0.01", ORB), None, "no spacing"),
+        ("C.orb", re.sub(r"dr +0.01", "dr -0.01", ORB), None, "no length"),
+        ("C.orb", re.sub(r"dr +0.01", "dr 0.02", ORB), None, "do not end at its Radius Cutoff"),
         ("C.orb", orb_text(CARBON, scale=1.5), None, "norm 2.25"),
         (
             "C.orb",
@@ -183,6 +184,12 @@ def test_which_file_is_taken_is_said(tmp_path):
         choose(tmp_path, "C", ["C7.0-s2p1", "C6.0-s2p1"])
     with pytest.raises(MissingData, match="no such folder"):
         choose(tmp_path / "nowhere", "C")
+
+
+def test_radii_that_are_no_exponentials_are_refused(tmp_path):
+    moved = PAO.replace("-7.800000000000000 ", "-7.700000000000000 ", 1)
+    with pytest.raises(BadInput, match="exponentials"):
+        read_basis(write(tmp_path / "C6.pao", moved), "C", "s2")
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def bench() -> ModuleType:
 READERS = [
     *("ion_xml", "upf", "psml", "psp8", "gth", "calculation"),
     *("deeph-old", "openmx", "siesta", "abacus", "aims", "pyscf", "deeptb", "poscar", "xyz", "cif"),
-    *("settings", "setup", "set", "training", "model", "cube", "xsf"),
+    *("settings", "setup", "set", "training", "model", "pao", "orb", "cube", "xsf"),
 ]
 
 
