@@ -130,8 +130,8 @@ def overlap_from(structure: Structure, source: OrbitalSource, initial_hamiltonia
     """`overlap` from an OrbitalSource."""
     structure = check_structure(structure)
     bases = source.elements(structure.numbers.tolist())
-    told = {b.symbol: {"shells": list(b.shells), **b.provenance} for b in bases.values()}
-    record: dict[str, Any] = {"overlap_of": told, "initial_hamiltonian": initial_hamiltonian}
+    files = {b.symbol: {"shells": list(b.shells), **b.provenance} for b in bases.values()}
+    record: dict[str, Any] = {"overlap_of": files, "initial_hamiltonian": initial_hamiltonian}
     counts = {z: _electrons(b) for z, b in bases.items()}
     numbers = [counts[z] for z in structure.numbers.tolist()]
     electrons = None if None in numbers else sum(n for n in numbers if n is not None)
@@ -152,7 +152,8 @@ def overlap_from(structure: Structure, source: OrbitalSource, initial_hamiltonia
         place = {} if source.folder is None else {"species" if of_files else "pseudopotentials": source.folder}
         table = settings.basis.model_copy(update=place)
         settings = settings.model_copy(update={"basis": table})
-        record["config"] = settings.model_dump(mode="json", include={"schema_version", *_USED})
+        told = ("basis",) if of_files and not initial_hamiltonian else _USED  # S of files knows no functional
+        record["config"] = settings.model_dump(mode="json", include={"schema_version", *told})
     return Calculation(
         structure,
         S,

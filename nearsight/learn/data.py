@@ -217,9 +217,13 @@ def read_labelled(path: Path) -> Calculation:
 
 
 def require_ground_state(found: Calculation, path: Path) -> None:
-    """Raises BadInput, naming the folder, for a state that did not converge, or the prediction of a network."""
+    """Raises BadInput, naming the folder, for a state that did not converge, H0, or the prediction of a network."""
     if found.converged is False:
         raise BadInput(f"{path} did not converge (result.json): go on with it, or leave this folder out of the data")
+    if found.result.get("initial_hamiltonian") is True:
+        raise BadInput(
+            f"{path} holds H0 of neutral atoms (nearsight overlap --h0), no ground state to learn from: leave it out"
+        )
     if found.result.get("prediction"):
         raise BadInput(
             f"{path} is a prediction, no ground state to learn from: compute it, or leave this folder out of the data"

@@ -83,7 +83,8 @@ class TrainedModel:
         if self.reference is None:
             raise MissingData(
                 "this model does not know the orbitals of its data, so it cannot compute an overlap: "
-                "train it with data.species (a folder of <Symbol>.ion.xml)"
+                "predict on a folder that has one (nearsight overlap NEW.cif --species ORBITALS -o S), or train with "
+                "data.species (a folder of <Symbol>.ion.xml)"
             )
         return self.reference.layout(structure)
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from ase.io import write as write_ase
 
-from nearsight.core.errors import MissingData
+from nearsight.core.errors import BadInput, MissingData
 from nearsight.formats.ion_xml import write_ion_xml
 from nearsight.formats.registry import read
+from nearsight.learn.data import require_ground_state
 from nearsight.learn.model import predict
 from tests import cases
 from tests.formats.basis_writers import orb_text, write
@@ -60,6 +61,8 @@ def test_one_structure_becomes_a_folder_that_is_read_and_checked(nearsight, tmp_
     )
     assert with_h0.status == 0 and read(tmp_path / "S").hamiltonian is not None
     assert nearsight("bands", tmp_path / "S", "-o", tmp_path / "b.png", "--points", 8).status == 0
+    with pytest.raises(BadInput, match="no ground state to learn from"):
+        require_ground_state(read(tmp_path / "S"), tmp_path / "S")
 
 
 def test_many_structures_resume_and_tell_their_failures(nearsight, tmp_path, ions, structures):

@@ -11,9 +11,10 @@ import torch
 import nearsight as ns
 from nearsight.core.errors import BadInput, MissingData
 from nearsight.core.gaussians import GaussianBasis, GaussianShell
-from nearsight.core.species import RadialFunction
+from nearsight.core.registry import BUILT_IN
+from nearsight.core.species import AtomicBasis, Orbital, RadialFunction
 from nearsight.dft.overlap import overlap
-from nearsight.formats.basis_files import choose, read_basis
+from nearsight.formats.basis_files import BasisFormat, choose, read_basis
 from nearsight.formats.ion_xml import write_ion_xml
 from nearsight.integrals.gaussian import GaussianTable
 from nearsight.integrals.two_center import TwoCenterTable
@@ -205,6 +206,34 @@ def test_radii_that_are_no_exponentials_are_refused(tmp_path):
 def test_words_without_bearing_are_refused(arguments, said):
     with pytest.raises(ns.BadInput, match=said):
         ns.overlap(cases.graphene(), **arguments)
+
+
+class Toy(BasisFormat):
+    """A third party's form: the name of an element, and a decay."""
+
+    name, endings = "toy", ("toy",)
+
+    def recognises(self, path, head):
+        return path.suffix == ".toy"
+
+    def read(self, path, symbol=None, shells=None):
+        element, decay = path.read_text().split()
+        r = np.linspace(0, 12, 1201)
+        values = np.exp(-float(decay) * r**2) * np.sqrt(4 / np.sqrt(np.pi)) * (2 * float(decay)) ** 0.75
+        return AtomicBasis(
+            element, 6, (Orbital(RadialFunction(0, values, r[1]), 1, 1, 0.0),), provenance={"file": path.name}
+        )
+
+
+def test_a_form_of_a_third_party_is_read_like_ours(tmp_path, monkeypatch):
+    monkeypatch.setitem(BUILT_IN["bases"], "toy", f"{__name__}:Toy")
+    write(tmp_path / "C.toy", "C 0.5")
+    S = overlap(cases.graphene(), tmp_path).overlap
+    distance = S.pairs.vectors(cases.graphene()).norm(dim=1)
+    assert float((S.values[0] - torch.exp(-0.25 * distance**2)).abs().max()) < 1e-6  # of two equal Gaussians
+    write(tmp_path / "C.toy", "N 0.5")
+    with pytest.raises(BadInput, match="holds N, not C"):
+        overlap(cases.graphene(), tmp_path)
 
 
 def test_no_h0_without_a_pseudopotential(tmp_path):
