@@ -20,7 +20,10 @@ from nearsight.core.errors import BadInput, Unavailable
 
 #: group -> kind -> "module:name". Modules load when a kind is asked for.
 BUILT_IN: dict[str, dict[str, str]] = {
-    "models": {"deeph2": "nearsight.models.deeph2:DeepH2"},
+    "models": {
+        "deeph2": "nearsight.models.deeph2:DeepH2",
+        "deeph2-density": "nearsight.models.density:DeepH2Density",
+    },
     "terms": {
         "ions": "nearsight.dft.terms.ions:Ions",
         "kinetic": "nearsight.dft.terms.one_body:Kinetic",

@@ -168,6 +168,17 @@ class EnergyFunctional:
             state, along = self.state(density_matrix), self.state(change)
             return self._matrix([t.kernel(state, along) for t in self.terms], state.spin)
 
+    def density_gradient(self, density: Tensor, gradient: BlockMatrix) -> Tensor:
+        """The derivative of sum_ij gradient_ij F_ij[n] in the density on the mesh [channels, x, y, z].
+
+        F_ij is linear in the potential, so that it is the change of the potential by the density that `gradient` makes as a
+        density matrix, times the volume of a point.
+        """
+        with torch.no_grad():
+            state, along = State(self.system, gradient, density), self.state(gradient)
+            potential = self._potential([t.kernel(state, along) for t in self.terms], gradient.spin)
+        return potential * self.mesh.volume_element
+
     def potential(self, state: State, electrostatic: bool = False) -> Tensor:
         """The Kohn-Sham potential on the mesh, conjugate to the density's channels [channels, x, y, z] (Ha).
 

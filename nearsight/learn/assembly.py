@@ -22,9 +22,10 @@ from nearsight.dft.settings import Settings
 from nearsight.dft.setup import load_species
 from nearsight.formats.files import read_json
 from nearsight.learn.cache import DiskCache, default_folder
-from nearsight.learn.config import EnergyLossConfig, TrainingConfig
+from nearsight.learn.config import BlocksLossConfig, DensityLossConfig, EnergyLossConfig, TrainingConfig
 from nearsight.learn.data import LabelledData, Reader, TrainingData, digest_of_orbitals, split
 from nearsight.learn.data_record import DataRecord
+from nearsight.learn.density import DensityTerm
 from nearsight.learn.domain import Domain, element_pairs, require_one_charge
 from nearsight.learn.energy import EnergyLoss, ProblemCache
 from nearsight.learn.losses import BlocksTerm, EnergyTerm, Loss, LossTerm
@@ -111,9 +112,9 @@ def _on_labels(given: _Given) -> Assembled:
         zip(names, origins, strict=True), "One network learns one functional and one basis: leave one of the sets out"
     )
     orbitals = find_reference(settings.data, settings.reference, folders.train, shells, None)
-    if given.target == "delta" and orbitals is None:
+    if given.target in ("delta", "density") and orbitals is None:
         raise MissingData(
-            "model.target delta needs the orbitals of the data: give data.species (a folder of <Symbol>.ion.xml)"
+            f"model.target {given.target} needs the orbitals of the data: give data.species (a folder of <Symbol>.ion.xml)"
         )
     known = "" if orbitals is None else digest_of_orbitals(orbitals)
     if orbitals is not None:
@@ -140,8 +141,19 @@ def _on_labels(given: _Given) -> Assembled:
     if start is None and not given.resumed:
         used = range(0, len(store), max(1, len(store) // STATISTICS_FROM))
         _fit(given, trained, _labelled(given, store, used))
-    assert settings.blocks is not None
-    return Assembled(trained, store, held_out, Loss([BlocksTerm(settings.blocks)]), None, record)
+    assert settings.labels is not None
+    return Assembled(trained, store, held_out, Loss([_label_term(settings.labels, trained)]), None, record)
+
+
+def _label_term(config: BlocksLossConfig | DensityLossConfig, trained: TrainedModel) -> LossTerm:
+    """Raises BadInput for a loss that does not serve the model's target."""
+    elements = trained.network.target.elements
+    if isinstance(config, BlocksLossConfig) and elements:
+        return BlocksTerm(config)
+    if isinstance(config, DensityLossConfig) and not elements:
+        return DensityTerm(config)
+    right = "blocks" if elements else "density"
+    raise BadInput(f"loss {config.kind} does not serve target {trained.target}: give loss {right}")
 
 
 def _fit(given: _Given, trained: TrainedModel, samples: list[tuple[Prepared, Tensor]]) -> None:
@@ -159,7 +171,7 @@ def _labelled(given: _Given, store: SampleStore, used: Sequence[int]) -> list[tu
 
 def _on_energy(given: _Given, energy: EnergyLossConfig) -> Assembled:
     settings, start, bar = given.settings, given.start, given.bar
-    labelled = settings.blocks is not None
+    labelled = settings.labels is not None
     paths = split(settings.data, labelled)
     recorded = recorded_settings(paths.train[0])
     given_keys = {name: set(table) for name, table in energy.scf.given.items() if isinstance(table, dict)}
@@ -221,7 +233,7 @@ def _on_energy(given: _Given, energy: EnergyLossConfig) -> Assembled:
     store, held_out = _stores(given, trained, data, held)
     if start is None and not given.resumed:
         _statistics(given, trained, store, data, term)
-    terms: list[LossTerm] = [] if settings.blocks is None else [BlocksTerm(settings.blocks)]
+    terms: list[LossTerm] = [] if settings.labels is None else [_label_term(settings.labels, trained)]
     newton = None if settings.trainer.newton_from is None else NewtonSteps(data, store)
     return Assembled(trained, store, held_out, Loss([*terms, term]), validator, record, newton)
 

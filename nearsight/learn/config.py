@@ -112,11 +112,25 @@ def model_config(table: Mapping[str, Any]) -> ModelConfig:
         kind = load("models", str(table.get("kind", "deeph2")))
     except BadInput as error:
         raise BadInput(f"model.kind: {error}") from error
+    target = table.get("target")
+    if isinstance(target, str) and target in kind.Config.elsewhere:
+        return model_config({**table, "kind": kind.Config.elsewhere[target]})
     found: ModelConfig = validated(kind.Config, table, "model")
     return found
 
 
-LossConfig = Annotated[BlocksLossConfig | EnergyLossConfig, Discriminator("kind")]
+class DensityLossConfig(Table):
+    """Coefficients of the density against those that fit the data best: the loss of target density.
+
+    The root of |dn - dn_data|^2 per atom in the metric of models/density_form.py, a Coulomb energy, averaged over structures.
+    weight: of this loss among several.
+    """
+
+    kind: Literal["density"] = "density"
+    weight: float = Field(1.0, gt=0)
+
+
+LossConfig = Annotated[BlocksLossConfig | DensityLossConfig | EnergyLossConfig, Discriminator("kind")]
 
 
 class ReferenceConfig(Table):
@@ -188,6 +202,16 @@ class TrainingConfig(Versioned):
     reference: ReferenceConfig = ReferenceConfig()
     trainer: TrainerConfig = TrainerConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _loss_of_the_target(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and "loss" not in given:
+            model = given.get("model")
+            target = model.get("target") if isinstance(model, Mapping) else getattr(model, "target", None)
+            if target == "density":
+                return {**given, "loss": "density"}
+        return given
+
     @field_validator("model", mode="before")
     @classmethod
     def _of_its_kind(cls, table: Any) -> Any:
@@ -205,7 +229,11 @@ class TrainingConfig(Versioned):
     def _one_of_each(self) -> TrainingConfig:
         kinds = [x.kind for x in self.loss]
         if not kinds or len(set(kinds)) < len(kinds):
-            raise ValueError("loss: give blocks, energy, or one of each")
+            raise ValueError("loss: give blocks (with target density: density), energy, or one of each")
+        wrong = "blocks" if self.model.target == "density" else "density"
+        if wrong in kinds and self.init_from is None:
+            right = "density" if wrong == "blocks" else "blocks"
+            raise ValueError(f"loss {wrong} does not serve target {self.model.target}: take {right}, or energy")
         if self.data.copies and kinds != ["energy"]:
             raise ValueError("data.copies have no labels: they serve loss energy alone")
         return self
@@ -213,7 +241,7 @@ class TrainingConfig(Versioned):
     @model_validator(mode="after")
     def _newton_needs(self) -> TrainingConfig:
         t = self.trainer
-        if t.newton_from is not None and (self.energy is None or self.blocks is not None or t.dtype != "float64"):
+        if t.newton_from is not None and (self.energy is None or self.labels is not None or t.dtype != "float64"):
             raise ValueError("trainer.newton_from needs loss energy, without blocks, and trainer.dtype float64")
         return self
 
@@ -237,6 +265,6 @@ class TrainingConfig(Versioned):
         return next((x for x in self.loss if isinstance(x, EnergyLossConfig)), None)
 
     @property
-    def blocks(self) -> BlocksLossConfig | None:
+    def labels(self) -> BlocksLossConfig | DensityLossConfig | None:
         """The loss of labels, or None."""
-        return next((x for x in self.loss if isinstance(x, BlocksLossConfig)), None)
+        return next((x for x in self.loss if not isinstance(x, EnergyLossConfig)), None)

@@ -110,11 +110,18 @@ class TrainingData(Protocol):
         """Of all that the source holds: the same for the same content, wherever it lies."""
 
 
+#: inputs that are made of the orbitals
+OF_ORBITALS = frozenset({"initial_hamiltonian", "functional"})
+
+
 class Reference(Protocol):
     """The orbitals behind a data set (reference.py)."""
 
     def initial_hamiltonian(self, structure: Structure) -> BlockMatrix:
         """H0 [Ha] of superposed atomic densities."""
+
+    def ground_state_of(self, found: Calculation) -> tuple[Any, Calculation]:
+        """The functional of a calculation's structure, and the calculation with the density matrix of its Hamiltonian."""
 
 
 @dataclass(frozen=True)
@@ -308,14 +315,14 @@ class LabelledData:
         return self.job(index, model)()
 
     def job(self, index: int, model: HamiltonianModel) -> Callable[[], Source]:
-        """With the calculation itself where it is in memory, else its path; H0 only for a model that takes it."""
+        """With the calculation itself where it is in memory, else its path; the orbitals only for a model that takes them."""
         known = self.reader.remembered(self.folders[index])
-        reference = self.reference if "initial_hamiltonian" in model.inputs else None
-        return partial(_source, self.folders[index], known, reference, "overlap" in model.inputs)
+        reference = self.reference if model.inputs & OF_ORBITALS else None
+        return partial(_source, self.folders[index], known, reference, model.inputs)
 
     def digest(self, index: int, model: HamiltonianModel) -> str:
         """Of the folder, and of what the model's target, spin and inputs make of it."""
-        orbitals = self.orbitals if "initial_hamiltonian" in model.inputs else ""
+        orbitals = self.orbitals if model.inputs & OF_ORBITALS else ""
         return f"{self.survey(index).digest} {model.target.name} {model.spin} {sorted(model.inputs)} {orbitals}"
 
     def shells(
@@ -341,12 +348,16 @@ class LabelledData:
         return known, reach
 
 
-def _source(path: Path, known: Calculation | None, reference: Reference | None, overlap: bool) -> Source:
+def _source(path: Path, known: Calculation | None, reference: Reference | None, inputs: frozenset[str]) -> Source:
     found = known or read_labelled(path)
     layout = found.require_hamiltonian().layout
-    h0 = None if reference is None else reference.initial_hamiltonian(found.structure).on(layout).values
-    inputs = Inputs(found.require_overlap().on(layout).values[0] if overlap else None, h0)
-    return Source(found.structure, layout, inputs, found)
+    overlap = found.require_overlap().on(layout).values[0] if "overlap" in inputs else None
+    h0 = functional = None
+    if "initial_hamiltonian" in inputs and reference is not None:
+        h0 = reference.initial_hamiltonian(found.structure).on(layout).values
+    if "functional" in inputs and reference is not None:
+        functional, found = reference.ground_state_of(found)
+    return Source(found.structure, layout, Inputs(overlap, h0, None, functional), found)
 
 
 def content(structure: Structure, layout: BlockLayout, *matrices: BlockMatrix) -> str:

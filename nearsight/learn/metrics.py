@@ -30,6 +30,7 @@ class Metrics:
     model has it.  energy: means of `EnergyFigures` over the held-out structures, where the loss has an energy.  best: the
     lowest MAE, or with an energy loss the lowest energy error [micro-eV per atom] (without ground states its bound).
     skipped: structures that are set aside, with the reason.  backed_off: times that the training went back to a good state.
+    unit: of validation_mae and best, where these are no energies.
     """
 
     epoch: int
@@ -44,3 +45,4 @@ class Metrics:
     energy: dict[str, float | None] | None = None
     skipped: dict[str, str] = field(default_factory=dict)
     backed_off: int = 0
+    unit: str = "meV"

@@ -135,7 +135,8 @@ class TrainedModel:
         reference = self.reference
         overlap = reference.overlap(structure, layout).values[0] if "overlap" in names else None
         h0 = reference.initial_hamiltonian(structure).on(layout).values if "initial_hamiltonian" in names else None
-        return Inputs(overlap, h0)
+        functional = reference.functional(structure, self.network.device.type) if "functional" in names else None
+        return Inputs(overlap, h0, None, functional)
 
     def start_for(self, structure: Structure, settings: Settings) -> BlockMatrix:
         """The prediction [Ha] as the start of a self-consistency cycle with these settings.

@@ -64,9 +64,9 @@ class TrainingProgress:
             self.note(f"preparing: {done} of {total} {what}, {left:.0f} s left")
 
     def advance(self, share: float, loss: float | None, progress: Any) -> None:
-        """The bar stands at a share of the budget in 0..1, with the epoch and the loss [meV] beside it."""
+        """The bar stands at a share of the budget in 0..1, with the epoch and the loss beside it."""
         if self.bar.live.is_started:
-            figures = f"epoch {progress.epoch + 1}" + ("" if loss is None else f", loss {loss:.3g} meV")
+            figures = f"epoch {progress.epoch + 1}" + ("" if loss is None else f", loss {loss:.3g}")
             self.bar.update(self.task, completed=share, figures=figures)
 
     def note(self, text: str) -> None:
@@ -85,7 +85,7 @@ class TrainingProgress:
         self.bar.console.print(
             f"epoch {metrics.epoch:5d}  step {metrics.step:6d}  {metrics.minutes:6.1f} min  "
             f"lr {metrics.learning_rate:.1e}  train {loss:>8s}  "
-            f"validation {held_out:>8s} meV  "
+            f"validation {held_out:>8s} {metrics.unit}  "
             + (f"(best {best})" if _no_energy(energy) else f"{_energies(energy)}  (best {best} ueV/atom)"),
             highlight=False,
             soft_wrap=True,

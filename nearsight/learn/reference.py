@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, MissingData
 from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
+from nearsight.core.spin import NONE
 from nearsight.core.structure import SYMBOLS, Structure
+from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.settings import Settings, differing
-from nearsight.dft.setup import initial_hamiltonian, load_species, quadrature_for
+from nearsight.dft.setup import Setup, functional_for, initial_hamiltonian, load_species, quadrature_for
 from nearsight.formats.files import whole_file
 from nearsight.formats.ion_xml import read_ion_xml, write_ion_xml
 from nearsight.formats.registry import read_settings
@@ -76,6 +78,27 @@ class OrbitalReference:
                 f"the orbitals found for {name} are not those of its matrices: an overlap differs by {apart:.1e}. Give the "
                 "folder of those orbitals as data.species"
             )
+
+    def functional(self, structure: Structure, device: str = "cpu") -> EnergyFunctional:
+        """The energy functional of the settings, with no mesh of points but the structure's own."""
+        settings = self.settings.model_copy(update={"solver": {"device": device}})
+        return functional_for(structure, settings, self._present(structure))
+
+    def ground_state_of(self, found: Calculation) -> tuple[EnergyFunctional, Calculation]:
+        """The functional of a calculation's structure, and the calculation with D of its Hamiltonian.
+
+        k-points and filling are those that the calculation records.  Raises BadInput for a Hamiltonian with spin.
+        """
+        hamiltonian = found.require_hamiltonian()
+        if hamiltonian.spin is not NONE:
+            raise BadInput(f"{found.name} has spin {hamiltonian.spin}: networks for it are not available yet")
+        settings = self.settings
+        if found.settings:
+            recorded = Settings.stored(found.settings, found.name)
+            settings = settings.model_copy(update=recorded.model_dump(include={"kpoints", "electrons"}))
+        problem = Setup.of(found.structure, settings, self._present(found.structure)).problem()
+        electrons = problem.solver.solve(hamiltonian.on(problem.functional.layout))
+        return problem.functional, replace(found, density_matrix=electrons.density_matrix)
 
     def electrons(self, structure: Structure) -> float:
         """Valence electrons of the neutral structure."""

@@ -30,8 +30,8 @@ class Sample:
     """Structures ready to learn from.
 
     prepared: for the model.  members: their indices in the data.  target: what the prediction's values should be; None
-    without labels.  overlap: S as a matrix of the model's spin [components, size]; None where there is no target.
-    on_site: elements between orbitals of one atom [size].
+    without labels.  overlap: S as a matrix of the model's spin [components, size]; None where there is no target, or one
+    that is no matrix.  on_site: elements between orbitals of one atom [size]; empty where the target is no matrix.
     """
 
     prepared: Prepared
@@ -78,10 +78,13 @@ def exact_record(model: HamiltonianModel, source: Source) -> dict[str, Tensor]:
     layout = source.layout.to("cpu")
     pairs = layout.pairs
     record = _prefixed("sample.", model.geometry(source.structure, source.layout, source.inputs).tensors())
-    record["on_site"] = ((pairs.i == pairs.j) & (pairs.R == 0).all(1))[layout.pair]
+    elements = model.target.elements
+    on_site = ((pairs.i == pairs.j) & (pairs.R == 0).all(1))[layout.pair]
+    record["on_site"] = on_site if elements else on_site[:0]
     if source.calculation is not None:
         record["target"] = model.labels(source.calculation, source.inputs).double()
-        record["overlap"] = source.calculation.require_overlap().on(source.layout).values[0].double()
+        if elements:
+            record["overlap"] = source.calculation.require_overlap().on(source.layout).values[0].double()
     return record
 
 

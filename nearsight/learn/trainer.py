@@ -17,13 +17,14 @@ from nearsight.formats.files import read_json, write_json
 from nearsight.learn.assembly import Assembled
 from nearsight.learn.checkpoint import Checkpoint
 from nearsight.learn.config import TrainerConfig, TrainingConfig
+from nearsight.learn.density import density_errors
 from nearsight.learn.metrics import Metrics, Progress
 from nearsight.learn.model_files import write_weights
 from nearsight.learn.newton import NewtonSteps
 from nearsight.learn.packing import shuffled
 from nearsight.learn.parallel import Ranks
 from nearsight.learn.progress import TrainingProgress
-from nearsight.learn.validation import EnergyFigures, label_errors, name_of_figure, one_figure
+from nearsight.learn.validation import DENSITY_UNIT, EnergyFigures, label_errors, name_of_figure, one_figure
 from nearsight.models.contract import HamiltonianModel
 
 PATIENCE = 20  # times, without GOOD_EVERY sound steps between them, that a training may go back to its last good state
@@ -221,6 +222,7 @@ class Trainer:
             None if figures is None else asdict(figures),
             self.ranks.together(self._skipped()),
             p.backed_off,
+            "meV" if self.validator is not None or self.network.target.elements else DENSITY_UNIT,
         )
         self.recent = []
         p.elapsed += self._agreed(time.perf_counter() - started)
@@ -252,7 +254,8 @@ class Trainer:
             figures = EnergyFigures.mean(self.ranks.gathered(found))
             mae = figures.hamiltonian_mae_meV
             return (math.nan if mae is None else mae, math.nan, math.nan), figures
-        return label_errors(self.average, self.held_out, max(self.trainer.batch_edges, 1000)), None
+        errors = label_errors if self.network.target.elements else density_errors
+        return errors(self.average, self.held_out, max(self.trainer.batch_edges, 1000)), None
 
     def _skipped(self) -> dict[str, str]:
         return {**self.loss.skipped, **({} if self.validator is None else self.validator.skipped)}
@@ -284,6 +287,8 @@ class Trainer:
 
     def _best_mae(self, last: Metrics) -> float | None:
         """Of the kept weights by labels; with an energy loss, whose best is an energy, of the last ones."""
+        if last.unit != "meV":
+            return None
         if last.energy is not None or not len(self.held_out):
             return last.validation_mae
         return self.progress.best if math.isfinite(self.progress.best) else None

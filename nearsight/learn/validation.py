@@ -20,7 +20,7 @@ from nearsight.dft.problem import Problem
 from nearsight.dft.settings import Settings
 from nearsight.electrons.levels import Levels
 from nearsight.electrons.solvers.contract import Electrons
-from nearsight.learn.config import BlocksLossConfig, DataConfig, EnergyLossConfig
+from nearsight.learn.config import BlocksLossConfig, DataConfig, DensityLossConfig, LossConfig
 from nearsight.learn.data import split
 from nearsight.learn.energy import ProblemCache, harris_excess
 from nearsight.learn.losses import MEV
@@ -33,6 +33,7 @@ from nearsight.learn.structures import StructureData, shared_settings
 from nearsight.models.contract import HamiltonianModel
 from nearsight.models.targets import Prediction
 
+DENSITY_UNIT = "mHa^(1/2) per atom"  # of the norm that models/density_form.py defines
 WINDOW_EV = 5.0  # bands up to this far above the Fermi level are compared
 
 
@@ -185,21 +186,28 @@ def one_figure(mae: float, figures: EnergyFigures | None, loss: float | None) ->
     return math.inf if loss is None else loss
 
 
-def name_of_figure(last: Metrics, losses: Sequence[BlocksLossConfig | EnergyLossConfig]) -> tuple[str, str]:
+def name_of_figure(last: Metrics, losses: Sequence[LossConfig]) -> tuple[str, str]:
     """What `one_figure` is of a training, in words, and its unit."""
     energy = last.energy or {}
     if energy.get("energy_error_ueV") is not None:
         return "energy above the ground state", "ueV per atom"
     if energy.get("harris_ueV") is not None:
         return "energy above the minimum, by its bound", "ueV per atom"
+    density = any(isinstance(x, DensityLossConfig) for x in losses)
     if last.validation_mae is not None:
-        return "mean error of unseen Hamiltonians", "meV"
+        return (
+            ("mean error of unseen densities", DENSITY_UNIT)
+            if density
+            else ("mean error of unseen Hamiltonians", "meV")
+        )
     [first, *more] = losses
     if more:
         return "nothing was held out; weighted sum of the training losses", "meV"
     if isinstance(first, BlocksLossConfig):
         what, unit = "of the Hamiltonians trained on", {"mse": "meV^2"}.get(first.error, "meV")
         return f"nothing was held out; {'mean square' if first.error == 'mse' else 'mean'} error {what}", unit
+    if isinstance(first, DensityLossConfig):
+        return "nothing was held out; mean error of the densities trained on", DENSITY_UNIT
     unit = "meV per atom" if first.measure == "energy" else "meV^0.5 per atom"
     return "nothing was held out; energy above the minimum in training", unit
 

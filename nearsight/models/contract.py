@@ -41,11 +41,14 @@ class ModelConfig(OfKinds):
     """The table `model:` of a training. A model's own keys are further fields of a subclass.
 
     kind: of the model, ours or an entry point's.  target: what its numbers stand for: `total` is H; `delta` is H - H0,
-    with H0 of superposed atomic densities computed by the DFT engine.
+    with H0 of superposed atomic densities computed by the DFT engine; `density` is n - n_atoms, and H is the engine's F[n].
     """
 
+    #: target -> the kind that serves it in place of this one
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+
     kind: str = "deeph2"
-    target: Literal["total", "delta"] = "total"
+    target: Literal["total", "delta", "density"] = "total"
 
     @classmethod
     def of_kind(cls, given: Mapping[str, Any]) -> type[BaseModel]:

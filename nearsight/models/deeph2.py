@@ -8,7 +8,7 @@ two-centre statistics (see readout.py).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -65,6 +65,8 @@ class DeepH2Config(ModelConfig):
     networks on them.
     """
 
+    elsewhere: ClassVar[Mapping[str, str]] = {"density": "deeph2-density"}
+
     kind: Literal["deeph2"] = "deeph2"
     preset: Literal["small", "base", "large"] = "base"
     cutoff_ang: float = Field(4.25, gt=0, le=50)
@@ -89,7 +91,7 @@ _MOST_CHANNELS = 4096  # of one kind
 _FARTHEST = 100.0  # Bohr
 
 
-def _check_sizes(
+def check_sizes(
     cutoff: float, reach: float, neighbours: float, edge: Sequence[int], hidden: Sequence[int], **sizes: int
 ) -> None:
     """Raises BadInput for sizes of which no network can be made."""
@@ -138,7 +140,7 @@ class DeepH2(BondFrameModel):
         neighbours: float = 12.0,
     ) -> None:
         super().__init__(shells, target)
-        _check_sizes(cutoff, reach, neighbours, edge, hidden, layers=layers, radial=radial, width=width)
+        check_sizes(cutoff, reach, neighbours, edge, hidden, layers=layers, radial=radial, width=width)
         node = Irreps.parse(irreps).reaching(2 * max(max(s) for s in shells.values()))
         self.readout = BlockReadout(shells, cutoff, reach, node.l_max)
         edge_irreps, hidden_irreps = (frame_irreps(f, node.l_max) for f in (edge, hidden))

@@ -37,10 +37,15 @@ class Inputs:
 
 
 class Target(ABC):
-    """name: as in `target: name`.  needs: names of the inputs that labels and matrices are made of."""
+    """name: as in `target: name`.  needs: names of the inputs that labels and matrices are made of.
+
+    elements: whether the values are elements of a matrix on the layout; else they are numbers of their own, whose error the
+    sample of the model knows how to measure.
+    """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
+    elements: ClassVar[bool] = True
 
     def __repr__(self) -> str:
         return self.name
@@ -89,7 +94,7 @@ def target(name: str | Target) -> Target:
     if isinstance(name, Target):
         return name
     if name not in TARGETS:
-        raise BadInput(f"target {name!r} is not known: take one of {', '.join(TARGETS)}")
+        raise BadInput(f"target {name!r} is not known: take one of {', '.join(TARGETS)}, or density")
     return TARGETS[name]
 
 

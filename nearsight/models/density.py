@@ -1,0 +1,237 @@
+"""Networks that give the density: H is the engine's F[n], so that pair physics, Madelung fields and the basis are exact.
+
+Atoms pass messages as in deeph2, and what is read from them are coefficients of n - n_atoms (density_form.py), 80 numbers an
+atom: no edges of the matrix are carried through the network, so that a step costs a tenth of one of deeph2. The coefficients
+are in the scale of the data: for each element, l and radial combination the spread of the best fits, and for l = 0 their mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from nearsight.core.calculation import Calculation
+from nearsight.core.display import one_line
+from nearsight.core.errors import BadInput
+from nearsight.core.layout import BlockLayout
+from nearsight.core.pairs import Pairs
+from nearsight.core.structure import Structure
+from nearsight.core.units import BOHR_ANG
+from nearsight.models.contract import Prepared, Setting, Told, silent
+from nearsight.models.deeph2 import DeepH2Config, check_sizes
+from nearsight.models.density_form import DensityForm, default_form
+from nearsight.models.density_target import DensityTarget
+from nearsight.models.edges import Edges, edgewise, mean_neighbours
+from nearsight.models.interactions import BondFrameModel, frame_irreps
+from nearsight.models.layers import Gate, Irreps, Linear
+from nearsight.models.so2 import edge_rotations, wigner_matrices
+from nearsight.models.targets import Inputs, Prediction, Target
+
+
+class DensityConfig(DeepH2Config):
+    """Keys of deeph2, and those of the form of the density.
+
+    target: density.  exponents: of the Gaussians [Bohr^-2].  l_max: highest l of the density on an atom.
+    """
+
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+
+    kind: Literal["deeph2-density"] = "deeph2-density"  # type: ignore[assignment]
+    target: Literal["density"] = "density"
+    cutoff_ang: float = Field(5.5, gt=0, le=50)
+    exponents: tuple[float, ...] | None = None
+    l_max: int = Field(3, ge=0, le=6)
+
+
+@dataclass(frozen=True, eq=False)
+class DensitySample(Prepared):
+    """A structure ready for a network of its density, or several.
+
+    edges: those that carry messages.  wigner: D^l, l = 1.., into each edge's frame.  metric: of the coefficients of each
+    structure, flat and one after the other.  sizes: coefficients of each structure.
+    """
+
+    edges: Edges
+    wigner: tuple[Tensor, ...]
+    metric: Tensor
+    sizes: tuple[int, ...]
+
+    __repr__ = one_line
+
+    @property
+    def edge_count(self) -> int:
+        """Edges that carry messages, and no fewer than the atoms."""
+        return max(len(self.edges), self.edges.atoms)
+
+    def metrics(self) -> list[Tensor]:
+        """Of each structure [n, n]."""
+        parts = self.metric.split([n * n for n in self.sizes])
+        return [m.view(n, n) for m, n in zip(parts, self.sizes, strict=True)]
+
+    @classmethod
+    def batch(cls, samples: Sequence[DensitySample]) -> DensitySample:
+        """Several samples as one."""
+        if len(samples) == 1:
+            return samples[0]
+        edges = [s.edges for s in samples]
+        return DensitySample(
+            edges=Edges.batch(edges),
+            wigner=tuple(edgewise(w, edges) for w in zip(*(s.wigner for s in samples), strict=True)),
+            metric=torch.cat([s.metric for s in samples]),
+            sizes=tuple(n for s in samples for n in s.sizes),
+        )
+
+
+class DeepH2Density(BondFrameModel):
+    """Structure -> coefficients of n - n_atoms, equivariant under all of O(3), strictly local but for the neutrality.
+
+    Arguments as of DeepH2; exponents, l_max: of the form of the density.  A new network gives the mean of the data.
+    """
+
+    Config = DensityConfig
+    Sample = DensitySample
+    mean: Tensor
+    scale: Tensor
+    column: Tensor
+
+    def __init__(
+        self,
+        shells: Mapping[int, Sequence[int]],
+        target: str | Target = "density",
+        *,
+        cutoff: float,
+        reach: float,
+        irreps: str,
+        edge: Sequence[int],
+        hidden: Sequence[int],
+        layers: int,
+        radial: int = 16,
+        width: int = 64,
+        neighbours: float = 12.0,
+        exponents: Sequence[float] | None = None,
+        l_max: int = 3,
+    ) -> None:
+        self.form: DensityForm = default_form(None if exponents is None else tuple(exponents), l_max)
+        name = target.name if isinstance(target, Target) else target
+        if name != "density":
+            raise BadInput(f"model.kind deeph2-density has target density, not {name}")
+        super().__init__(shells, DensityTarget(self.form))
+        check_sizes(cutoff, reach, neighbours, edge, hidden, layers=layers, radial=radial, width=width)
+        node = Irreps.parse(irreps).reaching(l_max)
+        edge_irreps, hidden_irreps = (frame_irreps(f, node.l_max) for f in (edge, hidden))
+        elements = len(self.shells)
+        self.begin(
+            elements,
+            node,
+            edge_irreps,
+            hidden_irreps,
+            cutoff=cutoff,
+            reach=cutoff,
+            layers=layers,
+            radial=radial,
+            width=width,
+            neighbours=neighbours,
+        )
+        given = Irreps((self.form.radial,) * (l_max + 1), (0,) * (l_max + 1))
+        self.gate = Gate(node)
+        self.enter, self.leave = Linear(node, self.gate.source), Linear(node, given, 0.0)
+        self.factor = nn.Parameter(torch.ones(elements, sum(node.channels)))
+        self.register_buffer("column", node.channel_of_column(), persistent=False)
+        self.register_buffer("mean", torch.zeros(elements, self.form.count))
+        self.register_buffer("scale", torch.ones(elements, self.form.count))
+
+    @classmethod
+    def arguments(cls, config: DensityConfig, setting: Setting) -> dict[str, Any]:
+        """Keyword arguments of the constructor, from the table and the data."""
+        cutoff = config.cutoff_ang / BOHR_ANG
+        assert config.irreps is not None and config.edge is not None and config.hidden is not None
+        return {
+            "cutoff": cutoff,
+            "reach": setting.reach,
+            "irreps": config.irreps,
+            "edge": list(config.edge),
+            "hidden": list(config.hidden),
+            "layers": config.layers,
+            "radial": config.radial,
+            "width": config.width,
+            "neighbours": mean_neighbours(setting.structures, cutoff),
+            "exponents": list(default_form(config.exponents, config.l_max).exponents),
+            "l_max": config.l_max,
+        }
+
+    @property
+    def locality(self) -> float:
+        """Infinite: F[n] has the Hartree potential of all atoms, and the charge is shared by all of them."""
+        return float("inf")
+
+    @property
+    def geometry_settings(self) -> dict[str, Any]:
+        """Cutoff, elements, highest l of the frames, and the form of the density."""
+        form = self.form
+        known = {"exponents": form.exponents, "l_max": form.l_max, "waves": form.waves}
+        return {"cutoff": self.cutoff, "elements": list(self.shells), "l_max": self.irreps.l_max, "form": known}
+
+    def geometry(self, structure: Structure, layout: BlockLayout, inputs: Inputs) -> DensitySample:
+        """Edges, frames and the metric. Raises BadInput for an element that the model does not know."""
+        self.check(structure.numbers)
+        sample = self.frames(structure)
+        return DensitySample(sample.edges, sample.wigner, self.form.metric(structure.to("cpu")).flatten(), sample.sizes)
+
+    def frames(self, structure: Structure) -> DensitySample:
+        """Edges and frames, without the metric: what a prediction needs."""
+        structure = structure.to("cpu").to(torch.float64)
+        numbers = {z: k for k, z in enumerate(self.shells)}
+        species = torch.tensor([numbers[z] for z in structure.numbers.tolist()])
+        pairs = Pairs.within(structure, self.cutoff)
+        other = ~((pairs.i == pairs.j) & (pairs.R == 0).all(1))
+        vectors = pairs.vectors(structure)[other]
+        edges = Edges(species, pairs.i[other], pairs.j[other], len(vectors), vectors.norm(dim=1))
+        wigner = wigner_matrices(self.irreps.l_max, edge_rotations(vectors))
+        nothing = structure.cell.new_zeros(0)
+        return DensitySample(edges, wigner[: self.irreps.l_max], nothing, (len(structure) * self.form.count,))
+
+    def prepare(self, structure: Structure, layout: BlockLayout, inputs: Inputs | None = None) -> DensitySample:
+        """For a prediction: without the metric, which only a training needs."""
+        self.check(structure.numbers)
+        found: DensitySample = self.complete(self.frames(structure))
+        return found
+
+    def labels(self, calculation: Calculation, inputs: Inputs) -> Tensor:
+        """Coefficients of the best fit [1, size], float64."""
+        return self.target.labels(calculation, inputs)
+
+    @torch.no_grad()
+    def fit_baseline(self, samples: Iterable[tuple[DensitySample, Tensor]], told: Told = silent) -> None:
+        """Means (l = 0) and spreads of the coefficients of each element from samples and labels [1, size]."""
+        kept = [(s.edges.species, labels.view(-1, self.form.count)) for s, labels in samples]
+        species = torch.cat([s for s, _ in kept])
+        values = torch.cat([v for _, v in kept]).double().cpu()
+        for z in range(len(self.shells)):
+            own = values[species.cpu() == z]
+            if not len(own):
+                continue
+            for l, columns in self.form.blocks():
+                part = own[:, columns].view(len(own), 2 * l + 1, self.form.radial)
+                mean = part.mean((0, 1)) if l == 0 else part.new_zeros(self.form.radial)
+                spread = (part - mean).square().mean((0, 1)).sqrt()
+                spread = spread.clamp(min=0.05 * float(spread.max()) + 1e-6)
+                self.mean[z, columns] = mean.repeat(2 * l + 1).to(self.mean)
+                self.scale[z, columns] = spread.repeat(2 * l + 1).to(self.scale)
+
+    def fitted(self) -> dict[str, Tensor]:
+        """Nothing that a sample depends on."""
+        return {}
+
+    def forward(self, sample: DensitySample) -> Prediction:
+        """Coefficients [1, size] of the density's difference from atoms, each structure neutral."""
+        edges = sample.edges
+        x, _, _, _ = self.pass_messages(edges, sample.wigner)
+        site = self.gate(self.enter(x)) * self.factor[edges.species][:, self.column]
+        values = self.leave(site) * self.scale[edges.species] + self.mean[edges.species]
+        values = self.form.neutral(values, sample.sizes)
+        return Prediction(values.flatten()[None], sample.sizes, self.target)

@@ -1,0 +1,60 @@
+"""The target `density`: labels are the best fits of n - n_atoms, and the matrix is F[n], differentiable in the density."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nearsight.core.blocks import BlockMatrix
+from nearsight.core.calculation import Calculation
+from nearsight.models.density_form import DensityForm
+from nearsight.models.targets import Inputs, Target
+
+
+class DensityTarget(Target):
+    """Coefficients of n - n_atoms; n_atoms is that of the functional's own orbitals.
+
+    labels need the density matrix beside the Hamiltonian, and the functional (dft/functional.py) whose mesh n is on.
+    """
+
+    name, needs, elements = "density", frozenset({"functional"}), False
+
+    def __init__(self, form: DensityForm | None = None) -> None:
+        self.form = form or DensityForm()
+
+    def labels(self, calculation: Calculation, inputs: Inputs) -> Tensor:
+        """Coefficients [1, size], float64. Raises MissingData without a density matrix."""
+        functional = inputs.require("functional")
+        density = functional.grid.density(calculation.require_density_matrix())[0]
+        structure = functional.structure
+        metric = self.form.metric(structure)
+        found, _ = self.form.fit(structure, functional.mesh, density - functional.system.atomic_density, metric)
+        return found[None].cpu()
+
+    def matrix(self, values: Tensor, inputs: Inputs) -> Tensor:
+        """F[n_atoms + dn] [1, size], Ha, on the functional's layout; its derivative goes through F."""
+        functional = inputs.require("functional")
+        where = functional.mesh.cell.device
+        density = self.form.on_mesh(functional.structure, functional.mesh, values[0].to(where))
+        found: Tensor = _KohnSham.apply(functional.system.atomic_density + density, functional)
+        return found.to(values.device)
+
+
+class _KohnSham(torch.autograd.Function):
+    """n -> F[n], and back: the gradient of <g, F[n]> is how F's potential would move with a density of g."""
+
+    @staticmethod
+    def forward(ctx: Any, density: Tensor, functional: Any) -> Tensor:
+        ctx.functional = functional
+        ctx.save_for_backward(density)
+        matrix = functional.hamiltonian_of_density(density[None], functional.initial_density_matrix())
+        return matrix.values
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        [density] = ctx.saved_tensors
+        functional = ctx.functional
+        slope = BlockMatrix(functional.layout, gradient.to(density))
+        return functional.density_gradient(density[None], slope)[0], None
