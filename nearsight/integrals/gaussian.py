@@ -123,8 +123,8 @@ def gaussian_overlap(structure: Structure, bases: Mapping[int, GaussianBasis]) -
     layout = matrix.layout
     large = torch.zeros(len(pairs), dtype=torch.int32)
     large = large.index_add(0, layout.pair, (matrix.values[0].abs() > SMALLEST).int()) > 0
-    kept = _only(pairs, large | large[pairs.reverse])
-    return matrix.on(BlockLayout(basis, kept))
+    large |= large[pairs.reverse]
+    return BlockMatrix(BlockLayout(basis, _only(pairs, large)), matrix.values[:, large[layout.pair]])
 
 
 def _only(pairs: Pairs, which: Tensor) -> Pairs:

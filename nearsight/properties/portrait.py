@@ -21,6 +21,7 @@ from nearsight.properties.consistency import group_of
 from nearsight.properties.spectra import Bands, bands
 
 _UNITS = {"S": 1.0, "H": HARTREE_EV}
+MOST_ORBITALS = 2000  # whose matrices are diagonalised along a path: it takes a minute
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,7 @@ class Portrait:
     by_atoms: of S and of H, over all cells [atoms, atoms].  distance: of each pair of S [pairs, angstrom]; sizes: of S and H
     [pairs]; kinds: `C-H` of each pair's elements.  path, lowest: smallest eigenvalue of S(k) [k].  bands: None without H.
     asymmetry: how far each block of S and of H is from what the crystal's symmetry makes of it [pairs]; empty without symmetry.
+    left_out: why there is nothing along a path; empty where there is.
     """
 
     by_atoms: Mapping[str, Tensor]
@@ -40,6 +42,7 @@ class Portrait:
     lowest: Tensor | None = None
     bands: Bands | None = None
     asymmetry: Mapping[str, Tensor] = field(default_factory=dict)
+    left_out: str = ""
 
     __repr__ = one_line
 
@@ -58,7 +61,9 @@ class Portrait:
         numbers = torch.tensor(S.basis.numbers)
         zi, zj = numbers[pairs.i].tolist(), numbers[pairs.j].tolist()
         kinds = tuple("-".join(SYMBOLS[z] for z in sorted(pair)) for pair in zip(zi, zj, strict=True))
-        path, lowest, energies = _over_k(c)
+        size = S.basis.size * c.spin.size_factor
+        many = size > MOST_ORBITALS
+        path, lowest, energies = (None, None, None) if many else _over_k(c, size)
         return Portrait(
             by_atoms=by_atoms,
             distance=pairs.vectors(c.structure).norm(dim=1) * BOHR_ANG,
@@ -68,6 +73,7 @@ class Portrait:
             lowest=lowest,
             bands=energies,
             asymmetry=_asymmetry(c, matrices),
+            left_out=f"S(k) and bands along a path are not drawn for {size} orbitals." if many else "",
         )
 
 
@@ -84,10 +90,9 @@ def _largest_at(place: Tensor, values: Tensor, count: int) -> Tensor:
     return torch.as_tensor(found)
 
 
-def _over_k(c: Calculation) -> tuple[BandPath | None, Tensor | None, Bands | None]:
+def _over_k(c: Calculation, size: int) -> tuple[BandPath | None, Tensor | None, Bands | None]:
     """A path that takes some seconds, the smallest eigenvalue of S on it, and the bands."""
     S = c.require_overlap()
-    size = S.basis.size * c.spin.size_factor
     try:
         path = band_path(c.structure, max(12, min(80, int(5e8 / size**3))))
         lowest = torch.stack([torch.linalg.eigvalsh(S.at_k(k[None])[0, 0])[0] for k in path.k])

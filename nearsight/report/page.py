@@ -141,6 +141,8 @@ def _pictures(p: Portrait) -> list[tuple[str, str]]:
             "The largest element of each block against the distance of its atoms: it should fall off, without outliers.",
         ),
     ]
+    if p.left_out:
+        found.append(("", p.left_out))
     if p.lowest is not None:
         found.append(
             (

@@ -99,3 +99,10 @@ def test_what_is_drawn_is_of_the_matrices():
     assert float(p.lowest.min()) > 0 and p.bands.energies.shape[1] == len(p.path.k)
     assert float(p.asymmetry["S"].max()) < 1e-6 and float(p.asymmetry["H"].max()) < 0.1
     assert set(p.kinds) == {"C-C"} and Portrait.of(read(H2O)).bands is not None
+
+
+def test_what_would_take_too_long_is_left_out_and_said(nearsight, tmp_path, monkeypatch):
+    monkeypatch.setattr("nearsight.properties.portrait.MOST_ORBITALS", 3)
+    assert nearsight("check", GRAPHENE, "--html", tmp_path / "g.html").status == 0
+    page = Page((tmp_path / "g.html").read_text())
+    assert "not drawn for 8 orbitals" in page.text and len(page.pictures) == 3
