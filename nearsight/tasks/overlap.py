@@ -123,7 +123,8 @@ def _named(path: Path) -> Iterator[tuple[str, Path]]:
     if not _is_folder_of_structures(path):
         yield from _frames(path)
         return
-    inside = [p for p in sorted(path.iterdir()) if p.name[0] != "." and (p.is_dir() or _is_named_as_structure(p))]
+    inside = [p for p in sorted(path.iterdir()) if p.name[0] != "." and not _is_of_orbitals(p)]
+    inside = [p for p in inside if p.is_dir() or _is_named_as_structure(p)]
     if not inside:
         raise BadInput(f"{path} holds no structures: files that ASE reads, or folders with a POSCAR")
     for p in inside:
@@ -139,6 +140,11 @@ def _frames(path: Path) -> Iterator[tuple[str, Path]]:
     width = max(4, len(str(len(found) - 1)))
     for n, frame in enumerate(found):
         yield (name if len(found) == 1 else f"{name}_{n:0{width}d}"), frame
+
+
+def _is_of_orbitals(path: Path) -> bool:
+    """`species/` of a data set: what its structures are made of, none itself."""
+    return path.name == "species" and path.is_dir() and any(p.name.endswith(".ion.xml") for p in path.iterdir())
 
 
 def _is_named_as_structure(path: Path) -> bool:

@@ -76,6 +76,7 @@ def test_many_structures_resume_and_tell_their_failures(nearsight, tmp_path, ion
     before = (out / "a" / "overlap.h5").stat().st_mtime_ns
     (structures / "broken.cif").unlink()
     (structures / "silicon.cif").unlink()
+    shutil.copytree(ions, structures / "species")  # as a data set has them
     second = nearsight("overlap", structures, "--species", ions, "-o", out, "--workers", 1)
     assert second.status == 0 and "5 structures" in second.out
     assert (out / "a" / "overlap.h5").stat().st_mtime_ns == before
