@@ -44,6 +44,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "delta": {"model": {"target": "delta"}},
     "density": {"model": {"target": "density"}},
     "density small": {"model": {"target": "density", "preset": "small"}},
+    "density on cuda": {"model": {"target": "density"}, "trainer": {"device": "cuda"}},
     "density small, decay 0.1": {
         "model": {"target": "density", "preset": "small"},
         "trainer": {"weight_decay": 0.1},
@@ -97,10 +98,10 @@ def one_thread() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def train(name: str, parts: dict[str, list[str]], out: Path, minutes: float) -> float:
+def train(name: str, parts: dict[str, list[str]], out: Path, minutes: float, workers: int) -> float:
     """Trains into out/NAME; seconds of the whole process."""
     table = {
-        "data": {"train": parts["train"], "validation": parts["seen"], "cache": str(out / "cache"), "workers": 1},
+        "data": {"train": parts["train"], "validation": parts["seen"], "cache": str(out / "cache"), "workers": workers},
         "model": RUNS[name]["model"],
         "trainer": {"max_minutes": minutes, "validations": 8, **RUNS[name].get("trainer", {})},
     }
@@ -158,7 +159,7 @@ def main() -> None:
     parser.add_argument("structures", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=4.0)
-    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=[n for n in RUNS if "cuda" not in n])
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     out, data = arguments.out.resolve(), arguments.out.resolve() / "data"
@@ -167,7 +168,8 @@ def main() -> None:
     print({k: len(v) for k, v in parts.items()}, flush=True)
     rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(arguments.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = {n: pool.submit(train, n, parts, out, arguments.minutes) for n in arguments.runs}
+        share = max(1, arguments.workers // len(arguments.runs))
+        jobs = {n: pool.submit(train, n, parts, out, arguments.minutes, share) for n in arguments.runs}
         seconds = {}
         for name, job in jobs.items():
             try:

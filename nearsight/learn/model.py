@@ -89,7 +89,7 @@ class TrainedModel:
         return self.reference.layout(structure)
 
     def unseen(self, structure: Structure, layout: BlockLayout) -> str | None:
-        """In words, what of a prediction no training structure had, where H0 alone serves for it; None where all is known.
+        """In words, what of a prediction no training structure had, where it is still one; None where all is known.
 
         Raises BadInput where nothing serves: blocks of target total would be zero.
         """
@@ -97,6 +97,8 @@ class TrainedModel:
         names = [] if domain is None else domain.unseen(structure.numbers.tolist(), element_pairs(structure, layout))
         if not names:
             return None
+        if not self.network.target.elements:
+            return f"the model never saw {', '.join(names)}: H is the functional of a density that it has to extrapolate there"
         if self.target != "delta":
             raise BadInput(
                 f"the model never saw {', '.join(names)}, and {structure.formula} has it within the reach of its orbitals: "
