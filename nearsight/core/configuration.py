@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from nearsight.core.display import shown
-from nearsight.core.errors import BadInput
+from nearsight.core.errors import BadInput, BadSetting
 from nearsight.core.reading import read_text
 from nearsight.core.tables import (
     PATH,
@@ -25,6 +25,7 @@ from nearsight.core.tables import (
     todays,
 )
 from nearsight.core.versions import KEY, checked_version
+from nearsight.core.words import faults_of, wanted
 from nearsight.core.yaml import LARGEST, load_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -139,15 +140,26 @@ def validated(
 
     name: what the table is called in messages, such as `scf`.  said: the tables that it was made from, as they were written.
 
-    Raises BadInput, in one line, with the near miss of an unknown key or word, in the words of the table.
+    Raises BadSetting, in one line, with the near miss of an unknown key or word, in the words of the table.
     """
+    return made(model, lambda: model.__pydantic_validator__.validate_python(dict(table)), table, name, said)
+
+
+def made(
+    model: type[BaseModel],
+    make: Callable[[], Any],
+    table: Any,
+    name: str = "",
+    said: Sequence[Mapping[str, Any]] = (),
+) -> Any:
+    """What `make` makes of a table. Raises BadSetting in place of pydantic's ValidationError: see `validated`."""
     try:
-        return model.model_validate(dict(table))
+        return make()
     except ValidationError as error:
-        lines = (_said(model, e, name, [table, *said]) for e in error.errors())
+        lines = (_said(model, e, name, [table, *said]) for e in faults_of(error.errors()))
         faults = list(dict.fromkeys(lines))
         more = f"; and {len(faults) - _FAULTS_TOLD} more" if len(faults) > _FAULTS_TOLD else ""
-        raise BadInput("; ".join(faults[:_FAULTS_TOLD]) + more) from error
+        raise BadSetting("; ".join(faults[:_FAULTS_TOLD]) + more) from error
 
 
 def stored(model: type[Model], table: Mapping[str, Any], what: object) -> Model:
@@ -180,11 +192,14 @@ def _said(model: type[BaseModel], error: Any, name: str, tables: Sequence[Mappin
         words = [w.strip(" '") for w in expected.replace(" or ", ",").split(",")]
         return f"{where}: {shown(error['input'])} is not known{near_miss(error['input'], words)} (known: {', '.join(words)})"
     if error["type"] == "missing":
-        return f"{where} is missing"
-    if not where:
-        return str(error["msg"]).removeprefix("Value error, ")
-    said = str(error["msg"]).removeprefix("Value error, ")
-    given = "" if repr(error["input"]) in said else f" (given: {shown(error['input'])})"
+        place, _, last = where.rpartition(".")
+        return f"{place}: {int(last) + 1} entries are needed" if last.isdigit() and place else f"{where} is missing"
+    said = wanted(error)
+    if not where or said.startswith(f"{where}."):
+        return said
+    given = (
+        "" if error["type"] == "value_error" and repr(error["input"]) in said else f" (given: {shown(error['input'])})"
+    )
     return f"{where}: {said}{given}"
 
 

@@ -14,6 +14,10 @@ class BadInput(NearsightError):  # noqa: N818  # it is what the reader was given
     """Something that was given is wrong or cannot be done: a file, a setting, a structure."""
 
 
+class BadSetting(BadInput, ValueError):  # noqa: N818
+    """A key or a value of a configuration: what is allowed is named, and the nearest key."""
+
+
 class MissingData(NearsightError):  # noqa: N818
     """What is asked for needs something that is not there: a matrix, an overlap, orbitals, a number of electrons."""
 

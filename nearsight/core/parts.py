@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import ConfigDict, field_validator, model_validator
 
 from nearsight.core.configuration import near_miss
 from nearsight.core.errors import BadInput
 from nearsight.core.registry import kinds, load
+from nearsight.core.tables import Told
 
 
 def known_kind(group: str, kind: str) -> str:
@@ -20,7 +21,7 @@ def known_kind(group: str, kind: str) -> str:
     return kind
 
 
-class Part(BaseModel):
+class Part(Told):
     """kind: of a part of the registry's `group`; a word alone is a table with that kind.  Further keys: its arguments."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)

@@ -4,16 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from nearsight.core.errors import BadSetting
 from nearsight.core.versions import KEY, checked_version
 
 PATH = "path"  # marks a key whose text is the path of a file
 
 
-class Table(BaseModel):
+class Told(BaseModel):
+    """A configuration whose faults are told in one line, however it is made: from a file or by keywords."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, **keys):
+            """Raises BadSetting, with what is allowed and the nearest key."""
+            from nearsight.core.configuration import made
+
+            made(type(self), lambda: self.__pydantic_validator__.validate_python(keys, self_instance=self), keys)
+
+        __init__.__pydantic_base_init__ = True  # tables within tables are validated without it
+
+        @classmethod
+        def model_validate(cls, obj, **how):
+            """Raises BadSetting, with what is allowed and the nearest key."""
+            from nearsight.core.configuration import made
+
+            return made(cls, lambda: super(Told, cls).model_validate(obj, **how), obj)
+
+        def __setattr__(self, name, value):
+            """Raises BadSetting: settings are not changed in place."""
+            if name in type(self).model_fields:
+                raise BadSetting(f"settings are not changed in place: take model_copy(update={{{name!r}: ...}})")
+            super().__setattr__(name, value)
+
+
+class Table(Told):
     """A frozen table: unknown keys are refused, and numbers that are none."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

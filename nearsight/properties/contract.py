@@ -16,12 +16,13 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from nearsight.core.configuration import validated
 from nearsight.core.display import drawn_by, shortened
 from nearsight.core.errors import BadInput, Unavailable
 from nearsight.core.registry import load
+from nearsight.core.tables import Told
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +51,7 @@ class _Silent:
 SILENT: Progress = _Silent()
 
 
-class Options(BaseModel):
+class Options(Told):
     """What a user may choose: each field becomes a flag of the command and a keyword in Python. Declare it by `option`.
 
     A field is a number, a text, a word of several (Literal), a path, a tuple of numbers, or one of these or None.
