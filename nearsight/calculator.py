@@ -3,46 +3,32 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, Parameters, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
-from nearsight.core.blocks import BlockMatrix
 from nearsight.core.configuration import validated
 from nearsight.core.errors import BadInput, NotConverged
 from nearsight.core.species import Species
 from nearsight.core.spin import NONE
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
+from nearsight.dft.extrapolation import History, Place
 from nearsight.dft.forces import forces_and_stress
-from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.ground_state import GroundState
 from nearsight.dft.problem import Step
 from nearsight.dft.settings import Settings
-from nearsight.dft.setup import MOMENTS_WITHOUT_SPIN, Setup, load_species, resolved
+from nearsight.dft.setup import MOMENTS_WITHOUT_SPIN, Setup, load_species, resolved, with_meshes
 from nearsight.formats.structures import check_structure
 
 _HELD = 0.1
-
-
-@dataclass(frozen=True, eq=False)
-class _Previous:
-    """The last converged ground state and the Hamiltonian of superposed atoms at its place."""
-
-    state: GroundState
-    superposed: BlockMatrix
-
-    def start_for(self, functional: EnergyFunctional, superposed: BlockMatrix) -> BlockMatrix:
-        """H0(new place) + (H - H0)(last place): what bonding changed moves along, the rest is made anew."""
-        change = self.state.hamiltonian.values - self.superposed.values
-        moved = BlockMatrix(self.superposed.layout, change, self.state.hamiltonian.spin).on(functional.layout)
-        return moved.with_values(superposed.values + moved.values)
+_LEFT = 0.03  # of the tolerance: what the Hamiltonian that a cycle ends with is off by, of the one that it ended for
 
 
 class Nearsight(Calculator):
@@ -53,9 +39,10 @@ class Nearsight(Calculator):
     positive for a cell that wants to shrink.  With collinear spin also magmom and magmoms (Mulliken) [mu_B].
 
     settings: the keywords of `Settings`, such as xc, basis, kmesh, mesh_cutoff_ry, smearing_ev, spin.
+    history: how many places before the present one a cycle's first Hamiltonian is made from (see `dft.extrapolation`); 0:
+    superposed atoms.
     The mesh and k-mesh of the first structure are kept while no height of the cell differs by more than a tenth from
-    it, so that energies along a relaxation are on one surface and agree with the stress; species are made once; the
-    last Hamiltonian begins the next cycle while the elements are the same.
+    it, so that energies along a relaxation are on one surface and agree with the stress; species are made once.
     Raises NearsightError: an unknown or wrong setting; from a calculation: atoms without a cell, or a cycle that does
     not converge.
     """
@@ -68,6 +55,7 @@ class Nearsight(Calculator):
         atoms: Atoms | None = None,
         device: str | None = None,
         progress: Callable[[Step], None] | None = None,
+        history: int = 8,
         **settings: Any,
     ) -> None:
         self.settings = validated(Settings, {**settings, **({"device": device} if device else {})}, "Nearsight")
@@ -82,7 +70,7 @@ class Nearsight(Calculator):
         self.progress = progress
         self.state: GroundState | None = None
         self._species: dict[int, Species] = {}
-        self._previous: _Previous | None = None
+        self._history = History(history, _LEFT * self.settings.solver.tolerance_ev / HARTREE_EV)
         self._meshes: tuple[list[int], Tensor, Settings] | None = None
         super().__init__(atoms=atoms)
         self.parameters = Parameters(self.settings.model_dump(mode="json", exclude_defaults=True))
@@ -130,20 +118,34 @@ class Nearsight(Calculator):
         setup = Setup.of(structure, settings, self._species_for(structure))
         functional = setup.functional
         superposed = functional.initial_hamiltonian()
-        previous = self._previous
-        start = None
-        if previous is not None and previous.state.functional.layout.basis.same_as(functional.layout.basis):
-            start = previous.start_for(functional, superposed)
-        self._previous = None  # of a cycle that fails nothing is kept
-        state = setup.ground_state(start, self.progress)
+        start = self._history.start(superposed)
+        state = setup.ground_state(start, self.progress, near=start is not None)
         if not state.converged:
             residual = state.steps[-1].residual * HARTREE_EV
             raise NotConverged(
                 f"not converged in {len(state.steps)} iterations (residual {residual:.1e} eV): give the calculator "
                 "mixing={'weight': 0.1}, a larger smearing_ev, more max_iterations, or method='variational'"
             )
-        self._previous = _Previous(state, superposed)
+        self._history.add(Place.of(state.hamiltonian, superposed))
         return state
+
+    def memory(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """What the next calculation depends on beside its structure: arrays by name, and a table that JSON holds."""
+        held = self._meshes
+        table: dict[str, Any] = {"orbitals": self._history.orbitals}
+        if held is not None:
+            mesh, kmesh = held[2].mesh.shape, held[2].kpoints.mesh
+            table["meshes"] = {"numbers": held[0], "heights": held[1].tolist(), "mesh": mesh, "kmesh": kmesh}
+        return self._history.to_arrays(), table
+
+    def recall(self, arrays: Mapping[str, np.ndarray], table: Mapping[str, Any]) -> None:
+        """Go on from what `memory` of a calculator with the same settings gave: the next result is the same to the last bit."""
+        self.reset()
+        self._history.recall(arrays, table["orbitals"], self.settings.solver.device)
+        self._meshes = None
+        if (held := table.get("meshes")) is not None:
+            settings = with_meshes(self.settings, tuple(held["mesh"]), tuple(held["kmesh"]))
+            self._meshes = (held["numbers"], torch.tensor(held["heights"], dtype=torch.float64), settings)
 
     def _species_for(self, structure: Structure) -> dict[int, Species]:
         numbers = sorted(set(structure.numbers.tolist()))

@@ -17,7 +17,8 @@ from nearsight.dft.mixing import Pulay, PulayState
 from nearsight.dft.problem import Problem, SCFState, Step
 
 DIVERGED = 1e6  # residual [Ha] from which no iteration comes back
-FIRST_PRODUCTS = 2  # of the dielectric operator, in a cycle's first iteration
+FIRST_PRODUCTS = 2  # of the dielectric operator, in the first iteration of a cycle that begins with superposed atoms
+PRODUCTS_NEAR = 4  # in that of one that begins near its end, where the first iteration is half of all
 REMEDY = "lower the mixing weight (0.1), or take direct minimisation or a larger smearing"
 
 
@@ -26,11 +27,13 @@ class SCF:
     """Pulay mixing of the Hamiltonian, preconditioned by the dielectric operator, or of the density with Kerker's.
 
     tolerance: largest |F[D(H)] - H| of any element at the end [Ha]; the energy's error is of second order in it.
+    first_products: of the dielectric operator, in the first iteration.
     """
 
     mixing: Pulay = Pulay(weight=1.0, dielectric=Dielectric())
     tolerance: float = 1e-5 / HARTREE_EV
     max_iterations: int = 100
+    first_products: int = FIRST_PRODUCTS
 
     def solve(
         self, problem: Problem, start: BlockMatrix, on_step: Callable[[Step], None] | None
@@ -76,7 +79,9 @@ class SCF:
 
     def _preconditioner(self, problem: Problem) -> CyclePreconditioner | None:
         dielectric = self.mixing.dielectric
-        return CyclePreconditioner(Screening.of(problem.functional, dielectric), problem) if dielectric else None
+        if dielectric is None:
+            return None
+        return CyclePreconditioner(Screening.of(problem.functional, dielectric), problem, self.first_products)
 
 
 class CyclePreconditioner:
@@ -86,9 +91,9 @@ class CyclePreconditioner:
     one more where that fell short. left: |A x - b| / |b| after each product of the last one [products], on the device.
     """
 
-    def __init__(self, screening: Screening, problem: Problem) -> None:
+    def __init__(self, screening: Screening, problem: Problem, products: int = FIRST_PRODUCTS) -> None:
         self.screening, self.problem = screening, problem
-        self.products = FIRST_PRODUCTS
+        self.products = products
         self.left = screening.core.new_zeros(0)
 
     def learn(self, left: Sequence[float]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from nearsight.dft.ground_state import GroundState, ground_state
 from nearsight.dft.minimisation import DirectMinimisation
 from nearsight.dft.mixing import Kerker, Pulay
 from nearsight.dft.problem import Problem, SCFState, Step
-from nearsight.dft.scf import DIVERGED, SCF
+from nearsight.dft.scf import DIVERGED, PRODUCTS_NEAR, SCF
 from nearsight.dft.settings import BasisTable, Settings, SolverTable
 from nearsight.dft.terms import Symmetry
 from nearsight.electrons import kpoints
@@ -91,19 +91,23 @@ class Setup:
         start: BlockMatrix | None = None,
         progress: Callable[[Step], None] | None = None,
         observe: Callable[[SCFState], None] | None = None,
+        near: bool = False,
     ) -> GroundState:
         """The ground state, or the last state of a run that does not converge.
 
-        start: Hamiltonian to begin with [Ha]; None: of superposed atoms.  progress: told each step; observe: each state.
+        start: Hamiltonian to begin with [Ha]; None: of superposed atoms.  near: it is nearly self-consistent.
+        progress: told each step; observe: each state.
         Raises BadInput for a start that is not finite; NotConverged where numbers become none on the way.
         """
-        electrons = self.settings.electrons
+        electrons, method = self.settings.electrons, method_for(self.settings.solver)
+        if near and isinstance(method, SCF):
+            method = replace(method, first_products=PRODUCTS_NEAR)
         try:
             state = ground_state(
                 self.functional,
                 self.kpoints,
                 self.kT,
-                method_for(self.settings.solver),
+                method,
                 start,
                 progress,
                 self.moments,
@@ -214,11 +218,17 @@ def why_kmesh(structure: Structure, settings: Settings) -> str:
 
 def resolved(structure: Structure, settings: Settings) -> Settings:
     """The settings with every choice that was left open filled in."""
+    mesh = settings.mesh.shape or mesh_shape(structure.cell, settings.mesh.cutoff_ry)
+    return with_meshes(settings, mesh, chosen_kmesh(structure, settings))
+
+
+def with_meshes(settings: Settings, mesh: tuple[int, int, int], kmesh: tuple[int, int, int]) -> Settings:
+    """The settings with these meshes, and with the mixing's weight filled in."""
     mixing = settings.solver.mixing
     weight = mixing.weight or (0.4 if mixing.kerker_per_ang or mixing.dielectric_ry is None else 1.0)
     chosen: dict[str, Any] = {
-        "mesh": {"shape": settings.mesh.shape or mesh_shape(structure.cell, settings.mesh.cutoff_ry)},
-        "kpoints": {"mesh": chosen_kmesh(structure, settings)},
+        "mesh": {"shape": mesh},
+        "kpoints": {"mesh": kmesh},
         "solver": {"mixing": {"weight": weight}},
     }
     return settings.model_copy(update=chosen)
