@@ -63,6 +63,11 @@ if TYPE_CHECKING:  # for type checkers and editors, which see what __getattr__ g
     from nearsight.learn.model import load_model as load_model
     from nearsight.learn.model import predict as predict
     from nearsight.learn.train import train as train
+    from nearsight.motion.dynamics import Motion as Motion
+    from nearsight.motion.dynamics import run_dynamics as run_dynamics
+    from nearsight.motion.relaxation import Relaxation as Relaxation
+    from nearsight.motion.relaxation import relax as relax
+    from nearsight.motion.run import Mover as Mover
     from nearsight.properties.charges import charges as charges
     from nearsight.properties.check import check as check
     from nearsight.properties.compare import compare as compare
@@ -124,6 +129,11 @@ _HOME = {
     "list_folders": "nearsight.formats.registry",
     "read_frames": "nearsight.formats.structures",
     "generate": "nearsight.generators.contract",
+    "Motion": "nearsight.motion.dynamics",
+    "run_dynamics": "nearsight.motion.dynamics",
+    "Relaxation": "nearsight.motion.relaxation",
+    "relax": "nearsight.motion.relaxation",
+    "Mover": "nearsight.motion.run",
     "TrainedModel": "nearsight.learn.model",
     "load_model": "nearsight.learn.model",
     "predict": "nearsight.learn.model",

@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from nearsight.cli.check import check
 from nearsight.cli.console import Bars, console, figure, print_json, progress_bars, spinner
 from nearsight.cli.dataset import dataset_app
+from nearsight.cli.motion import md, relax
 from nearsight.cli.overlap import overlap
 from nearsight.cli.process import refuse_empty, run
 from nearsight.cli.properties import add_properties
@@ -79,6 +80,8 @@ def example(
 
 
 app.command()(scf)
+app.command()(relax)
+app.command()(md)
 app.command()(overlap)
 app.command("settings")(list_settings)
 

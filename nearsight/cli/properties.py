@@ -110,7 +110,7 @@ def flags(options: type[BaseModel]) -> list[inspect.Parameter]:
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         unit = str(extra.get("unit", ""))
         kind = _plain(field.annotation)
-        default = None if field.is_required() else field.get_default()
+        default = None if field.is_required() or field.default_factory is not None else field.get_default()
         if kind is str and isinstance(default, list | tuple | dict):
             default = ",".join(map(str, default)) if isinstance(default, list | tuple) else None
         help = (field.description or "").rstrip(".")

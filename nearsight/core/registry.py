@@ -71,6 +71,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "rattle": "nearsight.generators.rattle:Rattle",
         "strain": "nearsight.generators.strain:Strain",
         "supercell": "nearsight.generators.supercell:Supercell",
+        "dynamics": "nearsight.generators.dynamics:Dynamics",
         "twist": "nearsight.generators.twist:Twist",
         "nanotube": "nearsight.generators.nanotube:Nanotube",
         "ribbon": "nearsight.generators.ribbon:Ribbon",

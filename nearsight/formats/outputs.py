@@ -15,12 +15,16 @@ _MARKS: dict[str, tuple[tuple[str, ...], ...]] = {
     "model": (("config.json", "model.safetensors"), ("config.yaml", "checkpoint.pt"), ("config.yaml", "metrics.jsonl")),
     "data set": (("ledger.sqlite", "config.yaml"), ("ledger.sqlite", ".lock")),
     "structures": (("structures.json",),),
+    "relaxation": (("relaxation.npz",),),
+    "dynamics": (("dynamics.npz",),),
 }
 _NAMES = {
     "calculation": ("POSCAR", "info.json", "result.json", "overlap.h5", "hamiltonian.h5", "density_matrix.h5"),
     "model": ("config.json", "config.yaml", "model.safetensors", "checkpoint.pt", "metrics.jsonl", "report.json"),
     "data set": ("config.yaml", "ledger.sqlite", "failures.json"),
     "structures": ("structures.json",),
+    "relaxation": ("relaxation.npz", "trajectory.extxyz", "config.yaml", "result.json", "relaxed.extxyz", "POSCAR"),
+    "dynamics": ("dynamics.npz", "trajectory.extxyz", "config.yaml", "result.json"),
 }
 
 
@@ -150,4 +154,4 @@ def can_write(path: Path, told: str) -> None:
 
 
 def _example(kind: str) -> str:
-    return {"calculation": "out", "model": "model", "data set": "set", "structures": "structures"}[kind]
+    return {"calculation": "out", "model": "model", "data set": "set", "structures": "structures"}.get(kind, kind)

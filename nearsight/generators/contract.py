@@ -13,7 +13,7 @@ From that the command line has `nearsight structures shear FILE -o OUT` with a f
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -27,6 +27,7 @@ from nearsight.core.registry import load
 from nearsight.core.structure import PROVENANCE, SYMBOLS, Structure
 from nearsight.core.tables import Table
 from nearsight.core.units import BOHR_ANG
+from nearsight.core.yaml import load_yaml
 from nearsight.properties.contract import option
 
 if TYPE_CHECKING:
@@ -42,6 +43,16 @@ def _split(given: Any) -> Any:
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Integers = Annotated[tuple[int, ...], BeforeValidator(_split)]
+
+
+def _read(given: Any) -> Any:
+    found = load_yaml(given, "a table of keys", "a table") if isinstance(given, str) else given
+    if not isinstance(found, Mapping):
+        raise ValueError("write keys with their values, such as {basis: sz}")
+    return dict(found)
+
+
+Keys = Annotated[dict[str, Any], BeforeValidator(_read)]  # of another part: a table, or its text in YAML
 
 
 class Generator(Table, ABC):

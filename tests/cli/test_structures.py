@@ -143,3 +143,12 @@ def test_a_set_of_decorated_prototypes_needs_no_structure(nearsight, tmp_path):
     assert done.out == f"3 structures in {tmp_path / 'set'}\n", done
     (tmp_path / "none.yaml").write_text(f"scf: {SCF}\n")
     refused(nearsight("dataset", "build", tmp_path / "none.yaml", "-o", tmp_path / "none"), "structure is missing")
+
+
+def test_frames_of_dynamics_on_the_command_line(nearsight, tmp_path):
+    hydrogen(tmp_path / "h2.vasp")
+    words = ("structures", "dynamics", tmp_path / "h2.vasp", "--temperature", 300, "--count", 2, "--every", 2)
+    done = nearsight(*words, "-o", tmp_path / "d.extxyz", "--scf", SCF)
+    assert done.status == 0, done
+    assert [a.info["details"]["time_fs"] for a in ase.io.read(tmp_path / "d.extxyz", index=":")] == [2, 4]
+    refused(nearsight(*words, "-o", tmp_path / "e.extxyz", "--scf", "3"), "dynamics.scf", "such as {basis: sz}")

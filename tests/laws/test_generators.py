@@ -378,3 +378,26 @@ def test_all_that_are_registered_say_how_they_made_what_they_made():
     assert (before["generator"], before["seed"], before["parent"]) == ("rattle", 4, "Si2")
     with pytest.raises(BadInput, match="did you mean rattle"):
         generator("ratle")
+
+
+def test_frames_of_dynamics_are_warm_and_the_same_from_the_same_seed():
+    copper = bulk("Cu", cubic=True)
+    told = {"count": 4, "temperature_K": 600, "timestep_fs": 4, "every": 5, "calculator": "ase.calculators.emt:EMT"}
+    a, b, c = (generate("dynamics", copper, copper, seed=n, **told) for n in (1, 1, 2))
+    assert len(a) == 8
+    assert [s.positions.tolist() for s in a] == [s.positions.tolist() for s in b]
+    assert a[0].positions.tolist() != c[0].positions.tolist()
+    assert a[0].positions.tolist() != a[4].positions.tolist()  # another path for the second parent
+    moved = [np.abs(s.to_ase().positions - copper.positions).max() for s in a]
+    assert 0.02 < max(moved) < 1.0
+    assert [s.provenance["details"]["time_fs"] for s in a[:4]] == [20, 40, 60, 80]
+    hydrogen = Atoms("H2", positions=[[2.5, 2.5, 2.0], [2.5, 2.5, 2.8]], cell=[5, 5, 5], pbc=True)
+    ours = {"basis": "sz", "mesh_cutoff_ry": 60, "kmesh": (1, 1, 1)}
+    made = generate("dynamics", hydrogen, temperature_K=300, count=2, every=2, timestep_fs=0.5, scf=ours)
+    lengths = [s.to_ase().get_distance(0, 1) for s in made]
+    assert all(0.6 < x < 1.0 for x in lengths)
+    assert len(set(lengths)) == 2
+    with pytest.raises(BadInput, match="both given"):
+        generate("dynamics", hydrogen, temperature_K=300, scf=ours, calculator="ase.calculators.emt:EMT")
+    with pytest.raises(BadInput, match="did you mean basis"):
+        generate("dynamics", hydrogen, temperature_K=300, scf={"bais": "sz"})
