@@ -70,12 +70,16 @@ def drawn_by(drawer: str) -> Callable[[Any], str | None]:
     return _repr_html_
 
 
+_LONGEST = 160  # characters of a value in a message
+
+
 def shown(value: Any) -> str:
     """A value as a message shows it: `repr`, cut short, whatever was given."""
     short = Repr()
     short.maxstring = short.maxother = short.maxlong = 60
     short.maxlevel, short.maxlist, short.maxtuple, short.maxdict = 3, 8, 8, 8
     try:
-        return " ".join(short.repr(value).split())
+        text = " ".join(short.repr(value).split())
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
     except Exception:  # a repr of something foreign, or of a number beyond what Python writes
         return f"a {type(value).__name__}"

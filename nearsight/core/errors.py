@@ -28,3 +28,7 @@ class NotConverged(NearsightError):  # noqa: N818
 
 class Unavailable(NearsightError):  # noqa: N818
     """What is asked for is sound, but this machine or this installation lacks what it takes: a GPU, an optional package."""
+
+
+#: what readers, ours or another's, raise where a damaged file says what no file of its kind says
+STUMBLES = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)

@@ -10,6 +10,7 @@ from pathlib import Path
 from nearsight.core.errors import BadInput
 
 MEBIBYTE = 1024**2
+LARGEST = 2**20 * MEBIBYTE  # of files of matrices
 
 
 def read_bytes(path: Path | str, most: int = 64 * MEBIBYTE, what: str = "file") -> bytes:
@@ -33,9 +34,14 @@ def read_bytes(path: Path | str, most: int = 64 * MEBIBYTE, what: str = "file") 
         os.close(descriptor)
 
 
-def read_text(path: Path | str, most: int = 64 * MEBIBYTE, what: str = "file") -> str:
-    """The same as text in UTF-8, with or without a byte order mark. Raises BadInput for what is no text too."""
+def read_text(path: Path | str, most: int = 64 * MEBIBYTE, what: str = "file", lossy: bool = False) -> str:
+    """The same as text in UTF-8, with or without a byte order mark. Raises BadInput for what is no text too.
+
+    lossy: with a mark in place of what is no text, for files whose comments may be in another encoding.
+    """
     raw = read_bytes(path, most, what)
+    if lossy:
+        return raw.decode("utf-8-sig", "replace")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

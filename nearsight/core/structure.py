@@ -61,6 +61,8 @@ class Structure:
         Raises BadInput for what would be lost in silence: sites that are occupied in part or by several elements; a direction
         without a cell vector; one that is said not to be periodic but has atoms within 2.5 angstrom of their images.
         """
+        if len(atoms) and not 0 < int(atoms.numbers.min()) <= int(atoms.numbers.max()) < len(SYMBOLS):
+            raise BadInput(f"an atom has none of the atomic numbers from 1 to {len(SYMBOLS) - 1}: name its element")
         name = atoms.get_chemical_formula()
         if len(atoms) == 0:
             raise BadInput("the Atoms are empty: give at least one atom")

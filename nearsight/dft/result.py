@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
 from nearsight.core.calculation import PER_ATOM, Provenance
+from nearsight.core.display import shown
 from nearsight.core.errors import BadInput, MissingData
 from nearsight.core.spin import NONE
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
@@ -21,6 +23,7 @@ from nearsight.dft.settings import Settings
 from nearsight.formats.files import read_json
 from nearsight.formats.registry import write
 
+_LARGEST = 1e9  # of any number there
 VERSION = 2  # of the schema of result.json; 1: `config` has flat keys
 
 
@@ -134,7 +137,8 @@ class Result:
     def read(folder: Path) -> Result:
         """From the result.json of a calculation folder, of this or an earlier schema; keys that are not known are left out.
 
-        Raises MissingData where it is not a ground state's, BadInput for one of a later schema.
+        Raises MissingData where it is not a ground state's, BadInput for one of a later schema, and for an entry that is
+        not what it should be.
         """
         path = folder / "result.json"
         table = read_json(path)
@@ -143,10 +147,32 @@ class Result:
         checked_version(table.get(KEY), VERSION, folder, (table.get("versions") or {}).get("nearsight"))
         names = {f.name for f in fields(Result)}
         known = {k: v for k, v in table.items() if k in names}
+        _check(known, path)
         try:
             return Result(**{**known, "config": Settings.stored(table.get("config") or {}, path)})
         except TypeError as error:
             raise BadInput(f"{path} is damaged or foreign: {error}") from error
+
+
+def _check(table: Mapping[str, Any], path: Path) -> None:
+    """Every entry is of its kind, and every number one that can be."""
+    from pydantic import TypeAdapter, ValidationError
+
+    kinds = get_type_hints(Result)
+    for name in table.keys() - {"config"}:
+        try:
+            TypeAdapter(kinds[name]).validate_json(json.dumps(table[name]), strict=True)
+            sound = _bounded(table[name])
+        except (ValidationError, ValueError):
+            sound = False
+        if not sound:
+            raise BadInput(f"{path}: {name} cannot be {shown(table[name])}: the file is damaged, copy it again")
+
+
+def _bounded(value: Any) -> bool:
+    if isinstance(value, Mapping | list | tuple):
+        return all(_bounded(x) for x in (value.values() if isinstance(value, Mapping) else value))
+    return not isinstance(value, int | float) or abs(value) < _LARGEST
 
 
 def program_versions() -> dict[str, str]:

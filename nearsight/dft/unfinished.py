@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.reading import LARGEST, regular_file
 from nearsight.core.spin import by_components
 from nearsight.core.structure import Structure
 from nearsight.dft.functional import EnergyFunctional
@@ -18,6 +19,7 @@ from nearsight.dft.problem import SCFState
 from nearsight.dft.settings import Settings
 from nearsight.formats.files import whole_file
 
+_COMPONENTS = (1, 2, 4)
 EVERY = 60.0  # seconds between two states that are kept
 
 
@@ -42,13 +44,20 @@ class Unfinished:
     def start(self, functional: EnergyFunctional) -> BlockMatrix | None:
         """H to go on with [Ha]; None where nothing of this run is left. `iterations` then tells how many are done."""
         try:
+            regular_file(self.path, LARGEST, "state of a run")
             with np.load(self.path, allow_pickle=False) as file:
                 if str(file["digest"]) != self.digest:
                     return None
                 values, self.iterations = torch.from_numpy(file["values"]), int(file["iterations"])
-        except (OSError, ValueError, KeyError, EOFError):
+        except Exception:  # whatever a damaged file makes NumPy stumble over: the run begins anew
+            self.iterations = 0
             return None
-        if values.shape[1] != functional.layout.size or not bool(torch.isfinite(values).all()):
+        if (
+            values.ndim != 2
+            or len(values) not in _COMPONENTS
+            or values.shape[1] != functional.layout.size
+            or not bool(torch.isfinite(values).all())
+        ):
             return None
         return BlockMatrix(functional.layout, values.to(functional.layout.device), by_components(len(values)))
 

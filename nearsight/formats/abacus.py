@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from nearsight.core.basis import Basis
 from nearsight.core.calculation import Calculation, Provenance
 from nearsight.core.errors import BadInput
+from nearsight.core.reading import LARGEST, read_text, regular_file
 from nearsight.core.spin import COLLINEAR, NONE, SPINOR
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG
@@ -129,7 +130,7 @@ def _named(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 def _log(out: Path) -> str:
     found = one_inside(out, "running_scf.log") or one_inside(out, "running_*.log")
-    return found.read_text(errors="replace") if found else ""
+    return read_text(found, LARGEST, "log", lossy=True) if found else ""
 
 
 def _last(text: str, pattern: str) -> float | None:
@@ -141,6 +142,7 @@ def _last(text: str, pattern: str) -> float | None:
 
 
 def _dimension(path: Path) -> int:
+    regular_file(path, LARGEST, "file of sparse matrices")
     with path.open(errors="replace") as file:
         for _, line in zip(range(12), file, strict=False):
             told = re.search(r"Matrix Dimension of \S+:\s*(\d+)|(\d+)\s*# number of localized basis", line)
@@ -187,8 +189,7 @@ def read_csr(path: Path) -> Elements:
 
 def _data_lines(path: Path) -> Iterator[str]:
     """Lines of numbers after the header, without comments; an empty matrix's empty lines are left out."""
-    with path.open(errors="replace") as file:
-        text = file.read()
+    text = read_text(path, LARGEST, "file of sparse matrices", lossy=True)
     steps = len(re.findall(r"^\s*(?:STEP:|--- Ionic Step)", text, re.MULTILINE))
     if steps > 1:
         raise BadInput(f"{path} holds {steps} ionic steps: keep the last one alone")
@@ -259,7 +260,7 @@ def _structure(out: Path, log: str) -> tuple[Structure, list[tuple[int, ...]]]:
     if stru is None:
         raise BadInput(f"{out} has no STRU beside it, which tells the structure: put the run's STRU there")
     try:
-        sections = _sections(stru.read_text(errors="replace"))
+        sections = _sections(read_text(stru, what="STRU", lossy=True))
         constant = float(sections["LATTICE_CONSTANT"][0][0])
         cell = constant * _lattice(sections, out, log)
         labels, positions = _atoms(sections["ATOMIC_POSITIONS"], cell, constant)
@@ -290,7 +291,9 @@ def _lattice(sections: dict[str, list[list[str]]], out: Path, log: str) -> NDArr
     if "LATTICE_VECTORS" in sections:
         return np.array([[float(w) for w in line[:3]] for line in sections["LATTICE_VECTORS"][:3]])
     given = next((f for f in (out.parent / "INPUT", out / "INPUT") if f.is_file()), None)
-    told = re.search(r"^\s*latname\s+(\w+)", given.read_text(errors="replace"), re.MULTILINE) if given else None
+    told = (
+        re.search(r"^\s*latname\s+(\w+)", read_text(given, what="INPUT", lossy=True), re.MULTILINE) if given else None
+    )
     name = told.group(1) if told else ""
     if name in _LATTICES:
         return np.array(_LATTICES[name], dtype=np.float64)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from nearsight.core.calculation import Calculation, Provenance
 from nearsight.core.errors import BadInput
+from nearsight.core.reading import LARGEST, read_text
 from nearsight.core.spin import COLLINEAR, NONE
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.formats.assembly import FARTHEST, Assembly, basis_of
@@ -67,7 +68,7 @@ class Aims(Format):
         """The crystal of geometry.in (angstrom -> Bohr), Cartesian or fractional. Raises BadInput for a damaged one."""
         cell, symbols, positions, fractional = [], [], [], []
         try:
-            for line in (path / GEOMETRY).read_text().splitlines():
+            for line in read_text(path / GEOMETRY, what="geometry.in").splitlines():
                 words = line.split("#")[0].split()
                 if words and words[0] == "lattice_vector":
                     cell.append([float(w) for w in words[1:4]])
@@ -88,7 +89,7 @@ def _charge(path: Path) -> float:
     """Of the cell, from control.in; all electrons are counted, so that without one they are as many as the protons."""
     control = path / "control.in"
     told = (
-        re.search(r"^\s*charge\s+(\S+)", control.read_text(errors="replace"), re.MULTILINE)
+        re.search(r"^\s*charge\s+(\S+)", read_text(control, what="control.in", lossy=True), re.MULTILINE)
         if control.is_file()
         else None
     )
@@ -98,7 +99,11 @@ def _charge(path: Path) -> float:
 def _table(path: Path) -> NDArray[np.int64]:
     """at., l, m of each orbital."""
     try:
-        rows = [line.split() for line in path.read_text().splitlines() if line.split() and line.split()[0].isdigit()]
+        rows = [
+            line.split()
+            for line in read_text(path, what="list of orbitals").splitlines()
+            if line.split() and line.split()[0].isdigit()
+        ]
         return np.array([[int(r[2]), int(r[4]), int(r[5])] for r in rows], dtype=np.int64).reshape(-1, 3)
     except (OSError, ValueError, IndexError) as error:
         raise BadInput(f"{path} cannot be read as FHI-aims's list of orbitals: {error}") from error
@@ -120,7 +125,7 @@ def _shells(path: Path, orbitals: NDArray[np.int64], atoms: int) -> list[tuple[i
 def _elements(path: Path, orbitals: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
     """row, column [elements], R [elements, 3] and place in the files of values [elements] of every stored element."""
     try:
-        text = path.read_text()
+        text = read_text(path, LARGEST, "file of indices")
         size, cells, told = (
             int(re.search(rf"{name}\s*:\s*(\d+)", text).group(1))  # type: ignore[union-attr]
             for name in ("n_hamiltonian_matrix_size", "n_cells_in_hamiltonian", "n_basis")
@@ -157,7 +162,7 @@ def _stored(begin: NDArray[np.int64], end: NDArray[np.int64]) -> tuple[NDArray[A
 
 def _values(path: Path, place: NDArray[np.int64]) -> NDArray[np.float64]:
     try:
-        values = np.array(path.read_text().split(), dtype=np.float64)
+        values = np.array(read_text(path, LARGEST, "list of numbers").split(), dtype=np.float64)
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} cannot be read as a list of numbers: {error}") from error
     if len(place) and len(values) <= int(place.max()):

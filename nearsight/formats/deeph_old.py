@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation, Provenance
 from nearsight.core.errors import BadInput
+from nearsight.core.reading import LARGEST, read_text
 from nearsight.core.spin import COLLINEAR, NONE, SPINOR, SPINS, Spin
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
@@ -143,7 +144,11 @@ class OldDeepH(Format):
 
 def _shells(path: Path, atoms: int) -> list[tuple[int, ...]]:
     try:
-        rows = [tuple(int(w) for w in line.split()) for line in path.read_text().splitlines() if line.split()]
+        rows = [
+            tuple(int(w) for w in line.split())
+            for line in read_text(path, LARGEST, "table of numbers").splitlines()
+            if line.split()
+        ]
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} is not a list of angular momenta for each atom: {error}") from error
     sound = all(0 <= l <= _LARGEST_L for row in rows for l in row) and all(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from nearsight.core.calculation import Calculation, Provenance
 from nearsight.core.errors import BadInput
+from nearsight.core.reading import read_text
 from nearsight.core.spin import NONE
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
@@ -170,7 +171,7 @@ def _lines(rows: list[list[Any]]) -> str:
 def _basis(path: Path) -> dict[str, tuple[int, ...]]:
     """{"Si": "2s2p1d"}, as Python or JSON writes it: matched, never evaluated."""
     try:
-        text = path.read_text()
+        text = read_text(path, what="table of a basis")
     except OSError as error:
         raise BadInput(f"{path} is needed: it tells the orbitals, such as {{'Si': '2s2p1d'}}") from error
     found = {}

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from nearsight.core.errors import BadInput, NearsightError, Unavailable
+from nearsight.core.reading import MEBIBYTE, read_text
 from nearsight.formats.exchange import exchange
 
+_LARGEST_JSON = 1024 * MEBIBYTE
 ASIDE = ".previous"  # ending of the old folder's name where the file system cannot exchange two folders in one step
 
 
@@ -218,13 +220,12 @@ def write_json(path: Path | str, content: Any) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """Raises BadInput for a missing file or one that is not JSON."""
+    """Raises BadInput for a missing file, one that is not JSON, and one that is longer than any of ours."""
+    text = read_text(path, _LARGEST_JSON, "JSON file")
     try:
-        return json.loads(Path(path).read_text())
-    except FileNotFoundError as error:
-        raise BadInput(f"no such file: {path}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"{path} is not a JSON file: {error}") from error
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path} is not a JSON file: {first_line(error):.120}") from error
 
 
 def one_inside(folder: Path, pattern: str) -> Path | None:

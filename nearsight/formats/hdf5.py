@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearsight.core.errors import BadInput
-from nearsight.core.reading import MEBIBYTE, regular_file
+from nearsight.core.reading import LARGEST, regular_file
 from nearsight.formats.files import first_line
 
-LARGEST = 2**20 * MEBIBYTE
 ROOM, DENSEST = 2**26, 100  # a data set beyond so many bytes is refused where it declares so many times its file
 
 

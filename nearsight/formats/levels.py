@@ -13,11 +13,14 @@ from torch import Tensor
 
 from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
+from nearsight.core.reading import LARGEST, read_text
 from nearsight.core.structure import Structure
 from nearsight.core.units import HARTREE_EV
+from nearsight.formats.files import first_line
 
 KEY = "program_levels"  # of a calculation's record
 SIESTA4_EV = 2 * 13.60580  # the Hartree of SIESTA before version 5 [eV]
+_FARTHEST_K, _FARTHEST = 1e3, 1e4  # fractional; Ha
 ABACUS_EV = 2 * 13.605698066  # and of ABACUS
 
 
@@ -69,11 +72,24 @@ def levels_beside(path: Path, structure: Structure, fermi_level: float | None = 
             if found.is_file():
                 try:
                     levels = reader(found, structure, fermi_level)
-                except (ValueError, IndexError, OSError) as error:
-                    raise BadInput(f"{found} is not a whole file of levels: {error}") from error
+                except (ValueError, IndexError, OSError, ArithmeticError, RuntimeError) as error:
+                    raise BadInput(f"{found} is not a whole file of levels: {first_line(error):.120}") from error
                 if levels is not None:
-                    return levels
+                    return _sound(levels, found)
     return None
+
+
+def _sound(levels: Levels, path: Path) -> Levels:
+    """The levels themselves, if they are some. Raises BadInput for none, or for numbers that no level has."""
+    k, e = levels.k, levels.energies
+    whole = k.ndim == 2 and k.shape[1] == 3 and e.ndim == 3 and e.shape[1] == len(k) and e.numel() > 0
+    if not whole:
+        raise BadInput(f"{path} is not a whole file of levels: {len(k)} k-points, levels {list(e.shape)}")
+    if not float(k.abs().max()) < _FARTHEST_K or not float(e.abs().max()) < _FARTHEST:
+        raise BadInput(f"{path} is not a whole file of levels: a k-point or level is beyond any that there is")
+    if not 0 < levels.resolution < 1:
+        raise BadInput(f"{path} is not a whole file of levels: it has no digits")
+    return levels
 
 
 def read_siesta_levels(path: Path, structure: Structure, fermi_level: float | None) -> Levels | None:
@@ -81,7 +97,7 @@ def read_siesta_levels(path: Path, structure: Structure, fermi_level: float | No
 
     The eV is SIESTA's own before version 5 (1 Ry = 13.60580 eV), as the Fermi level in the first line tells.
     """
-    words = path.read_text().split()
+    words = read_text(path, LARGEST, "file of levels").split()
     bands, spins, points = (int(w) for w in words[1:4])
     matrices = spins if spins <= 2 else 1  # spinors: one list of all
     stride = 1 + bands * matrices  # the number of the k-point, then the levels of each spin
@@ -91,7 +107,7 @@ def read_siesta_levels(path: Path, structure: Structure, fermi_level: float | No
     energies = table[:, 1:].reshape(points, matrices, bands).transpose(0, 1).contiguous()
     listed = path.with_suffix(".KP")
     if listed.is_file():
-        lines = [line.split() for line in listed.read_text().splitlines()[1:]]
+        lines = [line.split() for line in read_text(listed, LARGEST, "list of k-points").splitlines()[1:]]
         k = torch.tensor([[float(w) for w in line[1:4]] for line in lines if line], dtype=torch.float64)
     else:
         k = torch.zeros(1, 3, dtype=torch.float64)
@@ -125,7 +141,7 @@ def _last_digit(word: str) -> float:
 
 def read_openmx_bands(path: Path, structure: Structure, fermi_level: float | None) -> Levels | None:
     """`.Band` [Ha], 15 decimals: a header of n, spin and chemical potential, then k and its levels, up before down."""
-    lines = path.read_text().splitlines()
+    lines = read_text(path, LARGEST, "file of levels").splitlines()
     head = lines[0].split()
     polarised = head[1] == "1"
     first = 3 + int(lines[2].split()[0])
@@ -148,7 +164,7 @@ def read_openmx_bands(path: Path, structure: Structure, fermi_level: float | Non
 
 def read_openmx_out(path: Path, structure: Structure, fermi_level: float | None) -> Levels | None:
     """Levels of a molecule in an OpenMX `.out` [Ha]; those of a crystal stand there at shifted k-points and are left."""
-    text = path.read_text(errors="replace")
+    text = read_text(path, LARGEST, "output", lossy=True)
     found = re.search(r"Eigenvalues\s+Up-spin\s+Down-spin\s*\n((?:\s+\d+\s+-?\d+\.\d+\s+-?\d+\.\d+\s*\n)+)", text)
     if found is None:
         return None
@@ -164,7 +180,7 @@ def read_abacus_levels(path: Path, structure: Structure, fermi_level: float | No
     """`istate.info` [ABACUS's eV]: blocks `BAND Energy(ev) Occupation Kpoint = n (k)`, one or two spins a line."""
     k: list[list[float]] = []
     energies: list[list[list[float]]] = []
-    for line in path.read_text().splitlines():
+    for line in read_text(path, LARGEST, "file of levels").splitlines():
         head = re.search(r"Kpoint = \d+\s+\(([^)]*)\)", line)
         words = line.split()
         if head:

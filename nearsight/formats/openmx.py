@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation, Provenance
 from nearsight.core.errors import BadInput
+from nearsight.core.reading import LARGEST, read_bytes
 from nearsight.core.spin import COLLINEAR, NONE, SPINOR, Spin
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.formats.assembly import Assembly, basis_of
@@ -75,7 +76,7 @@ class _Bytes:
 
 def read_scfout(path: Path) -> Calculation:
     """The calculation in a `.scfout` file. Raises BadInput for another version or kind of file, or one that is cut off."""
-    data = _Bytes(path, memoryview(path.read_bytes()))
+    data = _Bytes(path, memoryview(read_bytes(path, LARGEST, "scfout file")))
     atoms, code, *electrodes, cells = data.ints(6).tolist()
     spin, version = _SPINS.get(code % 4), code // 4
     if spin is None or atoms < 1 or cells < 0 or any(n < 0 for n in electrodes):

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 from nearsight.core import registry
-from nearsight.core.errors import BadInput
+from nearsight.core.errors import STUMBLES, BadInput, NearsightError
 from nearsight.core.reading import regular_file
+from nearsight.formats.files import first_line
 from nearsight.formats.pseudopotential import Pseudopotential, PseudopotentialFormat
 from nearsight.formats.soundness import check_pseudopotential
 from nearsight.formats.xml import LARGEST
@@ -41,7 +42,14 @@ def read_pseudopotential(
         raise BadInput(
             f"{path}: is no pseudopotential that is known here; {', '.join(names[:-1])} and {names[-1]} files are read"
         )
-    pp = form.read(path, symbol, xc)
+    try:
+        pp = form.read(path, symbol, xc)
+    except NearsightError:
+        raise
+    except STUMBLES as error:
+        raise BadInput(
+            f"{path} is not whole, or is not what {form.name} files are: {first_line(error):.120}"
+        ) from error
     if symbol is not None and pp.symbol != symbol:
         raise BadInput(f"{path}: holds {pp.symbol}, not {symbol}; rename the file")
     return check_pseudopotential(pp)

@@ -33,6 +33,7 @@ from nearsight.formats.hdf5 import opened, read_set
 from nearsight.formats.orders import PYSCF
 
 PYSCF_BOHR = 0.52917721092  # angstrom, the program's own
+_INVERSE = 1e-6  # largest element of C^-1 C - 1
 _ROOM = 20.0  # Bohr of vacuum around a molecule, which has no cell
 _MOST_ORBITALS = 20_000
 
@@ -72,7 +73,7 @@ class PySCF(Format):
                 f"{path} has {C.shape[-1]} orbitals of {C.shape[-2]}: some were removed as linearly dependent, so that S and F "
                 "cannot be made of them; take nearsight.formats.pyscf.from_pyscf(mf) while the run is in memory"
             )
-        inverse = np.linalg.inv(C)  # S = (C C^dagger)^-1 = inverse^dagger inverse
+        inverse = _inverse(path, C)  # S = (C C^dagger)^-1 = inverse^dagger inverse
         dagger = inverse.conj().swapaxes(-1, -2)
         S, F = dagger[:1] @ inverse[:1], (dagger * e[..., None, :]) @ inverse
         D = (C * f[..., None, :]) @ C.conj().swapaxes(-1, -2)
@@ -187,6 +188,18 @@ def _listed(path: Path, file: h5py.File, name: str) -> NDArray[Any]:
             )
         return np.stack(parts)
     return read_set(path, file, name)
+
+
+def _inverse(path: Path, C: NDArray[Any]) -> NDArray[Any]:
+    """C^-1, which makes S: of orbitals that are none it is no inverse, or none to any digit."""
+    try:
+        inverse = np.linalg.inv(C)
+        exact = bool(np.abs(inverse @ C - np.eye(C.shape[-1])).max() < _INVERSE)
+    except np.linalg.LinAlgError:
+        exact = False
+    if not exact:
+        raise BadInput(f"{path}: its orbitals are linearly dependent to all digits: it is damaged, copy it again")
+    return inverse
 
 
 def _by_component(

@@ -12,7 +12,7 @@ from typing import Any
 
 from nearsight.core import registry
 from nearsight.core.calculation import Calculation
-from nearsight.core.errors import BadInput, NearsightError, Unavailable
+from nearsight.core.errors import STUMBLES, BadInput, NearsightError, Unavailable
 from nearsight.core.laws import require_lawful
 from nearsight.core.structure import Structure, check_bounds
 from nearsight.formats import structures
@@ -20,8 +20,6 @@ from nearsight.formats.format import Format
 from nearsight.formats.outputs import claim_folder, claim_place
 
 GROUP = "formats"
-#: what readers, ours or another's, raise where a damaged file says what no file of its kind says
-_STUMBLES = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 def load(name: str) -> Format:
@@ -79,7 +77,7 @@ def read_unchecked(path: Path | str, format: str | None = None) -> Calculation:
         calculation = found.read(path)
     except NearsightError:
         raise
-    except _STUMBLES as error:
+    except STUMBLES as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise BadInput(f"{path} is not whole, or is not what {found.name} files are: {said:.120}") from error
     check_bounds(calculation.structure, str(path))

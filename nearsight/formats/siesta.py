@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from nearsight.core.basis import Basis
 from nearsight.core.calculation import Calculation, Provenance
 from nearsight.core.errors import BadInput
+from nearsight.core.reading import LARGEST, read_text, regular_file
 from nearsight.core.spin import COLLINEAR, NONE, SPINOR, Spin
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.formats.assembly import Assembly, basis_of
@@ -178,7 +179,7 @@ def _with_structure(found: SiestaMatrices, file: Path) -> SiestaMatrices:
 def _read_xv(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], list[int]]:
     """Cell and positions [Bohr], species from 0, atomic numbers."""
     try:
-        lines = path.read_text().splitlines()
+        lines = read_text(path, LARGEST, "file of SIESTA's").splitlines()
         cell = np.array([[float(w) for w in line.split()[:3]] for line in lines[:3]])
         rows = [line.split() for line in lines[4 : 4 + int(lines[3].split()[0])]]
         positions = np.array([[float(w) for w in row[2:5]] for row in rows])
@@ -193,7 +194,7 @@ def _read_orbital_index(path: Path, atoms: int) -> tuple[tuple[Kind, ...], NDArr
     """Species by their orbitals' angular momenta, of the atoms of the unit cell."""
     per_atom: dict[int, tuple[str, int, list[int]]] = {}
     try:
-        lines = path.read_text().splitlines()
+        lines = read_text(path, LARGEST, "file of SIESTA's").splitlines()
         orbitals = int(lines[0].split()[0])
         for line in [line for line in lines[1:] if line.split() and line.split()[0].isdigit()][:orbitals]:
             _, atom, species, label, _, _, l = line.split()[:7]
@@ -216,7 +217,9 @@ def _known(kind: Kind, file: Path) -> Kind:
             return replace(kind, number=found)
     for text in sorted(file.parent.glob("*.fdf")):
         line = re.search(
-            rf"^\s*\d+\s+(-?\d+)\s+{re.escape(kind.label)}(?:\s|$)", text.read_text(errors="replace"), re.MULTILINE
+            rf"^\s*\d+\s+(-?\d+)\s+{re.escape(kind.label)}(?:\s|$)",
+            read_text(text, what="fdf file", lossy=True),
+            re.MULTILINE,
         )
         if line:
             return replace(kind, number=abs(int(line.group(1))) % 200)
@@ -228,6 +231,7 @@ def _known(kind: Kind, file: Path) -> Kind:
 
 
 def _number_in_ion_xml(path: Path) -> int | None:
+    regular_file(path, LARGEST, ".ion.xml")
     with path.open(errors="replace") as file:
         head = re.search(r"<z>\s*(\d+)\s*</z>", file.read(100_000))
     return int(head.group(1)) if head else None

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
+from nearsight.core.reading import LARGEST, read_bytes
 from nearsight.formats.hdf5 import opened, read_set
 
 
@@ -60,7 +61,7 @@ class Records:
 
     def __init__(self, path: Path) -> None:
         self.path, self.at = path, 0
-        self.content = path.read_bytes()
+        self.content = read_bytes(path, LARGEST, "file of SIESTA's")
         self.spans: list[tuple[int, int]] = []
         at, end = 0, len(self.content)
         while at < end:

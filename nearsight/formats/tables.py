@@ -10,13 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearsight.core.errors import BadInput
+from nearsight.core.reading import LARGEST, read_text
 from nearsight.formats.files import read_json
 
 
 def read_table(path: Path, columns: int | None = None) -> NDArray[np.float64]:
     """Rows of finite numbers [rows, columns]. Raises BadInput for anything else."""
     try:
-        rows = [[float(w) for w in line.split()] for line in path.read_text().splitlines() if line.split()]
+        rows = [
+            [float(w) for w in line.split()]
+            for line in read_text(path, LARGEST, "table of numbers").splitlines()
+            if line.split()
+        ]
         table = np.array(rows, dtype=np.float64)
     except FileNotFoundError as error:
         raise BadInput(f"no such file: {path}") from error

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import time
+import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from nearsight.core.errors import NearsightError
+from nearsight.core.reading import LARGEST, regular_file
 from nearsight.formats.files import whole_file
 
 MAPPED_FROM = 1 << 20  # bytes; smaller files are read whole, so that many samples do not need as many mappings
@@ -58,13 +62,16 @@ class DiskCache:
         """The record, its tensors mapped from the file where they are large; None without one, or with a broken file."""
         path = self.file(key)
         try:
-            size = path.stat().st_size
+            size = regular_file(path, LARGEST, "prepared sample")
             with safe_open(path, framework="pt") as file:
                 names = file.keys()  # no dictionary
                 found = {k: file.get_tensor(k) for k in names}
+                if (file.metadata() or {}).get("crc32") != _checksum(found):
+                    raise ValueError("altered")
             os.utime(path)
-        except (OSError, SafetensorError, RuntimeError):
-            path.unlink(missing_ok=True) if path.exists() and os.access(path.parent, os.W_OK) else None
+        except (OSError, SafetensorError, RuntimeError, ValueError, NearsightError):
+            with suppress(OSError):
+                path.unlink()
             return None
         return found if size >= MAPPED_FROM else {k: x.clone() for k, x in found.items()}
 
@@ -75,7 +82,9 @@ class DiskCache:
             return
         try:
             with whole_file(self.file(key)) as part:
-                save_file({k: x.detach().cpu().contiguous() for k, x in record.items()}, part)
+                save_file(
+                    {k: x.detach().cpu().contiguous() for k, x in record.items()}, part, {"crc32": _checksum(record)}
+                )
         except (NearsightError, OSError, SafetensorError, RuntimeError) as error:
             self.full = True
             self.say(f"prepared samples are not kept: {str(error).splitlines()[0]} (data.cache names another folder)")
@@ -104,6 +113,17 @@ class DiskCache:
             self.say(f"prepared samples fill {self.folder}: the rest is made anew when needed (data.cache_gb)")
         self.written = 0.0
         return not self.full
+
+
+def _checksum(record: Mapping[str, Tensor]) -> str:
+    """Of names, kinds, shapes and numbers."""
+    found = 0
+    for name in sorted(record):
+        x = record[name].detach().cpu().contiguous()
+        found = zlib.crc32(f"{name} {x.dtype} {tuple(x.shape)}".encode(), found)
+        if x.numel():
+            found = zlib.crc32(x.reshape(-1).view(torch.uint8).numpy().tobytes(), found)
+    return f"{found:08x}"
 
 
 def matching(record: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -53,19 +53,20 @@ class OrbitalReference:
     def initial_hamiltonian(self, structure: Structure) -> BlockMatrix:
         """H0 [Ha] of superposed atomic densities; kept in `cache`, a file for each structure and setting."""
         layout = self.layout(structure)
-        file = None if self.cache is None else self.cache / f"{self._key(structure)}.npy"
-        if file is not None and file.exists():
+        file = None if self.cache is None else self.cache / f"{self._key(structure)}.npz"
+        if file is not None and file.is_file():
             try:
-                values = torch.from_numpy(np.load(file))
-                if tuple(values.shape) == (1, layout.size):
+                with np.load(file, allow_pickle=False) as kept:
+                    values = torch.from_numpy(kept["values"])
+                if tuple(values.shape) == (1, layout.size) and values.dtype == torch.float64:
                     return BlockMatrix(layout, values)
-            except (OSError, ValueError, EOFError):
-                file.unlink(missing_ok=True)  # half a file: computed again below
+            except Exception:  # whatever a damaged file makes NumPy stumble over: computed again below
+                pass
         species = self._present(structure)
         h0 = initial_hamiltonian(structure.to("cpu"), self.settings, species)[0].to("cpu").on(layout)
         if file is not None:
             with whole_file(file) as part, open(part, "wb") as handle:
-                np.save(handle, h0.values.numpy())
+                np.savez(handle, values=h0.values.numpy())  # with a checksum
         return h0
 
     def require_overlap(self, found: Calculation, name: object) -> None:

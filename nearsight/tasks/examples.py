@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nearsight.core.configuration import near_miss
 from nearsight.core.errors import BadInput
+from nearsight.core.reading import read_bytes
 from nearsight.formats.files import whole_file
 from nearsight.formats.outputs import claim_file
 
@@ -100,11 +102,23 @@ def write_example(name: str, folder: Path | str = ".") -> Path:
         stems = [Path(f).stem for f in known]
         raise BadInput(f"no example named {name}{near_miss(name, stems)} (known: {', '.join(known)})")
     place = claim_file(Path(folder) / file)
-    if place.exists():
+    if place.exists() and not _is_it(place, file):
         raise BadInput(f"{place} is there already: remove it, or give another folder with -o")
     with whole_file(place) as part:
-        if file in STRUCTURES:
-            STRUCTURES[file][1]().write(part, format=place.suffix.removeprefix("."))
-        else:
-            part.write_text(CONFIGURATIONS[file][1])
+        _write(part, file)
     return place
+
+
+def _write(path: Path, file: str) -> None:
+    if file in STRUCTURES:
+        STRUCTURES[file][1]().write(path, format=Path(file).suffix.removeprefix("."))
+    else:
+        path.write_text(CONFIGURATIONS[file][1])
+
+
+def _is_it(place: Path, file: str) -> bool:
+    """Whether a file is the example already: to write it once more changes nothing, and sweeps what a dead writer left."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder, file)
+        _write(made, file)
+        return place.is_file() and read_bytes(place) == made.read_bytes()

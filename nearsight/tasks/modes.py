@@ -30,6 +30,8 @@ from nearsight.core.units import AMU_ME, BOHR_ANG, BOLTZMANN_HA, HARTREE_EV
 from nearsight.dft.settings import Settings
 from nearsight.formats.files import read_json, write_json
 from nearsight.formats.registry import read
+from nearsight.formats.seal import is_whole, sealed
+from nearsight.formats.structures import check_structure
 from nearsight.generators.rotations import APART_ANG, check_room, random_rotation, turned
 from nearsight.tasks.digest import Origin, former_digest
 from nearsight.tasks.ground_states import Report, Workers, ground_states, origin_before
@@ -175,10 +177,10 @@ def harmonic_of(
     made_from = origin.digest(repeated, _steps(recipe))
     former = former_digest(repeated, origin, _without_outputs(origin_before(folder) or origin), _steps(recipe))
     if (folder / "modes.json").exists():
-        kept = read_json(folder / "modes.json")
+        kept = _kept(folder / "modes.json")
         if kept.get("digest") not in (made_from, former):
             raise BadInput(f"{folder} was made from another configuration: build into a new folder, or remove it")
-        return _read(kept, folder, recipe)
+        return _of_this(_read(kept, folder, recipe), repeated, folder)
     minimum = _minimum(repeated, recipe, scf, folder / "minimum.json", (made_from, former))
     h, displaced = recipe.step_ang / BOHR_ANG, []
     for coordinate, sign in product(range(3 * len(structure)), (1, -1)):
@@ -198,7 +200,7 @@ def harmonic_of(
     kept = _table(minimum) | {"supercell": list(recipe.supercell), "hessian_eV_per_Ang2": rows.tolist()}
     harmonic = _read(kept, folder, recipe)
     energies = (1000 * HARTREE_EV * harmonic.energies).tolist()
-    write_json(folder / "modes.json", {"digest": made_from, "energies_meV": energies, **kept})
+    write_json(folder / "modes.json", sealed({"digest": made_from, "energies_meV": energies, **kept}))
     return harmonic
 
 
@@ -215,12 +217,16 @@ def taken_harmonic(structure: Structure, recipe: Modes, folder: Path) -> Harmoni
 
     Raises NearsightError where they are of another structure, or not there.
     """
-    harmonic = _read(read_json(folder / "modes.json"), folder, recipe)
-    asked, found = _checked(supercell(structure, recipe.supercell), recipe), harmonic.minimum
+    harmonic = _read(_kept(folder / "modes.json"), folder, recipe)
+    return _of_this(harmonic, _checked(supercell(structure, recipe.supercell), recipe), folder)
+
+
+def _of_this(harmonic: Harmonic, asked: Structure, folder: Path) -> Harmonic:
+    found = harmonic.minimum
     if asked.numbers.tolist() != found.numbers.tolist() or not torch.allclose(
         asked.cell, found.cell, rtol=0, atol=1e-6
     ):
-        raise BadInput(f"modes.hessian: {folder} is of another structure, cell or supercell than this set")
+        raise BadInput(f"modes: {folder} is of another structure, cell or supercell than this set")
     return harmonic
 
 
@@ -244,10 +250,10 @@ def _minimum(
     """The structure itself, or relaxed (once: it is kept at `place`).  digests: that it is kept under, and the former."""
     if recipe.relax_ev_per_ang is None:
         return structure
-    if place.exists() and (kept := read_json(place)).get("digest") in digests:
+    if place.exists() and (kept := _kept(place)).get("digest") in digests:
         return _structure(kept, place)
     relaxed = _checked(_relaxed(structure, recipe.supercell, scf, recipe.relax_ev_per_ang), recipe)
-    write_json(place, {"digest": digests[0], **_table(relaxed)})
+    write_json(place, sealed({"digest": digests[0], **_table(relaxed)}))
     return relaxed
 
 
@@ -317,6 +323,13 @@ def _without_outputs(origin: Origin) -> Origin:
     return Origin(origin.settings.model_copy(update={"outputs": {"forces": False, "stress": False}}))
 
 
+def _kept(path: Path) -> dict[str, Any]:
+    table = read_json(path)
+    if not isinstance(table, dict) or not is_whole(table):
+        raise BadInput(f"{path} is damaged: remove it, and it is made again")
+    return table
+
+
 def _table(structure: Structure) -> dict[str, Any]:
     return {
         "numbers": structure.numbers.tolist(),
@@ -332,8 +345,9 @@ def _structure(table: Mapping[str, Any], place: Path) -> Structure:
         )
         a, b, c = (bool(x) for x in table.get("periodic", (True, True, True)))
         numbers = torch.tensor(table["numbers"])
-        return Structure(cell.reshape(3, 3), positions.reshape(-1, 3), numbers, periodic=(a, b, c))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        found = Structure(cell.reshape(3, 3), positions.reshape(-1, 3), numbers, periodic=(a, b, c))
+        return check_structure(found, str(place))
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise BadInput(f"{place} is damaged: remove it, and it is made again") from error
 
 
@@ -343,6 +357,8 @@ def _read(table: Mapping[str, Any], place: Path, recipe: Modes) -> Harmonic:
         rows = torch.tensor(table["hessian_eV_per_Ang2"], dtype=torch.float64) / _FORCE_CONSTANT
         a, b, c = table["supercell"]
         hessian = second_derivatives(rows, (a, b, c))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if hessian.shape != (3 * len(minimum), 3 * len(minimum)) or not bool(torch.isfinite(hessian).all()):
+            raise ValueError("not of this structure")
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise BadInput(f"{place} is damaged: remove it, and it is made again") from error
     return Harmonic(minimum, hessian, recipe.molecule)

@@ -16,8 +16,10 @@ from nearsight.tasks.examples import CONFIGURATIONS, STRUCTURES, write_example
 def test_a_structure_is_one(name: str, tmp_path: Path) -> None:
     found = read_structure(write_example(name, tmp_path), 5.0 if name.endswith(".xyz") else None)
     assert len(found) in (1, 2, 3)
+    again = write_example(name, tmp_path)  # the same once more is no loss
+    again.write_text("mine")
     with pytest.raises(BadInput, match="already"):
-        write_example(Path(name).stem, tmp_path)
+        write_example(name, tmp_path)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

@@ -43,13 +43,13 @@ Atoms.SpeciesAndCoordinates>
 """
 
 
-def invented(spin=NONE, seed=0, density=True) -> Calculation:
-    """Three atoms, two elements in mixed order, shells to f, hermitian random matrices."""
+def invented(spin=NONE, seed=0, density=True, reach=6.0) -> Calculation:
+    """Three atoms, two elements in mixed order, shells to f, hermitian random matrices. reach: of pairs [Bohr]."""
     generator = torch.Generator().manual_seed(seed)
     cell = torch.tensor([[5.0, 0.3, -0.2], [0.9, 6.1, 0.4], [-0.5, 1.1, 7.2]], dtype=torch.float64)
     x = torch.tensor([[0.1, 0.2, 0.3], [2.4, 1.7, 1.8], [3.4, 4.1, 4.9]], dtype=torch.float64)
     structure = Structure(cell, x, torch.tensor([8, 14, 8]))
-    layout = BlockLayout(Basis.of(structure.numbers, SHELLS), Pairs.within(structure, 6.0))
+    layout = BlockLayout(Basis.of(structure.numbers, SHELLS), Pairs.within(structure, reach))
 
     def matrix(kind) -> BlockMatrix:
         dtype = torch.complex128 if kind is SPINOR else torch.float64
@@ -136,6 +136,19 @@ def test_what_is_written_as_hsx_is_read(tmp_path, spin, version):
     assert read.electrons == c.electrons
 
 
+@pytest.mark.parametrize("spin", [NONE, COLLINEAR])
+def test_what_is_written_as_netcdf_or_dm_is_read(tmp_path, spin):
+    c, labels = invented(spin), {8: "O.1", 14: "Si_bulk"}
+    writers.write_netcdf(tmp_path / "siesta.nc", c, labels)
+    read = registry.read(tmp_path)
+    same(read, c, names=("overlap", "hamiltonian", "density_matrix"))
+    assert read.fermi_level == c.fermi_level and read.electrons == c.electrons
+    (tmp_path / "siesta.nc").unlink()
+    writers.write_hsx(tmp_path / "x.HSX", c, labels, 2)
+    writers.write_dm(tmp_path / "x.DM", c)
+    same(registry.read(tmp_path), c, names=("overlap", "hamiltonian", "density_matrix"))
+
+
 def sisl_hamiltonian(c: Calculation):
     """sisl's Hamiltonian [eV] in SIESTA's order."""
     sisl = pytest.importorskip("sisl")
@@ -167,16 +180,7 @@ def test_what_sisl_writes_for_siesta_is_read(tmp_path, ending):
     with sisl.get_sile(tmp_path / f"x.{ending}", "w") as file:
         made.write(file)
     if ending == "TSHS":
-        rows, n = [f"{c.basis.size} {c.basis.size} = orbitals"], 0
-        kinds = sorted(set(c.basis.numbers))
-        for atom, z in enumerate(c.basis.numbers):
-            for l in c.basis.shells[z]:
-                for m in range(-l, l + 1):
-                    n += 1
-                    rows.append(
-                        f"{n} {atom + 1} {kinds.index(z) + 1} {c.structure.symbols[atom]} 1 4 {l} {m} 1 F x 5.0 0 0 0 {n}"
-                    )
-        (tmp_path / "x.ORB_INDX").write_text("\n".join(rows) + "\n")
+        writers.write_orbital_index(tmp_path / "x.ORB_INDX", c)
     read = registry.read(tmp_path)
     scale = sisl.unit.siesta.unit_convert("Ry", "eV") * 2
     from nearsight.core.units import BOHR_ANG, HARTREE_EV

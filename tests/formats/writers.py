@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from nearsight.core.calculation import Calculation
@@ -304,3 +305,64 @@ def write_aims(folder: Path, c: Calculation) -> None:
         geometry.append("atom " + " ".join(repr(v * bohr) for v in x) + f" {s}")
     (folder / "geometry.in").write_text("\n".join(geometry) + "\n")
     assert BOHR_ANG != bohr
+
+
+def write_netcdf(path: Path, c: Calculation, labels: dict[int, str]) -> None:
+    """SIESTA's NetCDF 4 file of `CDF.Save`, which is HDF5, with D where there is one; spin none or collinear."""
+    from nearsight.formats.siesta_files import supercells
+
+    isc = supercells(2 * np.abs(c.overlap.pairs.R.numpy()).max(0) + 1)
+    S = blocks(c, "overlap", "siesta", 0)
+    there = np.hstack([dense(c, {k: np.ones_like(b) for k, b in S.items()}, tuple(r)) for r in isc.tolist()]) != 0
+    row, column = np.nonzero(there)
+
+    def listed(name: str, component: int, factor: float) -> np.ndarray:
+        found = blocks(c, name, "siesta", component)
+        return factor * np.hstack([dense(c, found, tuple(r)) for r in isc.tolist()])[row, column]
+
+    spins = range(c.hamiltonian.spin.components)
+    kinds = sorted(labels)
+    with h5py.File(path, "w") as file:
+        file["SPARSE/n_col"] = there.sum(1).astype("i4")
+        file["SPARSE/list_col"] = (column + 1).astype("i4")
+        file["SPARSE/isc_off"] = isc.astype("i4")
+        file["SPARSE/S"] = listed("overlap", 0, 1.0)
+        file["SPARSE/H"] = np.stack([listed("hamiltonian", s, 2.0) for s in spins])
+        if c.density_matrix is not None:
+            file["SPARSE/DM"] = np.stack([listed("density_matrix", s, 1.0) for s in spins])
+        for n, z in enumerate(kinds):
+            file[f"BASIS/{labels[z]}/orbnl_l"] = np.array(c.basis.shells[z], dtype="i4")
+            file[f"BASIS/{labels[z]}"].attrs.update({"Atomic_number": np.int32([z]), "ID": np.int32([n + 1])})
+        file["BASIS/basis"] = np.array([kinds.index(z) + 1 for z in c.basis.numbers], dtype="i4")
+        file["cell"], file["xa"] = c.structure.cell.numpy(), c.structure.positions.numpy()
+        file["lasto"] = c.basis.offsets[1:].numpy().astype("i4")
+        file["Ef"], file["Qtot"] = np.array([2 * c.fermi_level]), np.array([c.electrons])
+
+
+def write_dm(path: Path, c: Calculation) -> None:
+    """SIESTA's `.DM` with the supercell in its head; spin none or collinear."""
+    from nearsight.formats.siesta_files import supercells
+
+    nsc = 2 * np.abs(c.overlap.pairs.R.numpy()).max(0) + 1
+    isc = supercells(nsc).tolist()
+    spins = c.density_matrix.spin.components
+    D = [blocks(c, "density_matrix", "siesta", s) for s in range(spins)]
+    wide = [np.hstack([dense(c, d, tuple(r)) for r in isc]) for d in D]
+    columns = [np.flatnonzero(np.any([m[n] != 0 for m in wide], 0)) for n in range(c.basis.size)]
+    out = record(ints(c.basis.size, spins, *nsc.tolist())) + record(ints(*map(len, columns)))
+    out += b"".join(record(ints(*(x + 1))) for x in columns)
+    out += b"".join(record(floats(m[n, columns[n]])) for m in wide for n in range(c.basis.size))
+    path.write_bytes(out)
+
+
+def write_orbital_index(path: Path, c: Calculation) -> None:
+    """SIESTA's `.ORB_INDX`, which tells the angular momenta that a TSHS has not."""
+    rows, n = [f"{c.basis.size} {c.basis.size} = orbitals"], 0
+    kinds = sorted(set(c.basis.numbers))
+    for atom, z in enumerate(c.basis.numbers):
+        for l in c.basis.shells[z]:
+            for m in range(-l, l + 1):
+                n += 1
+                kind, symbol = kinds.index(z) + 1, c.structure.symbols[atom]
+                rows.append(f"{n} {atom + 1} {kind} {symbol} 1 4 {l} {m} 1 F x 5.0 0 0 0 {n}")
+    path.write_text("\n".join(rows) + "\n")

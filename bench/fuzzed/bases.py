@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fuzzed.contract import Fuzzed, require, text
 from nearsight.atoms.orbitals import generate_species
 from nearsight.formats.basis_files import read_basis
 
@@ -20,8 +21,8 @@ def basis_files(kind: str) -> Callable[[Path], list[Path]]:
     def originals(folder: Path) -> list[Path]:
         from tests.formats.basis_writers import orb_text, pao_text, write
 
-        text = {"orb": orb_text, "pao": lambda s: pao_text(s, points=500)}[kind]
-        return [write(folder / f"{symbol}.{kind}", text(generate_species(symbol, "pbe"))) for symbol in SHELLS]
+        made = {"orb": orb_text, "pao": lambda s: pao_text(s, points=500)}[kind]
+        return [write(folder / f"{symbol}.{kind}", made(generate_species(symbol, "pbe"))) for symbol in SHELLS]
 
     return originals
 
@@ -34,11 +35,12 @@ def read_basis_file(path: Path) -> Any:
 
 def judge_basis(basis: Any, original: Path) -> None:
     """The same shells, each within 5 % of what it was."""
-    from fuzzed import require
-
     sound = read_basis_file(original)
     require(basis.shells == sound.shells and basis.symbol == sound.symbol, "other shells")
     for o, s in zip(basis.orbitals, sound.orbitals, strict=True):
         r = s.radial.r
         one, two = (np.interp(r, f.r, f.values * f.r**f.l, right=0.0) for f in (o.radial, s.radial))
         require(np.abs(one - two).max() < 0.05 * np.abs(two).max(), f"zeta {o.zeta} of l = {o.l} is another function")
+
+
+READERS = {kind: Fuzzed(basis_files(kind), text, read_basis_file, judge_basis) for kind in ("pao", "orb")}

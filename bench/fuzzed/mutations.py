@@ -112,6 +112,19 @@ def number(raw: bytes, random: Random) -> bytes:
     return raw[: match.start()] + altered(match[0], random) + raw[match.end() :]
 
 
+def integer(raw: bytes, random: Random) -> bytes:
+    """Four bytes, mostly of a header, made another integer."""
+    data = bytearray(raw)
+    end = min(len(data), 400 if random.random() < 0.7 else len(data))
+    if end < 4:
+        return flipped(raw, random)
+    place = 4 * int(random.integers(end // 4))
+    old = int.from_bytes(data[place : place + 4], "little", signed=True)
+    made = pick(random, (0, 1, -1, old + 1, old - 1, -old, 2 * old, 2**31 - 1, -(2**31), 10**6, 2**24))
+    data[place : place + 4] = (made & 0xFFFFFFFF).to_bytes(4, "little")
+    return bytes(data)
+
+
 def early_number(raw: bytes, random: Random) -> bytes:
     """The same within the first lines, where headers and counts are."""
     head = raw[:2000]
@@ -254,7 +267,8 @@ def hdf5(path: Path, random: Random) -> None:
         if how <= 1 and flat.size:
             place = int(random.integers(flat.size))
             if data.dtype.kind in "iu":
-                flat[place] = pick(random, (-1, 0, 1, 2, 10**9, 2**62, int(flat[place]) + 1, -int(flat[place])))
+                made = pick(random, (-1, 0, 1, 2, 10**9, 2**62, int(flat[place]) + 1, -int(flat[place])))
+                flat[place] = np.int64(made).astype(data.dtype)
             else:
                 flat[place] = pick(random, (np.nan, np.inf, 1e30, -flat[place], flat[place] * 10, flat[place] + 1, 0))
             file[name][...] = data
