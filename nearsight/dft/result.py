@@ -144,7 +144,9 @@ class Result:
         table = read_json(path)
         if not isinstance(table, dict) or "energy_eV" not in table:
             raise MissingData(f"{path} is not the result of a ground state: `nearsight scf` writes one")
-        checked_version(table.get(KEY), VERSION, folder, (table.get("versions") or {}).get("nearsight"))
+        versions = table.get("versions")
+        by = versions.get("nearsight") if isinstance(versions, Mapping) else None
+        checked_version(table.get(KEY), VERSION, folder, by)
         names = {f.name for f in fields(Result)}
         known = {k: v for k, v in table.items() if k in names}
         _check(known, path)

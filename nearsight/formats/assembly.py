@@ -85,6 +85,7 @@ class Assembly:
         An element that is not listed is its mirror image's conjugate, M_ij(R) = M_ji(-R)^*, or zero if neither is listed.
         """
         listed = torch.as_tensor(np.array(values))
+        listed = listed.to(torch.complex128 if listed.is_complex() else torch.float64)
         full = listed.new_zeros(len(listed), self.layout.size)
         full[:, self.place] = listed * self.sign.to(listed.real.dtype)
         there = torch.zeros(self.layout.size, dtype=torch.bool)

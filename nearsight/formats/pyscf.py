@@ -34,6 +34,7 @@ from nearsight.formats.orders import PYSCF
 
 PYSCF_BOHR = 0.52917721092  # angstrom, the program's own
 _INVERSE = 1e-6  # largest element of C^-1 C - 1
+_COEFFICIENT = 1e6  # largest coefficient of an orbital in normalised functions, which nearly dependent ones reach
 _ROOM = 20.0  # Bohr of vacuum around a molecule, which has no cell
 _MOST_ORBITALS = 20_000
 
@@ -194,7 +195,7 @@ def _inverse(path: Path, C: NDArray[Any]) -> NDArray[Any]:
     """C^-1, which makes S: of orbitals that are none it is no inverse, or none to any digit."""
     try:
         inverse = np.linalg.inv(C)
-        exact = bool(np.abs(inverse @ C - np.eye(C.shape[-1])).max() < _INVERSE)
+        exact = bool(np.abs(inverse @ C - np.eye(C.shape[-1])).max() < _INVERSE and np.abs(C).max() < _COEFFICIENT)
     except np.linalg.LinAlgError:
         exact = False
     if not exact:

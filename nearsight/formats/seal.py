@@ -11,8 +11,9 @@ KEY = "sha256"
 
 
 def sealed(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The table with a digest of its content."""
-    return {**table, KEY: _digest(table)}
+    """The table as JSON holds it, with a digest of its content."""
+    written: dict[str, Any] = json.loads(json.dumps(table, default=str))
+    return {**written, KEY: _digest(written)}
 
 
 def is_whole(table: Mapping[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from nearsight.core.errors import BadInput, NearsightError
+from nearsight.core.reading import LARGEST, read_text, regular_file
 from nearsight.core.versions import KEY, checked_version
 from nearsight.formats.files import whole_file
 from nearsight.learn.metrics import Metrics
@@ -65,6 +67,10 @@ class Checkpoint:
         Raises BadInput where it is broken, of a later version, or does not fit what it is put into.
         """
         try:
+            regular_file(self.path, LARGEST, "checkpoint")
+            with zipfile.ZipFile(self.path) as parts:  # PyTorch writes their checksums and does not look at them
+                if (altered := parts.testzip()) is not None:
+                    raise ValueError(f"{altered} is not as it was written")
             state = torch.load(self.path, map_location=device, weights_only=True)
             checked_version(state.get(KEY), VERSION, self.path)
             yield state
@@ -82,7 +88,11 @@ class Checkpoint:
         last: as the checkpoint has it; None in one of an earlier version, whose last line up to `step` is taken.  Lines of
         later steps, and what is no line (half of one, cut off by a power failure), are dropped from the file if `write`.
         """
-        found = self.metrics.read_text(errors="replace").splitlines() if self.metrics.exists() else []
+        found = (
+            read_text(self.metrics, LARGEST, "file of metrics", lossy=True).splitlines()
+            if self.metrics.exists()
+            else []
+        )
         lines = [x for x in map(_entries, found) if x is not None and x["step"] <= step]
         if last is not None and lines[-1:] != [last]:
             lines.append(dict(last))

@@ -20,9 +20,11 @@ from nearsight.core.calculation import Calculation
 from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, MissingData, NearsightError
 from nearsight.core.layout import BlockLayout
+from nearsight.core.reading import read_text
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.formats.files import whole_file
 from nearsight.formats.registry import list_folders, list_structures, read
+from nearsight.formats.seal import KEY, is_whole, sealed
 from nearsight.formats.sets.pack import packed
 from nearsight.learn.config import DataConfig
 from nearsight.learn.domain import element_pairs
@@ -147,12 +149,14 @@ class Survey:
         atoms = {"cell": s.cell.tolist(), "positions": s.positions.tolist(), "numbers": s.numbers.tolist()}
         table = {"digest": self.digest, "spin": self.spin, "shells": self.shells, "reach": self.reach}
         pairs = [[*zz, r] for zz, r in self.pairs.items()]
-        return json.dumps({"structure": atoms, **table, "pairs": pairs, "origin": self.origin.table()})
+        return json.dumps(sealed({"structure": atoms, **table, "pairs": pairs, "origin": self.origin.table()}))
 
     @staticmethod
     def of_note(text: str) -> Survey:
         """Raises KeyError, TypeError or ValueError for what is none."""
         known = json.loads(text)
+        if KEY not in known or not is_whole(known):
+            raise ValueError("no note, or one that was altered")
         atoms = known["structure"]
         cell, positions = (torch.tensor(atoms[k], dtype=torch.float64) for k in ("cell", "positions"))
         structure = Structure(cell, positions, torch.tensor(atoms["numbers"]))
@@ -195,8 +199,8 @@ class Reader:
         note = None if self.notes is None else self.notes / f"{_state_of(path)}.json"
         if note is not None and note.exists():
             try:
-                return Survey.of_note(note.read_text())
-            except (OSError, ValueError, KeyError, AttributeError, TypeError):
+                return Survey.of_note(read_text(note))
+            except (NearsightError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
                 pass  # half a note: made anew
         found = survey_of(self(path))
         if note is not None:
