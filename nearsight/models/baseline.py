@@ -54,7 +54,7 @@ class ClusterExpansion(nn.Module):
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         """Follows the device, never the precision."""
-        device = fn(torch.zeros(1)).device
+        device = fn(self.radial_weight.new_zeros(1)).device  # a cast to another precision names no device
         for module in self.modules():  # the radial functions too
             for name, value in module._buffers.items():
                 module._buffers[name] = None if value is None else value.to(device)

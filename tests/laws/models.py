@@ -127,6 +127,12 @@ class ModelLaws:
         error = (there.values - here.rotate(rotation).values).abs().max()
         assert float(error) < TOLERANCE[dtype] * float(here.values.abs().max())
 
+    def test_a_cast_leaves_everything_on_its_device(self) -> None:
+        """First to a device, then to a precision, as `.to(device).to(dtype)` does; `meta` stands for any device."""
+        network = self.model().to("meta").to(torch.float32)
+        places = {n: x.device.type for n, x in (*network.named_parameters(), *network.named_buffers())}
+        assert {n for n, place in places.items() if place != "meta"} == set()
+
     def test_the_prediction_is_hermitian(self, dtype, device) -> None:
         matrix = self.predicted(self.model(dtype, device), crystal())
         error = (matrix.values - matrix.dagger().values).abs().max()
