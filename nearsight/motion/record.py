@@ -121,10 +121,13 @@ class Record:
         if not at_once and began - self._saved < max(_APART, _SHARE * self._cost):
             return
         lengths = {}
-        for name in _GROWING:
-            with open(self.folder / name, "ab") as file:
-                os.fsync(file.fileno())
-                lengths[name] = file.tell()
+        try:
+            for name in _GROWING:
+                with open(self.folder / name, "ab") as file:
+                    os.fsync(file.fileno())
+                    lengths[name] = file.tell()
+        except OSError as error:
+            raise Unavailable(f"cannot write in {self.folder}: {error.strerror or error}") from error
         self._write(arrays, table, lengths)
         self._saved = time.monotonic()
         self._cost = self._saved - began
