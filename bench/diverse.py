@@ -43,12 +43,9 @@ SCF = {"xc": "pbe", "basis": "dzp", "kspacing": 0.45, "mesh_cutoff_ry": 200}
 RUNS: dict[str, dict[str, Any]] = {
     "delta": {"model": {"target": "delta"}},
     "density": {"model": {"target": "density"}},
-    "density small": {"model": {"target": "density", "preset": "small"}},
+    "density base": {"model": {"target": "density", "preset": "base"}},
     "density on cuda": {"model": {"target": "density"}, "trainer": {"device": "cuda"}},
-    "density small, decay 0.1": {
-        "model": {"target": "density", "preset": "small"},
-        "trainer": {"weight_decay": 0.1},
-    },
+    "density, decay 0.1": {"model": {"target": "density"}, "trainer": {"weight_decay": 0.1}},
 }
 
 

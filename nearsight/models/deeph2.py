@@ -80,7 +80,8 @@ class DeepH2Config(ModelConfig):
     @model_validator(mode="before")
     @classmethod
     def _from_preset(cls, table: Any) -> Any:
-        preset = table.get("preset", "base") if isinstance(table, Mapping) else None
+        usual = cls.model_fields["preset"].default
+        preset = table.get("preset", usual) if isinstance(table, Mapping) else None
         if isinstance(preset, str) and preset in PRESETS:
             return {**PRESETS[preset], **{k: v for k, v in table.items() if v is not None}}
         return table

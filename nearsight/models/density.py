@@ -43,6 +43,7 @@ class DensityConfig(DeepH2Config):
 
     kind: Literal["deeph2-density"] = "deeph2-density"  # type: ignore[assignment]
     target: Literal["density"] = "density"
+    preset: Literal["small", "base", "large"] = "small"
     cutoff_ang: float = Field(5.5, gt=0, le=50)
     exponents: tuple[float, ...] | None = None
     l_max: int = Field(3, ge=0, le=6)
