@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class Ranks:
             if device == "cuda":
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
             dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+            atexit.register(_leave)
         return Ranks(dist.get_rank(), world)
 
     @property
@@ -94,3 +96,9 @@ class Ranks:
         """Until all processes are here."""
         if self.world > 1:
             dist.barrier()
+
+
+def _leave() -> None:
+    """Join the threads of the process group: a process that ends before they do may abort."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
