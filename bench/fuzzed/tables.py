@@ -56,7 +56,9 @@ def _read_setup(path: Path) -> Any:
     settings = _read_settings(path)
     structure = registry.read_structure(STORED / "calculation")
     chosen = resolved(structure, settings)
-    small = np.prod(chosen.mesh.shape) * chosen.mesh.xc_refinement**3 < 2e6 and np.prod(chosen.kpoints.mesh) < 1e4
+    small = (
+        np.prod(chosen.mesh.shape) * (chosen.mesh.xc_refinement or 1) ** 3 < 2e6 and np.prod(chosen.kpoints.mesh) < 1e4
+    )
     if small:
         Setup.of(structure, settings).problem()
     return settings

@@ -68,12 +68,14 @@ class EnergyFunctional:
         xc_refinement: int = 1,
         sheet: bool = False,
         terms: Sequence[Term] = (),
+        xc_near_nuclei: int = 1,
     ) -> EnergyFunctional:
         """The Kohn-Sham functional of a structure, on the device and in the dtype of its cell.
 
         xc: name of a registered functional of exchange and correlation.
         band_limited: neutral-atom potential with the waves of the mesh only.  xc_refinement: how many times finer along each
-        axis the mesh of the exchange-correlation energy is.  Both lessen the egg box (band_limited.py).
+        axis the mesh of the exchange-correlation energy is; xc_near_nuclei: the same in spheres around the atoms alone. All of
+        them lessen the egg box (band_limited.py, fine_spheres.py).
         sheet: no images along the third lattice vector (Mesh.coulomb_kernel).
         charge: of the cell [e], neutralised by a uniform background (the G = 0 term of the Hartree energy is left out).
         terms: further ones, added to those of Kohn-Sham theory (docs/extending.md).
@@ -93,7 +95,7 @@ class EnergyFunctional:
                 f"{charged}{electrons:g} electrons for {room // 2} orbitals, which hold {room}: take a larger basis, such as "
                 f"dzp{', or a less negative charge' if charge < 0 else ''}"
             )
-        chosen = (*kohn_sham(xc_functional(xc), xc_refinement), *terms)
+        chosen = (*kohn_sham(xc_functional(xc), xc_refinement, xc_near_nuclei), *terms)
         system = System.of(structure, species, mesh_shape, quadrature, band_limited, sheet)
         if sheet:
             _check_sheet(system)

@@ -86,11 +86,17 @@ class MeshTable(Table):
         None,
         description="Remove from the neutral-atom potential what the mesh cannot hold; null: unless the species are SIESTA's.",
     )
-    xc_refinement: int = Field(
-        1,
+    xc_refinement: int | None = Field(
+        None,
         ge=1,
         le=4,
-        description="Exchange and correlation on a mesh so many times finer (2: egg box below 0.2 meV an atom at 200 Ry).",
+        description="Exchange and correlation on a mesh so many times finer, all over the cell; null: 1.",
+    )
+    xc_near_nuclei: int | None = Field(
+        None,
+        ge=1,
+        le=4,
+        description="The same around nuclei that need it; null: 3, or 1 where xc_refinement is said or species are SIESTA's.",
     )
     two_center: Literal["auto", "exact", "siesta"] = Field(
         "auto",
@@ -202,6 +208,7 @@ class Settings(EarlierKeys, Versioned):
         "mesh": Renamed.to("mesh.shape"),
         "band_limited": Renamed.to("mesh.band_limited"),
         "xc_refinement": Renamed.to("mesh.xc_refinement"),
+        "xc_near_nuclei": Renamed.to("mesh.xc_near_nuclei"),
         "two_center": Renamed.to("mesh.two_center"),
         "kmesh": Renamed.to("kpoints.mesh"),
         "kspacing": Renamed.to("kpoints.spacing_per_ang"),

@@ -26,7 +26,7 @@ from nearsight.dft.minimisation import DirectMinimisation
 from nearsight.dft.mixing import Kerker, Pulay
 from nearsight.dft.problem import Problem, SCFState, Step
 from nearsight.dft.scf import DIVERGED, PRODUCTS_NEAR, SCF
-from nearsight.dft.settings import BasisTable, Settings, SolverTable
+from nearsight.dft.settings import BasisTable, MeshTable, Settings, SolverTable
 from nearsight.dft.terms import Symmetry
 from nearsight.electrons import kpoints
 from nearsight.electrons.kpoints import KPoints
@@ -37,6 +37,7 @@ from nearsight.integrals.mesh import mesh_shape
 from nearsight.integrals.two_center import EXACT, SIESTA, Quadrature
 
 REMEDIES = "lower solver.mixing.weight (0.1), solver.method variational, more solver.max_iterations, a larger smearing"
+AROUND_NUCLEI = 3  # how many times finer the mesh of exchange and correlation is there, where nobody says
 MOMENTS_WITHOUT_SPIN = (
     "the structure states initial magnetic moments, but this calculation is without spin: take spin collinear for them"
 )
@@ -254,10 +255,18 @@ def functional_for(
         quadrature,
         settings.electrons.charge_e,
         quadrature == EXACT if band_limited is None else band_limited,
-        settings.mesh.xc_refinement,
+        settings.mesh.xc_refinement or 1,
         settings.functional.electrostatics == "sheet",
         [term.build() for term in settings.functional.terms],
+        refinement_near_nuclei(settings.mesh, quadrature),
     )
+
+
+def refinement_near_nuclei(mesh: MeshTable, quadrature: Quadrature) -> int:
+    """How many times finer the mesh of exchange and correlation is around nuclei, whoever chose it."""
+    if mesh.xc_near_nuclei is not None:
+        return mesh.xc_near_nuclei
+    return AROUND_NUCLEI if quadrature == EXACT and mesh.xc_refinement is None else 1
 
 
 def initial_hamiltonian(

@@ -6,7 +6,7 @@ A sum over atoms is differentiable in positions and cell: the adjoint goes back 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -21,6 +21,7 @@ from nearsight.core.species import RadialFunction, Species
 from nearsight.core.structure import Structure
 from nearsight.integrals.mesh import Mesh
 from nearsight.integrals.splines import UniformSplines
+from nearsight.integrals.window import Window
 
 
 def length(vectors: Tensor) -> Tensor:
@@ -92,10 +93,77 @@ def orbitals_of(species: Species) -> Orbitals:
     return Orbitals(species, tuple(UniformSplines.of([o.radial for o in species.orbitals])))
 
 
+Image = tuple[int, tuple[int, int, int]]  # an atom and the cell it stands in
+
+
 def superpose(mesh: Mesh, structure: Structure, functions: Mapping[int, AtomicFunction]) -> Tensor:
     """sum over atoms and cells of the function of each element [x, y, z]; differentiable in positions and cell, once."""
-    total: Tensor = _Sum.apply(structure.positions, mesh.cell, mesh, structure.numbers.tolist(), dict(functions))
+    images = [(a, (0, 0, 0)) for a in range(len(structure))]
+    total: Tensor = _Sum.apply(
+        structure.positions, mesh.cell, _Everywhere(mesh.detached), _sources(structure, images, functions)
+    )
     return total.reshape(mesh.shape)
+
+
+def superpose_in(
+    window: Window, structure: Structure, images: Sequence[Image], functions: Mapping[int, AtomicFunction]
+) -> Tensor:
+    """sum over some images of atoms in a window of a mesh [x, y, z]; differentiable in positions and cell, once.
+
+    The window's first point is not folded: the images are those that stand where it is.
+    """
+    still = Window(window.mesh.detached, window.starts, window.lengths)
+    total: Tensor = _Sum.apply(
+        structure.positions, window.mesh.cell, _Inside(still), _sources(structure, images, functions)
+    )
+    return total.reshape(window.lengths)
+
+
+def _sources(
+    structure: Structure, images: Sequence[Image], functions: Mapping[int, AtomicFunction]
+) -> list[tuple[int, tuple[int, int, int], AtomicFunction]]:
+    numbers = structure.numbers.tolist()
+    return [(a, R, functions[numbers[a]]) for a, R in images if numbers[a] in functions]
+
+
+@dataclass(frozen=True, eq=False)
+class _Everywhere:
+    """The whole mesh, its points one after another."""
+
+    mesh: Mesh
+
+    @property
+    def size(self) -> int:
+        return self.mesh.size
+
+    def points(self, center: Tensor, radius: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Within a radius: index [n, 3], vectors from the center [n, 3], place [n]."""
+        index, vectors = self.mesh.sphere(center, radius)
+        return index, vectors, self.mesh.fold(index)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class _Inside:
+    """A window of a mesh, its points one after another."""
+
+    window: Window
+
+    @property
+    def mesh(self) -> Mesh:
+        return self.window.mesh
+
+    @property
+    def size(self) -> int:
+        a, b, c = self.window.lengths
+        return a * b * c
+
+    def points(self, center: Tensor, radius: float) -> tuple[Tensor, Tensor, Tensor]:
+        index, vectors = self.mesh.sphere(center, radius)
+        place = index - index.new_tensor(self.window.starts)
+        lengths = index.new_tensor(self.window.lengths)
+        inside = ((place >= 0) & (place < lengths)).all(1)
+        index, vectors, place = index[inside], vectors[inside], place[inside]
+        return index, vectors, (place[:, 0] * lengths[1] + place[:, 1]) * lengths[2] + place[:, 2]
 
 
 def vectors_to(mesh: Mesh, position: Tensor, index: Tensor) -> Tensor:
@@ -117,29 +185,37 @@ def refuse_second_derivative() -> None:
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, positions: Tensor, cell: Tensor, mesh: Mesh, numbers: list[int], functions: dict[int, AtomicFunction]
+        ctx: Any,
+        positions: Tensor,
+        cell: Tensor,
+        where: _Everywhere | _Inside,
+        sources: list[tuple[int, tuple[int, int, int], AtomicFunction]],
     ) -> Tensor:
-        ctx.mesh, ctx.numbers, ctx.functions = mesh.detached, numbers, functions
-        ctx.save_for_backward(positions)
-        total = cell.new_zeros(mesh.size)
-        for position, z in zip(positions, numbers, strict=True):
-            if z in functions:
-                index, vectors = ctx.mesh.sphere(position, functions[z].cutoff)
-                total.index_add_(0, ctx.mesh.fold(index)[0], functions[z](vectors))
+        ctx.where, ctx.sources = where, sources
+        ctx.save_for_backward(positions, cell)
+        total = cell.new_zeros(where.size)
+        for a, R, function in sources:
+            _, vectors, place = where.points(_moved(positions[a], R, cell), function.cutoff)
+            total.index_add_(0, place, function(vectors))
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
-        (positions,), mesh = ctx.saved_tensors, ctx.mesh
-        by_position, by_cell = torch.zeros_like(positions), torch.zeros_like(mesh.cell)
-        for a, (position, z) in enumerate(zip(positions, ctx.numbers, strict=True)):
-            if z in ctx.functions:
-                index, _ = mesh.sphere(position, ctx.functions[z].cutoff)
-                with torch.enable_grad():
-                    vectors = vectors_to(mesh, position, index).detach().requires_grad_()
-                    weighted = (grads[0][mesh.fold(index)[0]] * ctx.functions[z](vectors)).sum()
-                (slope,) = torch.autograd.grad(weighted, [vectors])
-                by_position[a], change = pull_back(mesh, position, index, slope)
-                by_cell += change
-        return by_position, by_cell, None, None, None
+        (positions, cell), where = ctx.saved_tensors, ctx.where
+        by_position, by_cell = torch.zeros_like(positions), torch.zeros_like(cell)
+        for a, R, function in ctx.sources:
+            position = _moved(positions[a], R, cell)
+            index, _, place = where.points(position, function.cutoff)
+            with torch.enable_grad():
+                vectors = vectors_to(where.mesh, position, index).detach().requires_grad_()
+                weighted = (grads[0][place] * function(vectors)).sum()
+            (slope,) = torch.autograd.grad(weighted, [vectors])
+            by_center, change = pull_back(where.mesh, position, index, slope)
+            by_position[a] += by_center
+            by_cell += change + torch.outer(cell.new_tensor(R), by_center)
+        return by_position, by_cell, None, None
+
+
+def _moved(position: Tensor, R: tuple[int, int, int], cell: Tensor) -> Tensor:
+    return position + cell.new_tensor(R) @ cell

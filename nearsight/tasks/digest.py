@@ -17,7 +17,7 @@ from nearsight.atoms.library import sha256_of
 from nearsight.core.errors import NearsightError
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.dft.settings import Settings
-from nearsight.dft.setup import basis_files
+from nearsight.dft.setup import AROUND_NUCLEI, basis_files
 
 PHYSICS = ("basis", "functional", "mesh", "kpoints", "electrons")  # the tables that a result depends on
 
@@ -32,6 +32,13 @@ class Origin:
         }
         for path in ("species", "pseudopotentials"):
             self._table["basis"].pop(path, None)
+        mesh = settings.mesh
+        own = settings.basis.species is None and mesh.two_center != "siesta"
+        refined = mesh.xc_near_nuclei or (AROUND_NUCLEI if own and mesh.xc_refinement is None else 1)
+        for key, times in (("xc_near_nuclei", refined), ("xc_refinement", mesh.xc_refinement or 1)):
+            self._table["mesh"].pop(key, None)
+            if times > 1:  # in digests of before 1 was the default
+                self._table["mesh"][key] = times
         if settings.basis.species is not None:  # its files have all that the other keys would make
             self._table["basis"] = {}
         self._files: dict[int, str] = {}
@@ -81,14 +88,18 @@ def former_digest(
 
 
 def flat(settings: Settings) -> dict[str, Any]:
-    """Settings that are not the default, in the flat keys of the first schema, but for device and start."""
+    """Settings that are not the default, in the flat keys of the first schema, but for device, start and what came later."""
     table = settings.model_dump(mode="json", exclude_defaults=True)
     found: dict[str, Any] = {}
     for key, renamed in Settings.renames.items():
         place: Any = table
         for name in renamed.path:
             place = place.get(name) if isinstance(place, Mapping) else None
-        if place is not None and key not in ("device", "start"):
+        if (
+            place is not None
+            and key not in ("device", "start", "xc_near_nuclei")
+            and (key, place) != ("xc_refinement", 1)
+        ):
             found[key] = next((said for said, word in renamed.words.items() if word == place), place)
     if "mixing" in found:
         earlier = {r.path[0]: key for key, r in type(settings.solver.mixing).renames.items()}

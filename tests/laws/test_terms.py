@@ -134,6 +134,10 @@ for _name, _term in THIRD_PARTY.items():
 TestLDA = law_of(ExchangeCorrelation(LDA))
 
 
+class TestExchangeCorrelationNearNuclei(TermLaws):
+    term = ExchangeCorrelation(near_nuclei=2)
+
+
 class TestRefinedExchangeCorrelation(TermLaws):
     term = ExchangeCorrelation(refinement=2)
     cutoff = 120.0  # at 60 Ry interpolated densities ripple through zero, where the energy has kinks

@@ -20,7 +20,7 @@ from nearsight.xc.functionals import Functional
 __all__ = ["ALL", "BoundTerm", "DirectTerm", "Gradient", "State", "Symmetry", "System", "Term", "kohn_sham"]
 
 
-def kohn_sham(functional: Functional, xc_refinement: int = 1) -> tuple[Term, ...]:
+def kohn_sham(functional: Functional, xc_refinement: int = 1, xc_near_nuclei: int = 1) -> tuple[Term, ...]:
     """The terms of Kohn-Sham theory, in the order in which SIESTA prints them."""
     return (
         Ions(),
@@ -28,5 +28,5 @@ def kohn_sham(functional: Functional, xc_refinement: int = 1) -> tuple[Term, ...
         NonLocal(),
         NeutralAtom(),
         Hartree(),
-        ExchangeCorrelation(functional, xc_refinement),
+        ExchangeCorrelation(functional, xc_refinement, xc_near_nuclei),
     )

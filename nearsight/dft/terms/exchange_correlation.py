@@ -2,129 +2,218 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
+from nearsight.core.spin import Spin
 from nearsight.dft.terms.contract import ALL, BoundTerm, Gradient, State, Symmetry, System, Term
+from nearsight.dft.terms.ripple import ripples
+from nearsight.integrals.atomic_functions import Spherical
 from nearsight.integrals.band_limited import Refinement
+from nearsight.integrals.fine_spheres import FineSphere, Share, fine_spheres, shares
 from nearsight.integrals.mesh import Mesh
 from nearsight.integrals.window import Window
 from nearsight.xc.functionals import PBE, Functional, by_parts, differentiable
 from nearsight.xc.gas import FLOOR
+
+RIPPLE = 1e-10  # densities below it are ripples of interpolation around zero [1/Bohr^3]
 
 
 @dataclass(frozen=True)
 class ExchangeCorrelation(Term):
     """E_xc = int e_xc(n + n_core, |grad (n + n_core)|^2), where there is density only.
 
-    refinement: how many times finer along each axis the mesh is on which it is evaluated (lessens the egg box).
+    Two remedies for the egg box.  refinement: how many times finer along each axis the mesh is on which it is evaluated.
+    near_nuclei: the same in spheres (fine_spheres.py) around the nuclei alone, of those elements that ripple (ripple.py).
     """
 
     functional: Functional = PBE
     refinement: int = 1
+    near_nuclei: int = 1
 
     def on(self, system: System) -> BoundTerm:
         """With the partial core density and the window of the mesh where there is any density.
 
-        Raises BadInput for a functional of the kinetic energy density.
+        Raises BadInput for a functional of the kinetic energy density, and for both remedies at once.
         """
         if self.functional.uses_kinetic:
             raise BadInput(f"{self.functional!r} needs the kinetic energy density, which the mesh does not have yet")
-        cores = {z: s.core_density for z, s in system.species.items()}
-        touched, mesh, refinement = system.grid.touched, system.mesh, None
-        if self.refinement > 1:
-            refinement = Refinement(mesh.shape, self.refinement)
-            mesh = Mesh(refinement.fine, mesh.cell)
-            for axis in range(3):
-                touched = touched.repeat_interleave(self.refinement, axis)
-        core = system.superpose(cores, mesh)
-        occupied = touched | (core > 0)
-        window = Window.around(mesh, occupied)
-        # interpolated densities ripple outside of what orbitals touch
-        inside = window.cut(occupied) if refinement is None else torch.ones(window.lengths, dtype=torch.bool)
-        points = inside.flatten().nonzero()[:, 0].to(mesh.cell.device)
-        return BoundExchangeCorrelation(self.functional, window.cut(core), window, points, refinement)
+        if self.refinement > 1 and self.near_nuclei > 1:
+            raise BadInput("xc_refinement refines the whole mesh, xc_near_nuclei spheres of it: take one of the two")
+        steep = [z for z, s in system.species.items() if self.near_nuclei > 1 and ripples(s, self.functional)]
+        regions = [_whole(system, self.refinement, steep)]
+        if steep:
+            regions += _around_atoms(system, steep, self.near_nuclei)
+        return BoundExchangeCorrelation(self.functional, tuple(regions))
+
+
+def _whole(system: System, refinement: int, steep: Collection[int]) -> Region:
+    """The mesh, or one that is finer everywhere; less what is summed in spheres around atoms of the elements `steep`."""
+    touched, mesh, refined = system.grid.touched, system.mesh, None
+    if refinement > 1:
+        refined = Refinement(mesh.shape, refinement)
+        mesh = Mesh(refined.fine, mesh.cell)
+        for axis in range(3):
+            touched = touched.repeat_interleave(refinement, axis)
+    core = system.superpose({z: s.core_density for z, s in system.species.items()}, mesh)
+    occupied = touched | (core > 0)
+    window = Window.around(mesh, occupied)
+    # interpolated densities ripple outside of what orbitals touch
+    inside = window.cut(occupied) if refined is None else torch.ones(window.lengths, dtype=torch.bool)
+    points = inside.flatten().nonzero()[:, 0].to(mesh.cell.device)
+    weights = None
+    if steep:
+        weights = 1 - window.cut(shares(mesh, system.structure, steep)).flatten().index_select(0, points)
+    return Region(WholeMesh(window, refined), window.cut(core), points, weights, FLOOR if refined is None else RIPPLE)
+
+
+def _around_atoms(system: System, steep: Collection[int], factor: int) -> Iterator[Region]:
+    """A finer sphere around each atom of some elements."""
+    structure = system.structure
+    cores = Spherical.each({z: s.core_density for z, s in system.species.items()})
+    share = {z: Share() for z in steep}
+    reach = max((f.cutoff for f in cores.values()), default=0.0)
+    for sphere, images in fine_spheres(system.mesh, structure, steep, factor, reach):
+        weights = sphere.superpose(structure, images[:1], share).flatten().index_select(0, sphere.points)
+        core = sphere.superpose(structure, images, cores) if cores else None
+        yield Region(sphere, core, sphere.points, weights, RIPPLE)
+
+
+@dataclass(frozen=True, eq=False)
+class WholeMesh:
+    """The mesh of the density in a window of it, or of a finer mesh where there is a refinement."""
+
+    window: Window
+    refinement: Refinement | None = None
+
+    __repr__ = one_line
+
+    def up(self, f: Tensor) -> Tensor:
+        """f [channels, x, y, z] of the density's mesh in the window."""
+        return self.window.cut(f if self.refinement is None else self.refinement.up(f))
+
+    def add_down(self, total: Tensor, f: Tensor) -> None:
+        """Adds f [channels, window] to total [channels, x, y, z]: the adjoint of `up`, less the ratio of volume elements."""
+        for whole, part in zip(total, f, strict=True):
+            pasted = self.window.paste(part)
+            whole += pasted if self.refinement is None else self.refinement.down(pasted)
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Points over which the energy is summed: where they are, their weights, and how a density gets there.
+
+    core: partial core density in the window [x, y, z]; None: there is none.  points: of the window, flat, that may hold
+    density.  weights: of the volume element at each of them; None: 1.  floor: density below which there is none.
+    """
+
+    place: WholeMesh | FineSphere
+    core: Tensor | None
+    points: Tensor
+    weights: Tensor | None
+    floor: float
+
+    __repr__ = one_line
+
+    @property
+    def window(self) -> Window:
+        """The box of a mesh in which fields are held."""
+        return self.place.window
+
+    def inputs(
+        self, functional: Functional, spin: Spin, density: Tensor
+    ) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None]:
+        """Gradients [1 or 2, 3, ...] on the window; on the points: whether there is density, n [1 or 2], sigma. Where there is
+        none, n is 1 and sigma 0."""
+        n = spin.majority_minority(self.place.up(density))
+        if self.core is not None:
+            n = n + self.core / len(n)
+        local = n.flatten(1).index_select(1, self.points)
+        active = (local[0] if len(local) == 1 else local.sum(0)) > self.floor
+        gradient = sigma = None
+        if functional.uses_gradient:
+            gradient = _stack([self.window.gradient(x) for x in n])
+            sigma = torch.where(active, _products(gradient, self.points), 0.0)
+        return gradient, active, torch.where(active, local, 1.0), sigma
+
+    def energy(self, functional: Functional, spin: Spin, density: Tensor) -> Tensor:
+        """sum w e(n, sigma) dV over the points that have density [Ha]."""
+        _, active, n, sigma = self.inputs(functional, spin, density)
+        return self._sum(torch.where(active, differentiable(functional, n, sigma), 0.0))
+
+    def evaluate(self, functional: Functional, spin: Spin, density: Tensor, potential: Tensor) -> Tensor:
+        """The energy; adds the potential to that of the channels [channels, x, y, z] (Ha)."""
+        gradient, active, n, sigma = self.inputs(functional, spin, density)
+        found = by_parts(functional, n, sigma)
+        energy = self._sum(torch.where(active, found.e, 0.0))
+        del n, sigma  # fields are large, and there are many
+        own = self._spread(torch.where(active, found.by_density, 0.0))
+        if gradient is not None and found.by_sigma is not None:
+            weight = self._spread(torch.where(active, found.by_sigma, 0.0))
+            del found
+            for v, flux in zip(own, _fluxes(weight, gradient), strict=True):
+                v -= self.window.divergence(flux)
+        self.place.add_down(potential, spin.along_moment(own, lambda: self.place.up(density)))
+        return energy
+
+    def _sum(self, e: Tensor) -> Tensor:
+        total = e.sum() if self.weights is None else torch.dot(e, self.weights)
+        return total * self.window.mesh.volume_element
+
+    def _spread(self, values: Tensor) -> Tensor:
+        """Weighted values [m, points] in the window [m, x, y, z], zero elsewhere."""
+        if self.weights is not None:
+            values = values * self.weights
+        flat = values.new_zeros(len(values), prod(self.window.lengths)).index_copy_(1, self.points, values)
+        return flat.reshape(len(values), *self.window.lengths)
 
 
 @dataclass(frozen=True, eq=False)
 class BoundExchangeCorrelation(BoundTerm):
     """The potential is the exact derivative of the sum over mesh points: v = de/dn - div(2 de/dsigma grad n) with the adjoint
     of the same finite differences (White and Bird, Phys. Rev. B 50, 4954 (1994)).
-
-    window: the part of its mesh that holds all density; the mesh is finer than the density's where `refinement` takes it there.
-    core: partial core density in the window [x, y, z].  points: of the window, flat, that may hold density.
     """
 
     functional: Functional
-    core: Tensor
-    window: Window
-    points: Tensor
-    refinement: Refinement | None = None
+    regions: tuple[Region, ...]
     name: str = "Exc"
 
     keeps: ClassVar[frozenset[Symmetry]] = ALL
 
     __repr__ = one_line
 
-    @property
-    def _floor(self) -> float:
-        """Below it interpolated densities are ripples around zero."""
-        return FLOOR if self.refinement is None else 1e-10
-
-    def _in_window(self, density: Tensor) -> Tensor:
-        return self.window.cut(density if self.refinement is None else self.refinement.up(density))
-
-    def _on_mesh(self, potential: Tensor) -> Tensor:
-        whole = self.window.paste(potential)
-        return whole if self.refinement is None else self.refinement.down(whole)
-
-    def _inputs(self, state: State) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor | None]:
-        """On the window: densities [1 or 2, x, y, z] with the core, gradients [1 or 2, 3, ...]; on the points: whether there is
-        density, n, sigma. Where there is none, n is 1 and sigma 0."""
-        valence = state.spin.majority_minority(self._in_window(state.density))
-        n = valence + self.core / len(valence)
-        local = n.flatten(1).index_select(1, self.points)
-        active = (local[0] if len(local) == 1 else local.sum(0)) > self._floor
-        gradient = sigma = None
-        if self.functional.uses_gradient:
-            gradient = _stack([self.window.gradient(x) for x in n])
-            sigma = torch.where(active, _products(gradient, self.points), 0.0)
-        return n, gradient, active, torch.where(active, local, 1.0), sigma
-
     def energy(self, state: State) -> Tensor:
         """sum e(n, sigma) dV over the points that have density [Ha]."""
-        _, _, active, n, sigma = self._inputs(state)
-        e = torch.where(active, differentiable(self.functional, n, sigma), 0.0)
-        return e.sum() * self.window.mesh.volume_element
+        total = state.density.new_zeros(())
+        for region in self.regions:
+            total = total + _of_region(region, self.functional, state)
+        return total
 
     @torch.no_grad()
     def evaluate(self, state: State) -> tuple[Tensor, Gradient]:
         """The energy, and the potentials v of the class [channels, x, y, z] (Ha)."""
-        n, gradient, active, local, sigma = self._inputs(state)
-        found = by_parts(self.functional, local, sigma)
-        energy = torch.where(active, found.e, 0.0).sum() * self.window.mesh.volume_element
-        shape = n.shape[1:]
-        del n, local, sigma  # fields are large, and there are many
-        potential = self._spread(torch.where(active, found.by_density, 0.0), shape)
-        if gradient is not None and found.by_sigma is not None:
-            weight = self._spread(torch.where(active, found.by_sigma, 0.0), shape)
-            del found
-            for v, flux in zip(potential, _fluxes(weight, gradient), strict=True):
-                v -= self.window.divergence(flux)
-        potential = state.spin.along_moment(potential, lambda: self._in_window(state.density))
-        return energy, Gradient(channels=_stack([self._on_mesh(x) for x in potential]))
+        energy, potential = state.density.new_zeros(()), torch.zeros_like(state.density)
+        for region in self.regions:
+            energy = energy + region.evaluate(self.functional, state.spin, state.density, potential)
+        return energy, Gradient(channels=potential)
 
-    def _spread(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Values [m, points] in the window [m, x, y, z], zero elsewhere."""
-        flat = values.new_zeros(len(values), prod(shape)).index_copy_(1, self.points, values)
-        return flat.reshape(len(values), *shape)
+
+def _of_region(region: Region, functional: Functional, state: State) -> Tensor:
+    """Its energy; while the structure is differentiated, its fields are made a second time rather than kept."""
+    if region.weights is None or not (torch.is_grad_enabled() and region.weights.requires_grad):
+        return region.energy(functional, state.spin, state.density)
+    mesh = region.window.mesh
+    _ = mesh.volume_element, mesh.inverse_steps  # kept properties of the mesh: not to be made within what is done twice
+    found: Tensor = checkpoint(region.energy, functional, state.spin, state.density, use_reentrant=False)
+    return found
 
 
 def _stack(parts: list[Tensor]) -> Tensor:
