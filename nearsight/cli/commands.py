@@ -16,16 +16,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from nearsight.cli.check import check
 from nearsight.cli.console import Bars, console, figure, print_json, progress_bars, spinner
 from nearsight.cli.dataset import dataset_app
+from nearsight.cli.group import Group
 from nearsight.cli.motion import md, relax
 from nearsight.cli.overlap import overlap
 from nearsight.cli.process import refuse_empty, run
 from nearsight.cli.properties import add_properties
 from nearsight.cli.scf import scf
-from nearsight.cli.settings import Set, list_settings
+from nearsight.cli.settings import list_settings, set_option
 from nearsight.cli.structures import add_generators, structures_app
 from nearsight.core.errors import BadInput
 
 app = typer.Typer(
+    cls=Group,
     name="nearsight",
     help="Electronic structure by density functional theory, and by networks that learn its Hamiltonian.",
     no_args_is_help=True,
@@ -90,7 +92,7 @@ app.command("settings")(list_settings)
 def train(
     config: Annotated[Path, typer.Argument(help="model.yaml: data, model, trainer.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the trained model.")],
-    words: Set = None,
+    words: Annotated[list[str] | None, set_option("train")] = None,
 ) -> None:
     """Train a network on Hamiltonians, or on the energy functional; run it again to go on where it was stopped."""
     from nearsight.learn.train import train_from_config

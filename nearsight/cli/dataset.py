@@ -10,11 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from nearsight.cli.console import Bars, figure, print_json, progress_bars
+from nearsight.cli.group import Group
 from nearsight.cli.process import warn
-from nearsight.cli.settings import Set
+from nearsight.cli.settings import set_option
 from nearsight.core.errors import BadInput, NotConverged
 
-dataset_app = typer.Typer(help="Data sets: build, add, list, split, pack, stats, export.", no_args_is_help=True)
+dataset_app = typer.Typer(
+    cls=Group, help="Data sets: build, add, list, split, pack, stats, export.", no_args_is_help=True
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 SetFolder = Annotated[Path, typer.Argument(help="Folder of a data set.", metavar="SET")]
@@ -50,7 +53,7 @@ def build(
     config: Annotated[Path, typer.Argument(help="set.yaml: structure, distort or modes, scf, workers.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the calculation folders.")],
     workers: Annotated[int | None, typer.Option(help="Processes; by default one for each core.")] = None,
-    words: Set = None,
+    words: Annotated[list[str] | None, set_option("set")] = None,
 ) -> None:
     """Compute the ground states of many structures (labels: false makes bare ones); run it again to go on."""
     from nearsight.tasks.dataset import build as run

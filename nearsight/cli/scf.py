@@ -36,8 +36,8 @@ def scf(
     total_moment: Annotated[float | None, option("electrons.total_moment_mu_b", metavar="MU_B")] = None,
     charge: Annotated[float | None, option("electrons.charge_e", metavar="E")] = None,
     method: Annotated[str | None, option("solver.method")] = None,
-    forces: Annotated[bool, typer.Option("--forces", help="Forces on the atoms.")] = False,
-    stress: Annotated[bool, typer.Option("--stress", help="Stress of the cell.")] = False,
+    forces: Annotated[bool | None, option("outputs.forces", "Forces on the atoms (eV/A).", flag="forces")] = None,
+    stress: Annotated[bool | None, option("outputs.stress", "Stress of the cell (eV/A^3).", flag="stress")] = None,
     start: Annotated[Path | None, typer.Option(help="Trained model whose prediction to begin with.")] = None,
     restart: Annotated[Path | None, typer.Option(help="Calculation folder whose Hamiltonian to begin with.")] = None,
     compare_start: Annotated[
@@ -82,8 +82,8 @@ def scf(
         "total_moment": total_moment,
         "charge": charge,
         "method": method,
-        "forces": forces or None,
-        "stress": stress or None,
+        "forces": forces,
+        "stress": stress,
         "start": None if restart is None else str(restart),
         "device": device,
     }

@@ -10,10 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from nearsight.cli.console import Bars, progress_bars
+from nearsight.cli.group import Group
 from nearsight.cli.properties import first_line, flags
 from nearsight.core.registry import kinds, load
 
 structures_app = typer.Typer(
+    cls=Group,
     help="Make structures from structures, or from elements: strained, twisted, rolled up, decorated, ...",
     no_args_is_help=True,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
@@ -315,4 +316,19 @@ def settings_of(model: type[BaseModel], above: str = "") -> Iterator[Setting]:
         else:
             ends = sorted((end for end in UNITS if key.endswith(end)), key=len)
             default = None if entry.is_required() else entry.get_default(call_default_factory=True)
-            yield Setting(f"{above}{key}", default, UNITS[ends[-1]] if ends else "", entry.description or "")
+            told = entry.description or _described(model).get(key, "")
+            yield Setting(f"{above}{key}", default, UNITS[ends[-1]] if ends else "", told)
+
+
+_KEYS = re.compile(r"(?:\n\s*|(?<=\S)  +)((?:[a-z]\w*)(?:, [a-z]\w*)*): ")
+
+
+def _described(model: type[BaseModel]) -> dict[str, str]:
+    """What the docstring of a table says of its keys: `key, other: text`, at the begin of a line or after two spaces."""
+    found: dict[str, str] = {}
+    for table in reversed(model.__mro__):
+        parts = _KEYS.split("\n" + (table.__doc__ or ""))
+        for keys, text in zip(parts[1::2], parts[2::2], strict=True):
+            line = " ".join(text.split("\n\n")[0].split())
+            found |= {key: line for key in keys.split(", ") if key in model.model_fields}
+    return found
