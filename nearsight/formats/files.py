@@ -162,6 +162,14 @@ def _put(part: Path, path: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def replace_folder(new: Path, place: Path) -> None:
+    """A folder takes its place, in one step; an older one there vanishes."""
+    _put(new, place)
+    if new.exists():  # the older one
+        shutil.rmtree(new, ignore_errors=True)
+    flush(place.parent)
+
+
 def sweep(path: Path) -> None:
     """Remove what dead writers of `path` left beside it; bring back a folder that one had put aside."""
     aside = path.with_name(f".{path.name}{ASIDE}")

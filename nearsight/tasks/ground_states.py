@@ -21,7 +21,7 @@ from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import Settings
 from nearsight.dft.setup import load_species
-from nearsight.formats.files import flush, locked, read_json, whole_file, write_json
+from nearsight.formats.files import flush, locked, read_json, replace_folder, whole_file, write_json
 from nearsight.formats.ion_xml import write_ion_xml
 from nearsight.formats.poscar import write_poscar
 from nearsight.formats.structures import PROVENANCE_FILE
@@ -72,7 +72,9 @@ def ground_states(
     with locked(out):
         ledger = Ledger(out / "ledger.sqlite")
         try:
-            todo = ledger.plan(jobs, lambda name: (out / name / whole).exists())
+            wanted = _wanted(scf) if labels else ()
+            there, finished = _exists(out, whole), _has(out, wanted)
+            todo = ledger.plan(jobs, there, finished)
             with whole_file(out / "config.yaml") as part:
                 part.write_text(yaml.safe_dump(dict(config), sort_keys=False))
             _write_species(out / "species", structures, scf)
@@ -93,22 +95,39 @@ def ground_states(
     return BuildReport(out, len(jobs), tuple(worked), tuple(failed))
 
 
+def _wanted(scf: Settings) -> tuple[str, ...]:
+    """The entries of result.json that are there only where they are asked for."""
+    asked = (("forces_eV_per_Ang", scf.outputs.forces), ("stress_eV_per_Ang3", scf.outputs.stress))
+    return tuple(key for key, wanted in asked if wanted)
+
+
+def _exists(out: Path, whole: str) -> Callable[[str], bool]:
+    return lambda name: (out / name / whole).exists()
+
+
+def _has(out: Path, wanted: Sequence[str]) -> Callable[[str], bool]:
+    """Whether the result of a name has all entries that are wanted."""
+    return lambda name: not wanted or set(wanted) <= set(read_json(out / name / "result.json"))
+
+
 def compute(work: tuple[str, str, Structure, Settings]) -> str:
     """One job: the ground state, first under a hidden name, then, if it converged, in its place.
 
-    Returns the sha256 of hamiltonian.h5.  A state that did not converge stays under `.work/` for the next try.
+    Returns the sha256 of hamiltonian.h5.  A state that did not converge stays under `.work/` for the next try. One that is
+    there without the forces or the stress that are asked for now begins the run that computes them.
     """
     root, name, structure, settings = work
     place, hidden = Path(root) / name, Path(root) / ".work" / name
-    if not (place / "result.json").exists():
-        if (hidden / "hamiltonian.h5").exists():
-            settings = settings.model_copy(update={"solver": {"start": hidden}})
+    done = (place / "result.json").exists()
+    if not done or not _has(Path(root), _wanted(settings))(name):
+        begin = next((p for p in (hidden, place) if (p / "hamiltonian.h5").exists()), None)
+        if begin is not None:
+            settings = settings.model_copy(update={"solver": {"start": begin}})
         run_scf(structure, settings, out=hidden, species=_species(frozenset(structure.numbers.tolist()), settings))
         result = read_json(hidden / "result.json")
         if not result.get("converged", False):
             raise NotConverged(f"not converged in {result.get('iterations')} steps; the last state is in {hidden}")
-        hidden.rename(place)
-        flush(place.parent)
+        replace_folder(hidden, place)
     return hashlib.sha256((place / "hamiltonian.h5").read_bytes()).hexdigest()
 
 

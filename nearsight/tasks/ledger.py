@@ -67,9 +67,15 @@ class Ledger:
         """Give the file back."""
         self.database.close()
 
-    def plan(self, jobs: Sequence[Job], is_there: Callable[[str], bool]) -> list[Job]:
+    def plan(
+        self,
+        jobs: Sequence[Job],
+        is_there: Callable[[str], bool],
+        is_whole: Callable[[str], bool] = lambda name: True,
+    ) -> list[Job]:
         """Enter new jobs and return those to be worked on: all that are not done with their result in its place.
 
+        is_whole: whether a result that is there has all that is asked for now.
         Raises NearsightError where finished jobs were made from other input: one folder holds one set.
         """
         query = "SELECT name, digest, state FROM job"
@@ -81,7 +87,7 @@ class Ledger:
                 f"{len(foreign)} results here ({foreign[0]}, ...) were made from another configuration: "
                 "build into a new folder, or remove this one"
             )
-        finished = {j.name for j in there if rows[j.name][1] == "done"}
+        finished = {j.name for j in there if rows[j.name][1] == "done" and is_whole(j.name)}
         todo = [j for j in jobs if j.name not in finished]
         with self.database.transaction():
             self.database.change(

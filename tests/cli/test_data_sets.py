@@ -87,7 +87,17 @@ def test_advice_for_a_failed_job_can_be_followed(nearsight, h2):
     again = nearsight(*build, "--set", "scf.mixing.weight=0.1", "--set", "scf.mixing.dielectric=null")
     assert again.status == 0, again
     assert Result.read(h2 / "set/0001").config.solver.mixing.weight == 0.1
+    before = [Result.read(h2 / f"set/000{n}") for n in range(2)]
     assert nearsight(*build, "--set", "scf.method=variational", "--set", "scf.forces=true").status == 0
+    for n, old in enumerate(before):  # what is asked for now is added, from where the state was
+        new = Result.read(h2 / f"set/000{n}")
+        assert old.forces_eV_per_Ang is None and new.forces_eV_per_Ang is not None
+        assert new.energy_eV["total"] == pytest.approx(old.energy_eV["total"], abs=1e-6)
+        assert new.iterations < old.iterations
+    changed = (h2 / "set/0000/result.json").stat().st_mtime_ns
+    assert nearsight(*build, "--set", "scf.forces=true").status == 0
+    assert nearsight(*build).status == 0
+    assert (h2 / "set/0000/result.json").stat().st_mtime_ns == changed
 
 
 def test_a_script_without_a_guard_builds_its_set(h2):
