@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ class Nearsight(Calculator):
     positive for a cell that wants to shrink.  With collinear spin also magmom and magmoms (Mulliken) [mu_B].
 
     settings: the keywords of `Settings`, such as xc, basis, kmesh, mesh_cutoff_ry, smearing_ev, spin.
+    net_force: `removed`: a share of 1/N of it is taken from each atom's force, which are then the derivatives of the energy at
+    a fixed centre of the positions (for phonons and optimisers of other programs); `kept`: the forces are those of the energy.
     history: how many places before the present one a cycle's first Hamiltonian is made from (see `dft.extrapolation`); 0:
     superposed atoms.
     The mesh and k-mesh of the first structure are kept while no height of the cell differs by more than a tenth from
@@ -56,8 +58,12 @@ class Nearsight(Calculator):
         device: str | None = None,
         progress: Callable[[Step], None] | None = None,
         history: int = 8,
+        net_force: Literal["kept", "removed"] = "kept",
         **settings: Any,
     ) -> None:
+        if net_force not in ("kept", "removed"):
+            raise BadInput(f"Nearsight(net_force={net_force!r}): it is kept or removed")
+        self.net_force = net_force
         self.settings = validated(Settings, {**settings, **({"device": device} if device else {})}, "Nearsight")
         given = self.settings.given
         for table, name, reason in (
@@ -107,7 +113,8 @@ class Nearsight(Calculator):
         if {"forces", "stress"} & set(properties or ()) and not {"forces", "stress"} <= set(self.results):
             found = forces_and_stress(state)
             stress = found.stress.cpu().numpy() * HARTREE_EV / BOHR_ANG**3
-            self.results["forces"] = found.forces.cpu().numpy() * HARTREE_EV / BOHR_ANG
+            forces = found.forces.cpu().numpy() * HARTREE_EV / BOHR_ANG
+            self.results["forces"] = forces - forces.mean(0) if self.net_force == "removed" else forces
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
 
     def _ground_state(self, atoms: Atoms) -> GroundState:

@@ -64,6 +64,19 @@ def test_forces_are_derivatives_of_the_free_energy() -> None:
         assert -(energies[0] - energies[1]) / (2 * step) == pytest.approx(forces[atom, axis], abs=5e-3)
 
 
+def test_the_net_force_is_taken_out_of_each_force_alike() -> None:
+    """f - mean(f), where the mesh leaves a net force; another word is refused."""
+    atoms = molecule("H2O", cell=[5.0, 5.2, 5.4])
+    found = {}
+    for word in ("kept", "removed"):
+        atoms.calc = Nearsight(basis="sz", mesh_cutoff_ry=60, kmesh=(1, 1, 1), net_force=word)
+        found[word] = atoms.get_forces()
+    assert np.abs(found["kept"].sum(0)).max() > 1e-3 and np.abs(found["removed"].sum(0)).max() < 1e-12
+    np.testing.assert_allclose(found["removed"], found["kept"] - found["kept"].mean(0), atol=1e-12)
+    with pytest.raises(NearsightError, match="kept or removed"):
+        Nearsight(net_force="gone")  # type: ignore[arg-type]
+
+
 def test_stress_is_the_derivative_of_the_free_energy_in_ases_order() -> None:
     atoms = diamond(3.6)
     atoms.positions[1] += [0.05, -0.08, 0.03]  # so that every component is there

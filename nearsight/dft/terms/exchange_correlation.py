@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.spin import Spin
 from nearsight.dft.terms.contract import ALL, BoundTerm, Gradient, State, Symmetry, System, Term
 from nearsight.dft.terms.ripple import ripples
-from nearsight.integrals.atomic_functions import Spherical
+from nearsight.integrals.atomic_functions import Spherical, refuse_second_derivative
 from nearsight.integrals.band_limited import Refinement
 from nearsight.integrals.fine_spheres import FineSphere, Share, fine_spheres, shares
 from nearsight.integrals.mesh import Mesh
@@ -210,10 +209,37 @@ def _of_region(region: Region, functional: Functional, state: State) -> Tensor:
     """Its energy; while the structure is differentiated, its fields are made a second time rather than kept."""
     if region.weights is None or not (torch.is_grad_enabled() and region.weights.requires_grad):
         return region.energy(functional, state.spin, state.density)
-    mesh = region.window.mesh
-    _ = mesh.volume_element, mesh.inverse_steps  # kept properties of the mesh: not to be made within what is done twice
-    found: Tensor = checkpoint(region.energy, functional, state.spin, state.density, use_reentrant=False)
+    cell = region.window.mesh.cell
+    found: Tensor = _MadeAgain.apply(region, functional, state.spin, state.density, region.weights, region.core, cell)
     return found
+
+
+class _MadeAgain(torch.autograd.Function):
+    """The energy of a region; its fields are made again for the derivatives. (PyTorch's own checkpoint takes a second to load.)"""
+
+    @staticmethod
+    def forward(ctx: Any, region: Region, functional: Functional, spin: Spin, *inputs: Tensor | None) -> Tensor:
+        ctx.region, ctx.functional, ctx.spin = region, functional, spin
+        ctx.save_for_backward(*inputs)
+        return _at(region, *inputs[1:]).energy(functional, spin, inputs[0])  # type: ignore[arg-type]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
+        free = [None if x is None else x.detach().requires_grad_() for x in ctx.saved_tensors]
+        with torch.enable_grad():
+            energy = _at(ctx.region, *free[1:]).energy(ctx.functional, ctx.spin, free[0])  # type: ignore[arg-type]
+            # weighted first: what `grad` does with outputs' weights takes PyTorch's symbolic shapes, half a second to load
+            weighted = energy * grads[0]
+            found = iter(torch.autograd.grad(weighted, [x for x in free if x is not None], allow_unused=True))
+        return None, None, None, *(None if x is None else next(found) for x in free)
+
+
+def _at(region: Region, weights: Tensor | None, core: Tensor | None, cell: Tensor | None) -> Region:
+    """The region with what it is differentiated in: weights and core on its points, and the cell of its mesh."""
+    window = region.window
+    moved = Window(replace(window.mesh, cell=cell), window.starts, window.lengths)
+    return replace(region, weights=weights, core=core, place=replace(region.place, window=moved))
 
 
 def _stack(parts: list[Tensor]) -> Tensor:
