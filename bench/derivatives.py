@@ -2,8 +2,8 @@
 
     python bench/derivatives.py [--reference ../shared/reference] [--only egg-box]
 
-Own DZP orbitals. Forces: central differences of the free energy, 0.01 Bohr; stress: 0.2 % strain. The egg box: largest minus smallest
-energy an atom over rigid shifts of 0, 1/5, ... 4/5 of a step of the mesh along each axis, along all three at once, and askew.
+Own DZP orbitals. Forces: central differences of the free energy, 0.01 Bohr; stress: 0.2 % strain. The egg box: largest minus
+smallest energy an atom over rigid shifts of 0, 1/5, ... 4/5 of a step of the mesh along each axis, along all three, and askew.
 """
 
 from __future__ import annotations

@@ -215,7 +215,7 @@ def _of_region(region: Region, functional: Functional, state: State) -> Tensor:
 
 
 class _MadeAgain(torch.autograd.Function):
-    """The energy of a region; its fields are made again for the derivatives. (PyTorch's own checkpoint takes a second to load.)"""
+    """The energy of a region; its fields are made again for the derivatives (PyTorch's own checkpoint takes 1 s to load)."""
 
     @staticmethod
     def forward(ctx: Any, region: Region, functional: Functional, spin: Spin, *inputs: Tensor | None) -> Tensor:
