@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from nearsight.cli.check import check
 from nearsight.cli.console import Bars, console, figure, print_json, progress_bars, spinner
-from nearsight.cli.dataset import dataset_app
+from nearsight.cli.dataset import Executor, dataset_app
 from nearsight.cli.group import Group
 from nearsight.cli.motion import md, relax
 from nearsight.cli.overlap import overlap
@@ -207,10 +207,13 @@ def convert(
     ] = None,
     write_as: Annotated[str, typer.Option("--to", help="Layout to write.", metavar="NAME")] = "deeph",
     workers: Annotated[int | None, typer.Option(help="Processes; by default one for each core.")] = None,
+    executor: Executor = None,
 ) -> None:
     """Convert data of another program: H, S, D, structure and levels; run it again to go on."""
     from nearsight.tasks.convert import convert as run
+    from nearsight.tasks.executors.contract import executor_table
 
+    where = None if executor is None else executor_table(executor)
     with progress_bars() as progress:
         bars = Bars(progress)
 
@@ -223,14 +226,14 @@ def convert(
                 )
             bars.advance(done, total)
 
-        made = run(source, target, read_as, write_as, workers, told)
+        made = run(source, target, read_as, write_as, workers, told, None, where)
     if made.failed:
         name, error = made.failed[0]
         raise BadInput(
             f"{len(made.failed)} of {made.runs} failed, first {name}: {error} (all in {target / 'failures.json'}; "
             "the same command tries them again)"
         )
-    print(f"{made.runs} {'run' if made.runs == 1 else 'runs'} in {target}")
+    print(made.left or f"{made.runs} {'run' if made.runs == 1 else 'runs'} in {target}")
 
 
 app.command()(check)

@@ -22,6 +22,10 @@ dataset_app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 SetFolder = Annotated[Path, typer.Argument(help="Folder of a data set.", metavar="SET")]
 WHERE = "Condition, such as 'n_atoms < 20 and \"C\" in elements'."
+Executor = Annotated[
+    str | None,
+    typer.Option("--executor", help="Where: local, dask or slurm-array (set.yaml has their keys).", metavar="KIND"),
+]
 Condition = Annotated[str | None, typer.Option("--where", help=WHERE, metavar="EXPR")]
 
 
@@ -53,13 +57,15 @@ def build(
     config: Annotated[Path, typer.Argument(help="set.yaml: structure, distort or modes, scf, workers.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the calculation folders.")],
     workers: Annotated[int | None, typer.Option(help="Processes; by default one for each core.")] = None,
+    executor: Executor = None,
     words: Annotated[list[str] | None, set_option("set")] = None,
 ) -> None:
     """Compute the ground states of many structures (labels: false makes bare ones); run it again to go on."""
     from nearsight.tasks.dataset import build as run
     from nearsight.tasks.dataset import read_settings
 
-    settings = read_settings(config, (*(words or []), *([f"workers={workers}"] if workers is not None else [])))
+    given = [f"{k}={v}" for k, v in (("workers", workers), ("executor", executor)) if v is not None]
+    settings = read_settings(config, (*(words or []), *given))
     with progress_bars() as progress:
         bars = Bars(progress)
         bars.stage("ground states" if settings.labels else "structures")
@@ -69,8 +75,9 @@ def build(
                 progress.console.print(f"{outcome.name} failed: {outcome.error}", highlight=False, markup=False)
             bars.advance(done, total)
 
-        made = run(settings, out, told)
-        bars.advance(made.jobs - len(made.failed), made.jobs)
+        made = run(settings, out, told, shlex.join(["nearsight", *sys.argv[1:]]))
+        if made.left is None:
+            bars.advance(made.jobs - len(made.failed), made.jobs)
     if made.failed:
         name, error = made.failed[0]
         raise NotConverged(
@@ -78,6 +85,9 @@ def build(
             "the same command tries them again; what did not converge may with --set scf.mixing.weight=0.1, "
             "--set scf.method=variational or more scf.max_iterations. A wider smearing is other physics: into a new folder)"
         )
+    if made.left is not None:
+        print(made.left)
+        return
     print(f"{made.jobs} {'ground states' if settings.labels else 'structures'} in {out}")
 
 
@@ -158,11 +168,29 @@ def _show(rows: list[list[str]]) -> None:
 
 def _show_failures(found: list[Any], json: bool) -> None:
     if json:
-        print_json({"failed": [{"name": f.name, "error": f.error, "seconds": f.seconds} for f in found]})
+        print_json({"failed": [f.to_json() for f in found]})
     elif not found:
         print("no job failed")
     else:
-        _show([["name", "seconds", "error"]] + [[f.name, figure(f.seconds), f.error] for f in found])
+        rows = [[f.name, str(max(1, len(f.tries))), figure(f.seconds), f.error] for f in found]
+        _show([["name", "tries", "seconds", "error"], *rows])
+
+
+@dataset_app.command("work", hidden=True)
+def work(
+    folder: Annotated[Path, typer.Argument(help="Folder of a submission, SET/submitted/NNN.")],
+    share: Annotated[int, typer.Argument(help="Which share, from 0: SLURM_ARRAY_TASK_ID.")],
+    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+) -> None:
+    """Work off one share of what was submitted to a queueing system; its script calls this."""
+    _there(folder)
+    from nearsight.tasks.executors.submission import work_share
+
+    made = work_share(folder, share, workers)
+    for outcome in made:
+        if outcome.error:
+            warn(f"{outcome.name} failed: {outcome.error}")
+    print(f"{sum(o.state == 'done' for o in made)} of {len(made)} done in share {share}")
 
 
 @dataset_app.command("split")

@@ -61,6 +61,18 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "pbe": "nearsight.xc.functionals:PBE",
         "pbesol": "nearsight.xc.functionals:PBESOL",
     },
+    "executors": {
+        "local": "nearsight.tasks.executors.local:Local",
+        "dask": "nearsight.tasks.executors.dask:Dask",
+        "slurm-array": "nearsight.tasks.executors.slurm_array:SlurmArray",
+    },
+    "engines": {
+        "nearsight": "nearsight.tasks.engines.own:Own",
+        "pyscf": "nearsight.tasks.engines.pyscf:PySCF",
+        "siesta": "nearsight.tasks.engines.programs:Siesta",
+        "openmx": "nearsight.tasks.engines.programs:OpenMX",
+        "abacus": "nearsight.tasks.engines.abacus:Abacus",
+    },
     "solvers": {"dense": "nearsight.electrons.solvers.dense:Dense"},
     "properties": {
         "dos": "nearsight.properties.dos:dos",
@@ -102,7 +114,7 @@ def load(group: str, kind: str) -> Any:
     """The part that is registered under a name.
 
     group: models, terms, formats, pseudopotentials, bases (files of orbitals), functionals (exchange and correlation),
-    solvers, properties or generators.
+    solvers, properties, generators, engines or executors.
     Raises BadInput for a name that is not known, with the near miss; Unavailable for an entry point that cannot be loaded.
     """
     if kind in BUILT_IN[group]:

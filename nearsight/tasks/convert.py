@@ -15,6 +15,7 @@ from nearsight.formats import registry
 from nearsight.formats.outputs import claim_folder, claim_place
 from nearsight.formats.sets.entry import read_provenance, write_provenance
 from nearsight.tasks.batch import Report, run_batch
+from nearsight.tasks.executors.contract import ExecutorTable
 from nearsight.tasks.ledger import Job, Outcome
 
 ENDINGS = {"tbmodels": ".hdf5", "sisl": ".HSX"}  # formats that are one file
@@ -23,12 +24,16 @@ _HIDDEN = "."
 
 @dataclass(frozen=True)
 class Converted:
-    """runs: how many there were.  failed: (name, error) of those without a result.  worked: outcomes of this call."""
+    """runs: how many there were.  failed: (name, error) of those without a result.  worked: outcomes of this call.
+
+    left: what the user is to do next, where the executor says so.
+    """
 
     target: Path
     runs: int
     worked: tuple[Outcome, ...]
     failed: tuple[tuple[str, str], ...]
+    left: str | None = None
 
 
 def convert(
@@ -39,13 +44,14 @@ def convert(
     workers: int | None = None,
     report: Report = lambda outcome, done, total: None,
     names: Sequence[str] | None = None,
+    executor: ExecutorTable | None = None,
 ) -> Converted:
     """Convert a run, or every run in a folder into a folder of the same names; what is converted already stays.
 
     read_as, write_as: names of formats; without the former each run's is found.  workers: processes, one for each core.
     report: called after each run with its outcome, how many are done and how many there are.  names: of the runs to take, if
     not all (of a data set its entries).  A folder's failures are told in the report and in `failures.json`, and tried again by
-    the next call.
+    the next call.  executor: where a folder is worked off, see `executors.contract`.
     Raises BadInput for a source that holds no runs, a name of a format that is not known, a target that is taken; of a single
     run whatever reading and writing raise.
     """
@@ -77,9 +83,9 @@ def convert(
     ]
     config = {"convert": str(source), "from": read_as, "to": write_as}
     made = run_batch(
-        target, jobs, convert_one, lambda name: (target / (name + ending)).exists(), config, workers, report
+        target, jobs, convert_one, lambda name: (target / (name + ending)).exists(), config, workers, report, executor
     )
-    return Converted(target, len(jobs), made.worked, made.failed)
+    return Converted(target, len(jobs), made.worked, made.failed, made.left)
 
 
 def is_run(path: Path, read_as: str | None) -> bool:

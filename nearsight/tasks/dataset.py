@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from nearsight.core.configuration import absolute, layered, read_table
 from nearsight.core.errors import BadInput
@@ -21,7 +21,11 @@ from nearsight.formats.structures import check_structure
 from nearsight.generators.contract import Generator, Recipe, applied, named_parents
 from nearsight.generators.rattle import displaced
 from nearsight.generators.rotations import check_room
-from nearsight.tasks.ground_states import BuildReport, Report, Workers, ground_states
+from nearsight.tasks.batch import Report
+from nearsight.tasks.engines.contract import EngineTable, engine_table
+from nearsight.tasks.engines.task import Rung
+from nearsight.tasks.executors.contract import ExecutorTable, Limits, executor_table
+from nearsight.tasks.ground_states import BuildReport, Plan, Workers, ground_states
 from nearsight.tasks.modes import MOST_COPIES, Harmonic, Modes, harmonic_of, taken_harmonic, thermal
 
 
@@ -48,6 +52,9 @@ class SetSettings(Versioned):
     by thermal motion (one of the three).  scf: the settings of every ground state.  labels: false writes the structures alone,
     with these settings beside them: what training on the energy begins from.
     vacuum_ang: box around molecules without a cell.  workers: processes; `auto` takes one for each core.
+    engine: the program that computes, with its own keys (nearsight, which takes `scf`; pyscf, siesta, openmx, abacus).
+    executor: where: local, dask or slurm-array.  limits: of each job.  retry: what is tried after a first try that did not
+    converge: mixing, variational, smearing, kmesh, or tables of settings; [] tries once, null takes what leaves the physics.
     """
 
     schema_version: int = 2
@@ -59,6 +66,20 @@ class SetSettings(Versioned):
     labels: bool = True
     vacuum_ang: float | None = Field(None, gt=0)
     workers: Workers = "auto"
+    engine: SerializeAsAny[EngineTable] = EngineTable()
+    executor: SerializeAsAny[ExecutorTable] = ExecutorTable()
+    limits: Limits = Limits()
+    retry: list[Rung] | None = None
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _engine_of_its_kind(cls, given: Any) -> Any:
+        return given if isinstance(given, EngineTable) else engine_table(given)
+
+    @field_validator("executor", mode="before")
+    @classmethod
+    def _executor_of_its_kind(cls, given: Any) -> Any:
+        return given if isinstance(given, ExecutorTable) else executor_table(given)
 
     @model_validator(mode="after")
     def _one_recipe(self) -> SetSettings:
@@ -153,11 +174,16 @@ def _harmonic(structure: Structure, settings: SetSettings, out: Path, n: int, re
     return harmonic_of(structure, recipe, settings.scf, out / "modes" / str(n), settings.workers, report)
 
 
-def build(settings: SetSettings, out: Path | str, report: Report = lambda outcome, done, total: None) -> BuildReport:
+def build(
+    settings: SetSettings,
+    out: Path | str,
+    report: Report = lambda outcome, done, total: None,
+    command: str | None = None,
+) -> BuildReport:
     """Compute every structure of a set into `out/0000`, `out/0001`, ...: see `ground_states`.
 
-    report: called after each job (before them, each displaced structure of `modes`) with its outcome, the number of jobs
-    that are done and the number of all.
+    command: for the provenance.  report: called after each job (before them, each displaced structure of `modes`) with its
+    outcome, the number of jobs that are done and the number of all.
     Raises NearsightError for bad settings, or a folder that another build is using or used otherwise.
     """
     out = Path(out)
@@ -165,7 +191,8 @@ def build(settings: SetSettings, out: Path | str, report: Report = lambda outcom
     _same_kind(settings, out / "config.yaml")
     structures = structures_of(settings, out, report)
     config = absolute(SetSettings, settings.model_dump(mode="json"))
-    return ground_states(structures, settings.scf, out, settings.workers, config, report, settings.labels)
+    plan = Plan(settings.engine, settings.executor, settings.limits, settings.retry, command)
+    return ground_states(structures, settings.scf, out, settings.workers, config, report, settings.labels, plan)
 
 
 def _same_kind(settings: SetSettings, config: Path) -> None:

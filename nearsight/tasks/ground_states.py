@@ -3,43 +3,59 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field
 
 from nearsight.core.configuration import read_table
-from nearsight.core.errors import BadInput, NotConverged
-from nearsight.core.species import Species
 from nearsight.core.structure import SYMBOLS, Structure
-from nearsight.dft.run import run_scf
 from nearsight.dft.settings import Settings
 from nearsight.dft.setup import load_species
-from nearsight.formats.files import flush, locked, read_json, replace_folder, whole_file, write_json
+from nearsight.formats.files import flush, write_json
 from nearsight.formats.ion_xml import write_ion_xml
 from nearsight.formats.poscar import write_poscar
 from nearsight.formats.structures import PROVENANCE_FILE
+from nearsight.tasks.batch import Report, run_batch
 from nearsight.tasks.digest import Origin, former_digest
-from nearsight.tasks.ledger import Job, Ledger, Outcome, run_jobs
+from nearsight.tasks.engines.contract import EngineTable, engine_of
+from nearsight.tasks.engines.own import Own
+from nearsight.tasks.engines.task import Rung, Task, compute
+from nearsight.tasks.executors.contract import ExecutorTable, Limits
+from nearsight.tasks.ledger import Job, Outcome
 
-Report = Callable[[Outcome, int, int], None]
 Workers = Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """jobs: how many the set has.  worked: outcomes of this run.  failed: (name, error) of jobs without a result."""
+    """jobs: how many the set has.  worked: outcomes of this run.  failed: (name, error) of jobs without a result.
+
+    left: what the user is to do next, where the executor says so.
+    """
 
     folder: Path
     jobs: int
     worked: tuple[Outcome, ...]
     failed: tuple[tuple[str, str], ...]
+    left: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """engine, executor, limits: tables.  retry: rungs after a first try that did not converge; None takes the engine's own.
+
+    command, sources (by number of the structure): for the provenance.
+    """
+
+    engine: EngineTable = EngineTable()
+    executor: ExecutorTable = ExecutorTable()
+    limits: Limits = Limits()
+    retry: Sequence[Rung] | None = None
+    command: str | None = None
+    sources: Mapping[int, str] = field(default_factory=dict)
 
 
 def ground_states(
@@ -50,85 +66,49 @@ def ground_states(
     config: Mapping[str, Any],
     report: Report = lambda outcome, done, total: None,
     labels: bool = True,
+    plan: Plan | None = None,
 ) -> BuildReport:
     """Compute every structure into `out/0000`, `out/0001`, ...; what is done already is not done again.
 
     labels: false computes nothing: POSCAR and the settings of its functional (settings.json) of each structure.
     config: written to `out/config.yaml`.  report: called after each job with its outcome, the number of jobs that are
-    done and the number of all.  A job that fails is told in the report, in `out/ledger.sqlite` and in
-    `out/failures.json`, and is tried again by the next call.
-    Raises NearsightError for a folder that another process is using or that was used otherwise.
+    done and the number of all.  plan: by which engine, where, how often and how long; by this program's own, here, once, if
+    not told.  A job that fails is told in the report, in `out/ledger.sqlite` and in `out/failures.json`, and is tried again by
+    the next call.
+    Raises NearsightError for a folder that another process is using or that was used otherwise, an engine or executor that is
+    not there.
     """
-    width, origin, before = max(4, len(str(len(structures) - 1))), Origin(scf), origin_before(out)
+    width, before = max(4, len(str(len(structures) - 1))), origin_before(out)
+    plan = plan or Plan(retry=())
+    engine = engine_of(plan.engine, scf)
+    own = isinstance(engine, Own)
+    retry = list(engine.ladder if plan.retry is None else plan.retry)
+    if labels:
+        engine.check(structures)
+        for word in retry:  # before the work: each of them is understood
+            engine.changed(engine.rung(word) if isinstance(word, str) else word)
+    tables = plan.engine.model_dump(mode="json"), scf.model_dump(mode="json")
     jobs = []
     for n, s in enumerate(structures):
         name = f"{n:0{width}d}"
-        job = Job(name, origin.digest(s), (str(out), name, s, scf), former_digest(s, origin, before))
-        jobs.append(job)
-    worker, whole = (compute, "result.json") if labels else (write_bare, "POSCAR")
-    crew = (os.cpu_count() or 1) if workers == "auto" else workers
-    if crew < 1:
-        raise BadInput(f"workers: {workers} can do nothing: give 1 or more, or auto")
-    with locked(out):
-        ledger = Ledger(out / "ledger.sqlite")
-        try:
-            wanted = _wanted(scf) if labels else ()
-            there, finished = _exists(out, whole), _has(out, wanted)
-            todo = ledger.plan(jobs, there, finished)
-            with whole_file(out / "config.yaml") as part:
-                part.write_text(yaml.safe_dump(dict(config), sort_keys=False))
-            _write_species(out / "species", structures, scf)
-            done = len(jobs) - len(todo)
-
-            def told(outcome: Outcome) -> None:
-                nonlocal done
-                done += outcome.state == "done"
-                report(outcome, done, len(jobs))
-
-            worked = run_jobs(todo, worker, ledger, crew, told)
-            names = {j.name for j in jobs}
-            failed = [(o.name, o.error or "?") for o in ledger.outcomes() if o.state == "failed" and o.name in names]
-        finally:
-            ledger.close()
-        with whole_file(out / "failures.json") as part:
-            part.write_text(json.dumps(dict(failed), indent=1) + "\n")
-    return BuildReport(out, len(jobs), tuple(worked), tuple(failed))
-
-
-def _wanted(scf: Settings) -> tuple[str, ...]:
-    """The entries of result.json that are there only where they are asked for."""
-    asked = (("forces_eV_per_Ang", scf.outputs.forces), ("stress_eV_per_Ang3", scf.outputs.stress))
-    return tuple(key for key, wanted in asked if wanted)
-
-
-def _exists(out: Path, whole: str) -> Callable[[str], bool]:
-    return lambda name: (out / name / whole).exists()
-
-
-def _has(out: Path, wanted: Sequence[str]) -> Callable[[str], bool]:
-    """Whether the result of a name has all entries that are wanted."""
-    return lambda name: not wanted or set(wanted) <= set(read_json(out / name / "result.json"))
-
-
-def compute(work: tuple[str, str, Structure, Settings]) -> str:
-    """One job: the ground state, first under a hidden name, then, if it converged, in its place.
-
-    Returns the sha256 of hamiltonian.h5.  A state that did not converge stays under `.work/` for the next try. One that is
-    there without the forces or the stress that are asked for now begins the run that computes them.
-    """
-    root, name, structure, settings = work
-    place, hidden = Path(root) / name, Path(root) / ".work" / name
-    done = (place / "result.json").exists()
-    if not done or not _has(Path(root), _wanted(settings))(name):
-        begin = next((p for p in (hidden, place) if (p / "hamiltonian.h5").exists()), None)
-        if begin is not None:
-            settings = settings.model_copy(update={"solver": {"start": begin}})
-        run_scf(structure, settings, out=hidden, species=_species(frozenset(structure.numbers.tolist()), settings))
-        result = read_json(hidden / "result.json")
-        if not result.get("converged", False):
-            raise NotConverged(f"not converged in {result.get('iterations')} steps; the last state is in {hidden}")
-        replace_folder(hidden, place)
-    return hashlib.sha256((place / "hamiltonian.h5").read_bytes()).hexdigest()
+        former = former_digest(s, engine.origin, before) if isinstance(engine, Own) else None
+        task = Task(str(out), name, s, *tables, retry, {"command": plan.command, "source": plan.sources.get(n)})
+        jobs.append(Job(name, engine.digest(s), task if labels else (str(out), name, s, scf), former))
+    function, whole = (compute, "result.json" if own else "info.json") if labels else (write_bare, "POSCAR")
+    made = run_batch(
+        out,
+        jobs,
+        function,
+        lambda name: (out / name / whole).exists(),
+        config,
+        None if workers == "auto" else workers,
+        report,
+        plan.executor,
+        plan.limits,
+        (lambda: _write_species(out / "species", structures, scf)) if own else (lambda: None),
+        lambda name: not labels or engine.is_complete(out / name),
+    )
+    return BuildReport(out, len(jobs), made.worked, made.failed, made.left)
 
 
 def write_bare(work: tuple[str, str, Structure, Settings]) -> str:
@@ -155,12 +135,6 @@ def origin_before(out: Path) -> Origin | None:
         return None
     scf = read_table(out / "config.yaml").get("scf")
     return Origin(Settings.stored(scf, out / "config.yaml")) if isinstance(scf, Mapping) else None
-
-
-@cache
-def _species(numbers: frozenset[int], settings: Settings) -> dict[int, Species]:
-    """Made once in each worker."""
-    return load_species(sorted(numbers), settings)
 
 
 def _write_species(folder: Path, structures: Sequence[Structure], settings: Settings) -> None:

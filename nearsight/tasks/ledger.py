@@ -1,23 +1,14 @@
-"""Many independent jobs on one machine: a ledger that survives any death, and a pool of processes that works it off."""
+"""Many independent jobs: a ledger of them that survives any death of whoever works them off."""
 
 from __future__ import annotations
 
-import os
-import pickle
-import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from nearsight.core.errors import BadInput, NearsightError
+from nearsight.core.errors import BadInput
 from nearsight.formats.sets.database import Database
 
 SCHEMA = """
@@ -115,134 +106,3 @@ class Ledger:
         """Every job that was finished, well or not, by name."""
         query = "SELECT name, state, seconds, error, sha256 FROM job WHERE state IN ('done', 'failed') ORDER BY name"
         return [Outcome(n, s, t or 0.0, e, h) for n, s, t, e, h in self.database.query(query)]
-
-
-def run_jobs(
-    jobs: Sequence[Job],
-    worker: Callable[[Any], str | None],
-    ledger: Ledger,
-    workers: int,
-    report: Callable[[Outcome], None],
-) -> list[Outcome]:
-    """Work off jobs in processes of their own and enter what comes of them; a worker that dies fails its job alone.
-
-    worker: a function of a module (not of the script that runs) that turns a job's `work` into a file put in place and
-    returns its sha256; an exception is a failure.  report: called with each outcome as it comes.
-    """
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    waiting, outcomes = list(reversed(jobs)), []
-    crew: list[_Worker] = []
-    try:
-        while waiting or any(w.job for w in crew):
-            while waiting and len(crew) < min(workers, len(jobs)):
-                crew.append(_Worker(worker, threads))
-            for idle in [w for w in crew if w.job is None]:
-                if waiting:
-                    ledger.begin(waiting[-1].name)
-                    idle.give(waiting.pop())
-            ready = wait([w.channel for w in crew if w.job is not None])
-            for w in [w for w in crew if w.channel in ready]:
-                outcome = w.take()
-                ledger.finish(outcome)
-                outcomes.append(outcome)
-                report(outcome)
-            crew = [w for w in crew if w.alive]
-    finally:
-        for w in crew:
-            w.stop()
-    return outcomes
-
-
-class _Worker:
-    """One process and the channel to it.
-
-    It begins as a program of its own, not as multiprocessing's child: those run the caller's script once more, which a script
-    without `if __name__ == "__main__":` does not survive.
-    """
-
-    def __init__(self, function: Callable[[Any], str | None], threads: int) -> None:
-        self.channel, theirs = Pipe()
-        code = (
-            f"import sys; sys.path[:] = {sys.path!r}\n"
-            f"from nearsight.tasks.ledger import serve; serve({theirs.fileno()}, {threads}, {os.getpid()})"
-        )
-        # Ctrl-C is the parent's to handle, also while the worker starts: it inherits the mask
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", code], stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        theirs.close()
-        self.channel.send_bytes(pickle.dumps(function))
-        self.job: Job | None = None
-        self.begun = 0.0
-        self.alive = True
-
-    def give(self, job: Job) -> None:
-        self.job, self.begun = job, time.monotonic()
-        with suppress(OSError):  # it died: `take` says so
-            self.channel.send_bytes(pickle.dumps(job.work))
-
-    def take(self) -> Outcome:
-        assert self.job is not None
-        name, seconds = self.job.name, time.monotonic() - self.begun
-        self.job = None
-        try:
-            error, sha256 = pickle.loads(self.channel.recv_bytes())
-        except (EOFError, OSError):
-            self.alive = False
-            return Outcome(name, "failed", seconds, _how_it_died(self.process.wait()))
-        return Outcome(name, "failed" if error else "done", seconds, error, sha256)
-
-    def stop(self) -> None:
-        """End the process: at once if it has a job, whose result is then absent, not broken."""
-        self.channel.close()
-        if self.job is not None:
-            self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-
-def _how_it_died(code: int) -> str:
-    if code < 0:
-        return f"the worker died ({signal.Signals(-code).name}): out of memory, or killed"
-    return f"the worker died (exit {code}): what it said stands above"
-
-
-def serve(descriptor: int, threads: int, parent: int) -> None:
-    """The life of a worker: the function first, then its jobs, each answered by (error or None, sha256 or None).
-
-    descriptor: of the channel, inherited.  parent: id of the process to die with.
-    """
-    import torch
-
-    torch.set_num_threads(threads)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    channel: Connection = Connection(descriptor)
-    function: Callable[[Any], str | None] | None = None
-    while True:
-        try:
-            function = function or pickle.loads(channel.recv_bytes())
-            work = pickle.loads(channel.recv_bytes())
-        except (EOFError, OSError):  # the parent has no more work, or was stopped before it gave any
-            return
-        try:
-            answer: tuple[str | None, str | None] = (None, function(work))
-        except NearsightError as error:
-            answer = (" ".join(str(error).split()), None)
-        except Exception as error:  # a job's defect is the job's failure, told in the ledger and at the end
-            answer = (f"{type(error).__name__}: {' '.join(str(error).split())}", None)
-            sys.excepthook(type(error), error, error.__traceback__)
-        channel.send_bytes(pickle.dumps(answer))
-
-
-def _end_with(parent: int) -> None:
-    """Leave when the parent is gone: nobody would enter what comes of this."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)

@@ -33,8 +33,9 @@ from nearsight.formats.registry import read
 from nearsight.formats.seal import is_whole, sealed
 from nearsight.formats.structures import check_structure
 from nearsight.generators.rotations import APART_ANG, check_room, random_rotation, turned
+from nearsight.tasks.batch import Report
 from nearsight.tasks.digest import Origin, former_digest
-from nearsight.tasks.ground_states import Report, Workers, ground_states, origin_before
+from nearsight.tasks.ground_states import Workers, ground_states, origin_before
 
 _FORCE_CONSTANT = HARTREE_EV / BOHR_ANG**2  # Ha/Bohr^2 in eV/angstrom^2
 _EQUAL = 2e-5  # gap of omega^2, as a share of it, below which modes are taken as equal

@@ -13,7 +13,22 @@ import pytest
 
 from nearsight.core.errors import NearsightError
 from nearsight.formats.files import locked
-from nearsight.tasks.ledger import Job, Ledger, Outcome, run_jobs
+from nearsight.tasks.executors.contract import ExecutorTable, Limits, Work
+from nearsight.tasks.executors.local import Local
+from nearsight.tasks.ledger import Job, Ledger, Outcome
+
+
+def run_jobs(jobs, function, ledger, workers, report, folder=Path(), limits=Limits()):  # noqa: B008
+    """On the executor `local`, with what comes of it in the ledger."""
+    found = []
+
+    def ended(outcome):
+        ledger.finish(outcome)
+        found.append(outcome)
+        report(outcome)
+
+    Local(ExecutorTable()).run(Work(jobs, function, folder, workers, limits, ledger.begin, ended))
+    return found
 
 
 def names(jobs):

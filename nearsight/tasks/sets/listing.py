@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nearsight.core.errors import BadInput, NearsightError
 from nearsight.core.units import HARTREE_EV
@@ -12,6 +13,7 @@ from nearsight.formats.sets.database import FILE, Database
 from nearsight.formats.sets.entry import Entry
 from nearsight.formats.sets.manifest import Manifest
 from nearsight.formats.sets.where import NAMES, Where
+from nearsight.tasks.engines.task import read_tries
 
 Told = Callable[[str, int, int], None]
 SHOWN = ("name", "formula", "n_atoms", "spin", "functional", "energy_per_atom", "converged", "parent")
@@ -29,12 +31,16 @@ class Listing:
 
 @dataclass(frozen=True)
 class Failure:
-    """A job of `dataset build` without a result. tries: (settings, error) of each rung of the ladder."""
+    """A job of `dataset build` without a result. tries: rung, error and seconds of each rung of the ladder."""
 
     name: str
     error: str
     seconds: float
-    tries: tuple[tuple[str, str], ...] = ()
+    tries: tuple[Mapping[str, Any], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything."""
+        return {"name": self.name, "error": self.error, "seconds": self.seconds, "tries": list(self.tries)}
 
 
 def list_set(
@@ -99,6 +105,6 @@ def failures(folder: Path | str) -> list[Failure]:
         if not database.query("SELECT 1 FROM sqlite_master WHERE name = 'job'"):
             return []
         query = "SELECT name, error, seconds FROM job WHERE state = 'failed' ORDER BY name"
-        return [Failure(name, error or "?", seconds or 0.0) for name, error, seconds in database.query(query)]
+        return [Failure(n, e or "?", s or 0.0, tuple(read_tries(folder, n))) for n, e, s in database.query(query)]
     finally:
         database.close()

@@ -1,0 +1,79 @@
+"""The engine `nearsight`: this program's own density functional theory, by the table `scf`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache, cached_property
+from math import ceil
+from pathlib import Path
+from typing import Any, ClassVar
+
+from nearsight.core.errors import BadInput, NotConverged
+from nearsight.core.species import Species
+from nearsight.core.structure import Structure
+from nearsight.dft.run import run_scf
+from nearsight.dft.settings import Settings
+from nearsight.dft.setup import load_species
+from nearsight.formats.files import read_json
+from nearsight.tasks.digest import Origin
+from nearsight.tasks.engines.contract import WORDS, Engine
+
+
+class Own(Engine):
+    """A try that did not converge is gone on with by the next."""
+
+    name: ClassVar[str] = "nearsight"
+
+    def compute(self, structure: Structure, folder: Path) -> None:
+        """See Engine."""
+        settings = self.scf
+        if (folder / "hamiltonian.h5").exists():
+            settings = settings.model_copy(update={"solver": {"start": folder}})
+        run_scf(structure, settings, out=folder, species=_species(frozenset(structure.numbers.tolist()), settings))
+        result = read_json(folder / "result.json")
+        if not result.get("converged", False):
+            raise NotConverged(f"not converged in {result.get('iterations')} steps; the last state is in {folder}")
+
+    def is_complete(self, folder: Path) -> bool:
+        """See Engine: forces and stress are in result.json only where they are asked for."""
+        asked = (("forces_eV_per_Ang", self.scf.outputs.forces), ("stress_eV_per_Ang3", self.scf.outputs.stress))
+        wanted = {key for key, chosen in asked if chosen}
+        return not wanted or wanted <= set(read_json(folder / "result.json"))
+
+    def rung(self, word: str) -> Mapping[str, Any]:
+        """mixing: a small weight and twice the iterations; variational: direct minimisation; smearing: twice as wide; kmesh:
+        half as many points again along each vector. The last two are other physics."""
+        s = self.scf
+        if word == "mixing":
+            return {"solver": {"mixing": {"weight": 0.1}, "max_iterations": 2 * s.solver.max_iterations}}
+        if word == "variational":
+            return {"solver": {"method": "variational"}}
+        if word == "smearing":
+            return {"electrons": {"width_ev": 2 * s.electrons.width_ev}}
+        if word == "kmesh":
+            mesh = s.kpoints.mesh
+            finer = {"spacing_per_ang": s.kpoints.spacing_per_ang / 1.5}
+            return {"kpoints": finer if mesh is None else {"mesh": [n if n == 1 else ceil(1.5 * n) for n in mesh]}}
+        raise BadInput(f"retry: {word!r} is not known (known: {', '.join(WORDS)}, or a table of settings)")
+
+    def changed(self, change: Mapping[str, Any]) -> Engine:
+        """See Engine: of the table `scf`."""
+        return Own(self.table, self.scf.model_copy(update=change))
+
+    def check(self, structures: Sequence[Structure]) -> None:
+        """See Engine: what `scf` cannot compute is told by each job."""
+
+    def digest(self, structure: Structure) -> str:
+        """See `tasks.digest`."""
+        return self.origin.digest(structure)
+
+    @cached_property
+    def origin(self) -> Origin:
+        """Of the settings, for digests."""
+        return Origin(self.scf)
+
+
+@cache
+def _species(numbers: frozenset[int], settings: Settings) -> dict[int, Species]:
+    """Made once in each worker."""
+    return load_species(sorted(numbers), settings)
