@@ -8,9 +8,11 @@ from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar
 
+from nearsight.core.configuration import validated
 from nearsight.core.errors import BadInput, NotConverged
 from nearsight.core.species import Species
 from nearsight.core.structure import Structure
+from nearsight.core.tables import merged, todays
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import Settings
 from nearsight.dft.setup import load_species
@@ -58,7 +60,11 @@ class Own(Engine):
 
     def changed(self, change: Mapping[str, Any]) -> Engine:
         """See Engine: of the table `scf`."""
-        return Own(self.table, self.scf.model_copy(update=change))
+        try:
+            table = merged(self.scf.model_dump(), todays(Settings, change))
+        except ValueError as error:
+            raise BadInput(f"retry: {error}") from error
+        return Own(self.table, validated(Settings, table, "retry"))
 
     def check(self, structures: Sequence[Structure]) -> None:
         """See Engine: what `scf` cannot compute is told by each job."""

@@ -160,6 +160,7 @@ class Siesta(Program):
             lambda: Writer(
                 label="siesta",
                 directory=str(folder),
+                command=self.executable,
                 xc=t.xc,
                 basis_set=t.basis_set,
                 mesh_cutoff=t.mesh_cutoff_ry * Ry,
@@ -201,6 +202,12 @@ class OpenMX(Program):
     executable: ClassVar[str] = "openmx"
     not_converged: ClassVar[tuple[str, ...]] = ("The SCF was not achieved",)
 
+    def check(self, structures: Sequence[Structure]) -> None:
+        """See Program; ASE reads the valence of every species in OpenMX's own folder of data."""
+        super().check(structures)
+        if self.table.data is None or "DFT_DATA" not in self.table.data.name:
+            raise BadInput("engine.data: name OpenMX's folder of data, such as /path/to/DFT_DATA19")
+
     def arguments(self) -> list[str]:
         """See Program."""
         return ["openmx.dat"]
@@ -215,11 +222,12 @@ class OpenMX(Program):
         def write() -> None:
             writer = Writer(
                 label=str(folder / "openmx"),
+                command=self.executable,
                 xc=t.xc,
                 energy_cutoff=t.energy_cutoff_ry * Ry,
                 kpts=t.kmesh,
                 data_path=str((t.data or folder).absolute()),
-                **{"hs_fileout": True, **t.parameters},
+                **{"hs_fileout": True, "system_currentdirectory": "./", **t.parameters},
             )
             writer.write_input(structure.to_ase())
 

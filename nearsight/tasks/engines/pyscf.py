@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from nearsight.core.errors import BadInput, NotConverged, Unavailable
+from nearsight.core.laws import require_lawful
 from nearsight.core.structure import Structure
 from nearsight.formats.deeph import write_folder
 from nearsight.formats.pyscf import PYSCF_BOHR, from_pyscf
@@ -94,18 +95,26 @@ class PySCF(Engine):
         if not mf.converged:
             raise NotConverged(f"PySCF did not converge in {self.table.max_cycles} cycles")
         found = from_pyscf(mf)
+        try:
+            require_lawful(found, structure.formula)
+        except BadInput as error:
+            raise BadInput(
+                f"{error}; with k-points: a denser engine.kmesh, whose supercell the orbitals fit in"
+            ) from error
         settings = {"functional": {"xc": self.table.xc}, "basis": {"size": self.table.basis}}
         settings["electrons"] = {"charge_e": float(self.table.charge)}
         write_folder(folder, found.structure, **_fields(found, settings))
 
     def _mean_field(self, structure: Structure) -> Any:
-        from pyscf import dft, pbc
+        from pyscf import dft
 
         mol = self._built(structure)
         if self.table.kmesh is None:
             return (dft.UKS if self.table.spin else dft.RKS)(mol, xc=self.table.xc)
+        from pyscf.pbc import dft as periodic
+
         kpts = mol.make_kpts(self.table.kmesh)
-        kind = pbc.dft.KUKS if self.table.spin else pbc.dft.KRKS
+        kind = periodic.KUKS if self.table.spin else periodic.KRKS
         mf = kind(mol, kpts, xc=self.table.xc)
         return mf if self.table.pseudo is not None else mf.density_fit()
 
