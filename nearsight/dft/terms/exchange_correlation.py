@@ -218,24 +218,26 @@ class _MadeAgain(torch.autograd.Function):
     """The energy of a region; its fields are made again for the derivatives (PyTorch's own checkpoint takes 1 s to load)."""
 
     @staticmethod
-    def forward(ctx: Any, region: Region, functional: Functional, spin: Spin, *inputs: Tensor | None) -> Tensor:
+    def forward(ctx: Any, region: Region, functional: Functional, spin: Spin, *inputs: Any) -> Tensor:
         ctx.region, ctx.functional, ctx.spin = region, functional, spin
         ctx.save_for_backward(*inputs)
-        return _at(region, *inputs[1:]).energy(functional, spin, inputs[0])  # type: ignore[arg-type]
+        density, weights, core, cell = inputs
+        return _at(region, weights, core, cell).energy(functional, spin, density)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
-        free = [None if x is None else x.detach().requires_grad_() for x in ctx.saved_tensors]
+        free: list[Any] = [None if x is None else x.detach().requires_grad_() for x in ctx.saved_tensors]
+        density, weights, core, cell = free
         with torch.enable_grad():
-            energy = _at(ctx.region, *free[1:]).energy(ctx.functional, ctx.spin, free[0])  # type: ignore[arg-type]
+            energy = _at(ctx.region, weights, core, cell).energy(ctx.functional, ctx.spin, density)
             # weighted first: what `grad` does with outputs' weights takes PyTorch's symbolic shapes, half a second to load
             weighted = energy * grads[0]
             found = iter(torch.autograd.grad(weighted, [x for x in free if x is not None], allow_unused=True))
         return None, None, None, *(None if x is None else next(found) for x in free)
 
 
-def _at(region: Region, weights: Tensor | None, core: Tensor | None, cell: Tensor | None) -> Region:
+def _at(region: Region, weights: Tensor | None, core: Tensor | None, cell: Tensor) -> Region:
     """The region with what it is differentiated in: weights and core on its points, and the cell of its mesh."""
     window = region.window
     moved = Window(replace(window.mesh, cell=cell), window.starts, window.lengths)
