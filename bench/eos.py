@@ -1,46 +1,41 @@
-"""Equations of state of ten crystals: V0, B0 and B1 beside all-electron and SIESTA's, from the ACWF verification of PBE.
+"""Equations of state beside all-electron and SIESTA's, from the ACWF verification of PBE: ten crystals, or all of the table.
 
-    python bench/eos.py ../shared/structures/acwf [SYSTEM ...] [--basis dzp] [--energy-shift 0.01] [--out FILE.json]
+    python bench/eos.py ../shared/structures/acwf [SYSTEM ...] [--all] [--half A|B] [--only Mg Zn] [--basis standard]
 
-The folder holds the structures of the verification (`Si-Diamond.xsf`). Seven volumes, 94 to 106 % of the structure's own; free
-energies at Fermi-Dirac smearing of 0.0045 Ry. The numbers of mesh points and of k-points are those of the largest (mesh) and
-of the smallest (k) volume and stay the same over the volumes, so that the energy is smooth in the volume.
+The folder holds the structures of the verification (`Si-Diamond.xsf`); `../../reference/acwf.json` the numbers: V0, B0, B1 of
+all electrons, of SIESTA and of plane waves (both with PseudoDojo's pseudopotentials, not ours). Volumes from 94 to 106 % of the
+structure's own; free energies at Fermi-Dirac smearing of 0.0045 Ry. The numbers of mesh points and of k-points are those of the
+largest (mesh) and of the smallest (k) volume and stay the same over the volumes, so that the energy is smooth in the volume.
+
+Every system is written as it is done, under a key of all that it depends on; a run goes on where the last one stopped, small
+cells first. --half A takes every second element of the sorted list (the rule of the orbitals was chosen on these), B the rest.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+import statistics
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from nearsight.core.errors import NearsightError
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_BOHR3_GPA, HARTREE_EV, RYDBERG_EV
 from nearsight.dft.run import run_scf
-from nearsight.dft.settings import ScfSettings
+from nearsight.dft.settings import Settings
 from nearsight.dft.setup import chosen_kmesh, load_species
-from nearsight.formats.files import write_json
+from nearsight.formats.files import read_json, write_json
 from nearsight.formats.registry import read_structure
 from nearsight.integrals.mesh import mesh_shape
 
-SCALES = (0.94, 0.96, 0.98, 1.00, 1.02, 1.04, 1.06)
-METALS = ("Al-FCC", "Cu-FCC", "Na-BCC", "Li-BCC")
-# Bosoni et al., Nature Reviews Physics 6, 45 (2024): all-electron (mean of FLEUR and WIEN2k) and SIESTA (PseudoDojo 0.4);
-# V0 [A^3 per primitive cell], B0 [GPa], B1
-REFERENCE = {
-    "Al-FCC": {"all_electron": (16.495, 77.5, 4.62), "siesta": (16.578, 81.6), "espresso_v0": 16.444},
-    "Li-BCC": {"all_electron": (20.267, 13.9, 3.35), "siesta": (20.225, 13.8), "espresso_v0": 20.286},
-    "Na-BCC": {"all_electron": (37.015, 7.8, 3.69), "siesta": (37.415, 7.8), "espresso_v0": 37.060},
-    "Cu-FCC": {"all_electron": (11.952, 141.0, 5.06), "siesta": (11.925, 149.7), "espresso_v0": 12.190},
-    "C-Diamond": {"all_electron": (11.392, 433.4, 3.71), "siesta": (11.430, 433.4), "espresso_v0": 11.397},
-    "Si-Diamond": {"all_electron": (40.915, 88.5, 4.31), "siesta": (41.108, 88.2), "espresso_v0": 40.894},
-    "Ge-Diamond": {"all_electron": (47.827, 58.9, 4.86), "siesta": (49.017, 52.7), "espresso_v0": 47.881},
-    "Mg-XO": {"all_electron": (19.249, 149.0, 4.09), "siesta": (19.501, 156.4), "espresso_v0": 19.233},
-    "Ca-XO": {"all_electron": (28.190, 105.2, 4.34), "siesta": (28.334, 102.2), "espresso_v0": 28.112},
-    "Li-X2O": {"all_electron": (24.722, 79.3, 3.89), "siesta": (24.819, 79.9), "espresso_v0": 24.693},
-}
+TEN = "Al-FCC Li-BCC Na-BCC Cu-FCC C-Diamond Si-Diamond Ge-Diamond Mg-XO Ca-XO Li-X2O".split()
+RESULTS = Path(__file__).parent / "results"
 
 
 def birch_murnaghan(volumes: np.ndarray, energies: np.ndarray) -> tuple[float, float, float, float]:
@@ -68,100 +63,174 @@ def scaled(structure: Structure, volume: float) -> Structure:
     return replace(structure, cell=structure.cell * s, positions=structure.positions * s)
 
 
-def equation_of_state(name: str, central: Structure, settings: ScfSettings) -> dict:
-    """One row of the table."""
-    start = time.perf_counter()
-    shape = mesh_shape(scaled(central, SCALES[-1]).cell, settings.mesh.cutoff_ry)
-    kmesh = chosen_kmesh(scaled(central, SCALES[0]), settings)
+def equation_of_state(central: Structure, settings: Settings, scales: Iterable[float]) -> dict:
+    """V0 [A^3 an atom], B0 [GPa], B1 and how they were found.  Raises NearsightError where a volume does not converge."""
+    start, scales = time.process_time(), sorted(scales)
+    shape = mesh_shape(scaled(central, scales[-1]).cell, settings.mesh.cutoff_ry)
+    kmesh = chosen_kmesh(scaled(central, scales[0]), settings)
     fixed = settings.model_copy(update={"mesh": shape, "kmesh": kmesh})
     species = load_species(central.numbers.tolist(), fixed)
+    atoms = len(central.numbers)
     volumes, energies, iterations = [], [], []
-    for scale in SCALES:
+    for scale in scales:
         structure = scaled(central, scale)
         state = run_scf(structure, fixed, species=species)
         if not state.converged:
-            raise SystemExit(f"{name} at {scale} of its volume: not converged")
-        volumes.append(float(structure.volume))
-        energies.append(state.free)
+            raise NearsightError(f"at {scale} of its volume: not converged")
+        volumes.append(float(structure.volume) / atoms)
+        energies.append(state.free / atoms)
         iterations.append(len(state.steps))
     v0, b0, b1, deviation = birch_murnaghan(np.array(volumes), np.array(energies))
-    reference = REFERENCE[name]
-    row = {
-        "system": name,
+    return {
         "volume_A3": v0 * BOHR_ANG**3,
         "bulk_modulus_GPa": b0 * HARTREE_BOHR3_GPA,
         "bulk_modulus_derivative": b1,
-        **{k: list(v) if isinstance(v, tuple) else v for k, v in reference.items()},
-    }
-    ae = reference["all_electron"]
-    row["volume_error_percent"] = 100 * (row["volume_A3"] / ae[0] - 1)
-    row["bulk_modulus_error_percent"] = 100 * (row["bulk_modulus_GPa"] / ae[1] - 1)
-    row["siesta_volume_error_percent"] = 100 * (reference["siesta"][0] / ae[0] - 1)
-    row["pseudopotential_volume_error_percent"] = 100 * (reference["espresso_v0"] / ae[0] - 1)
-    return row | {
         "fit_deviation_meV": deviation * HARTREE_EV * 1000,
         "volumes_A3": [v * BOHR_ANG**3 for v in volumes],
         "free_energies_eV": [e * HARTREE_EV for e in energies],
-        "basis": settings.basis.size,
-        "energy_shift_ry": settings.basis.energy_shift_ry,
-        "split_norm": settings.basis.split_norm,
         "mesh": list(shape),
         "kmesh": list(kmesh),
-        "pseudopotentials": {s.symbol: s.provenance.get("pseudopotential") for s in species.values()},
-        "orbitals": {s.symbol: s.orbital_count for s in species.values()},
+        "orbitals_per_atom": sum(species[z].orbital_count for z in central.numbers.tolist()) / atoms,
+        "basis": {s.symbol: s.provenance.get("basis") for s in species.values()},
+        "pseudopotentials": {s.symbol: s.provenance.get("pseudopotential_sha256") for s in species.values()},
         "iterations": iterations,
-        "seconds": time.perf_counter() - start,
+        "seconds": time.process_time() - start,
     }
 
 
+def key_of(settings: Settings, volumes: int) -> str:
+    """Of all that a row depends on beside its system."""
+    said = settings.model_dump(mode="json", include={"basis", "functional", "mesh", "kpoints", "electrons"})
+    return hashlib.sha256(json.dumps([said, volumes], sort_keys=True).encode()).hexdigest()[:12]
+
+
+def orbitals_of_rule_1(central: Structure) -> float:
+    """Orbitals an atom of the dzp of before (rule 1)."""
+    species = load_species(central.numbers.tolist(), Settings(basis={"size": "dzp", "rule": 1}))
+    return sum(species[z].orbital_count for z in central.numbers.tolist()) / len(central.numbers)
+
+
+def errors(row: dict, reference: dict) -> dict:
+    """Errors of V0 and B0 in % of the all-electron ones: ours, SIESTA's, and of plane waves with their pseudopotential."""
+    v, b, _ = reference["all_electron"]
+    found = {"volume_error_percent": row["volume_A3"] / v, "bulk_modulus_error_percent": row["bulk_modulus_GPa"] / b}
+    for name, label in (("siesta", "siesta"), ("quantum_espresso", "plane_wave")):
+        found[f"{label}_volume_error_percent"] = reference[name][0] / v
+        found[f"{label}_bulk_modulus_error_percent"] = reference[name][1] / b
+    return {k: 100 * (x - 1) for k, x in found.items()}
+
+
+def summary(rows: list[dict]) -> dict:
+    """Mean, median and largest of absolute errors of V0 and B0, ours and SIESTA's of the same systems."""
+    found: dict = {"systems": len(rows), "failed": sum("failed" in r for r in rows)}
+    rows = [r for r in rows if "failed" not in r]
+    for name in ("volume_error_percent", "bulk_modulus_error_percent"):
+        for whose in ("", "siesta_", "plane_wave_"):
+            values = [abs(r[whose + name]) for r in rows]
+            if values:
+                found[whose + name] = {
+                    "mean": statistics.mean(values),
+                    "median": statistics.median(values),
+                    "largest": max(values),
+                }
+    if rows:
+        found["orbitals_over_rule_1"] = statistics.mean(r["orbitals_over_rule_1"] for r in rows)
+        found["worst"] = max(rows, key=lambda r: abs(r["volume_error_percent"]))["system"]
+        found["seconds"] = sum(r["seconds"] for r in rows)
+    return found
+
+
+def told(name: str, row: dict) -> str:
+    """One line of the table."""
+    if "failed" in row:
+        return f"{name:11s} {row['failed']}"
+    return (
+        f"{name:11s} V0 {row['volume_A3']:8.3f} {row['volume_error_percent']:+6.2f}% "
+        f"(SIESTA {row['siesta_volume_error_percent']:+6.2f}, plane waves {row['plane_wave_volume_error_percent']:+6.2f})  "
+        f"B0 {row['bulk_modulus_GPa']:7.1f} {row['bulk_modulus_error_percent']:+6.1f}% "
+        f"({row['siesta_bulk_modulus_error_percent']:+6.1f}, {row['plane_wave_bulk_modulus_error_percent']:+6.1f})  "
+        f"B1 {row['bulk_modulus_derivative']:5.2f}  {row['fit_deviation_meV']:6.3f} meV {row['seconds']:6.1f} s"
+    )
+
+
+def chosen(arguments: argparse.Namespace, reference: dict) -> list[str]:
+    """The systems to compute, small cells first."""
+    if not (arguments.all or arguments.half or arguments.only or arguments.form):
+        return arguments.systems or TEN
+    elements = sorted({name.split("-")[0] for name in reference})
+    half = {"A": elements[::2], "B": elements[1::2], None: elements}[arguments.half]
+    found = [
+        name
+        for name in arguments.systems or reference
+        if (element := name.split("-")[0]) in half
+        and (not arguments.only or element in arguments.only)
+        and (not arguments.form or name.split("-")[1] in arguments.form)
+    ]
+    return sorted(found, key=lambda name: reference[name]["atoms"])
+
+
 def main() -> None:
+    """Compute what is missing; print what there is."""
     parser = argparse.ArgumentParser()
     parser.add_argument("structures", type=Path)
-    parser.add_argument("systems", nargs="*", default=list(REFERENCE))
-    parser.add_argument("--basis", default="dzp")
-    parser.add_argument("--energy-shift", type=float, default=0.01, help="Ry")
-    parser.add_argument("--split-norm", type=float, default=0.15)
+    parser.add_argument("systems", nargs="*")
+    parser.add_argument("--reference", type=Path, help="acwf.json; default: ../../reference/acwf.json of the folder")
+    parser.add_argument("--all", action="store_true", help="all systems of the reference")
+    parser.add_argument("--half", choices=("A", "B"))
+    parser.add_argument("--only", nargs="+", metavar="ELEMENT")
+    parser.add_argument("--form", nargs="+", metavar="FORM", help="FCC, BCC, SC, Diamond, XO, X2O, ...")
+    parser.add_argument("--basis", default="standard")
+    parser.add_argument("--rule", type=int, default=2)
+    parser.add_argument("--energy-shift", type=float, help="Ry")
+    parser.add_argument("--volumes", type=int, default=7)
     parser.add_argument("--mesh-cutoff", type=float, default=350.0, help="Ry, at the largest volume")
-    parser.add_argument("--kspacing", type=float, default=0.2, help="1/Angstrom, of metals; insulators take 0.35")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/eos.json")
+    parser.add_argument("--kspacing", type=float, default=0.2, help="1/Angstrom")
+    parser.add_argument("--report", action="store_true", help="compute nothing: what is there")
+    parser.add_argument("--out", type=Path, default=RESULTS / "eos_all.json")
     arguments = parser.parse_args()
-    rows = []
-    print(
-        f"{'system':11s} {'V0':>8s} {'all-el.':>8s} {'error':>7s} {'SIESTA':>7s} {'QE':>7s}   {'B0':>6s} {'all-el.':>7s}"
-        f" {'error':>6s} {'SIESTA':>7s}   {'B1':>5s} {'all-el.':>7s}  {'fit meV':>7s} {'seconds':>7s}"
+    reference = json.loads(
+        (arguments.reference or arguments.structures / "../../reference/acwf.json").read_text(encoding="utf-8")
+    )["systems"]
+    settings = Settings(
+        xc="pbe",
+        basis={"size": arguments.basis, "energy_shift_ry": arguments.energy_shift, "rule": arguments.rule},
+        mesh_cutoff_ry=arguments.mesh_cutoff,
+        kspacing=arguments.kspacing,
+        smearing_ev=0.0045 * RYDBERG_EV,
+        symmetry="space-group",
     )
-    for name in arguments.systems:
-        settings = ScfSettings(
-            xc="pbe",
-            basis=arguments.basis,
-            energy_shift_ry=arguments.energy_shift,
-            split_norm=arguments.split_norm,
-            mesh_cutoff_ry=arguments.mesh_cutoff,
-            kspacing=arguments.kspacing if name in METALS else 0.35,
-            smearing_ev=0.0045 * RYDBERG_EV,
-            symmetry="space-group",
-        )
-        row = equation_of_state(name, read_structure(arguments.structures / f"{name}.xsf"), settings)
-        rows.append(row)
-        ae, siesta = row["all_electron"], row["siesta"]
-        print(
-            f"{name:11s} {row['volume_A3']:8.3f} {ae[0]:8.3f} {row['volume_error_percent']:+6.2f}%"
-            f" {row['siesta_volume_error_percent']:+6.2f}% {row['pseudopotential_volume_error_percent']:+5.2f}%"
-            f"   {row['bulk_modulus_GPa']:6.1f} {ae[1]:7.1f} {row['bulk_modulus_error_percent']:+5.1f}% {siesta[1]:7.1f}"
-            f"   {row['bulk_modulus_derivative']:5.2f} {ae[2]:7.2f}  {row['fit_deviation_meV']:7.3f} {row['seconds']:7.1f}",
-            flush=True,
-        )
-        errors = {k: [abs(r[k]) for r in rows] for k in ("volume_error_percent", "siesta_volume_error_percent")}
-        mean, theirs = (sum(e) / len(e) for e in errors.values())
-        summary = {
-            "mean_absolute_volume_error_percent": mean,
-            "siesta_mean_absolute_volume_error_percent": theirs,
-            "largest_volume_error_percent": max(errors["volume_error_percent"]),
-        }
-        write_json(arguments.out, summary | {"rows": rows})
-    print(
-        f"mean |error of V0|: {mean:.2f} %, SIESTA {theirs:.2f} %; largest {max(errors['volume_error_percent']):.2f} %"
-    )
+    key, names = key_of(settings, arguments.volumes), chosen(arguments, reference)
+    for name in names:
+        central = read_structure(arguments.structures / f"{name}.xsf")
+        if arguments.report or name in stored_rows(arguments.out, key):
+            continue
+        row: dict = {"system": name}
+        try:
+            row |= equation_of_state(central, settings, np.linspace(0.94, 1.06, arguments.volumes))
+            row |= errors(row, reference[name])
+            row["orbitals_over_rule_1"] = row["orbitals_per_atom"] / orbitals_of_rule_1(central)
+        except NearsightError as error:
+            row["failed"] = str(error)
+        keep(arguments.out, key, settings, row)
+        print(told(name, row), flush=True)
+    rows = [row for name, row in stored_rows(arguments.out, key).items() if name in names]
+    if arguments.report:
+        print("\n".join(told(r["system"], r) for r in rows))
+    print(f"{len(rows)} of {len(names)}: {json.dumps(summary(rows), indent=1)}")
+
+
+def stored_rows(file: Path, key: str) -> dict[str, dict]:
+    """System -> row, of one key."""
+    return read_json(file).get(key, {}).get("rows", {}) if file.exists() else {}
+
+
+def keep(file: Path, key: str, settings: Settings, row: dict) -> None:
+    """Add a row to what is there now, whoever wrote it."""
+    table = read_json(file) if file.exists() else {}
+    entry = table.setdefault(key, {"settings": settings.model_dump(mode="json"), "rows": {}})
+    entry["rows"][row["system"]] = row
+    entry["summary"] = summary(list(entry["rows"].values()))
+    write_json(file, table)
 
 
 if __name__ == "__main__":

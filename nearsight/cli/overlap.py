@@ -35,7 +35,9 @@ def overlap(
         bool, typer.Option("--h0", help="H0 of superposed neutral atoms as well, where it is known.")
     ] = False,
     xc: Annotated[str | None, option("functional.xc")] = None,
-    basis: Annotated[str | None, option("basis.size", "sz, dz, szp, dzp, tz or tzp.")] = None,
+    basis: Annotated[
+        str | None, option("basis.size", "light, standard or tight; or sz, dz, szp, dzp, tz, tzp.")
+    ] = None,
     energy_shift: Annotated[float | None, option("basis.energy_shift_ry", metavar="RY")] = None,
     mesh_cutoff: Annotated[float | None, option("mesh.cutoff_ry", metavar="RY")] = None,
     vacuum: Annotated[

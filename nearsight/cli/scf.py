@@ -24,7 +24,9 @@ def scf(
     kmesh: Annotated[tuple[int, int, int] | None, option("kpoints.mesh", metavar="N N N")] = None,
     mesh_cutoff: Annotated[float | None, option("mesh.cutoff_ry", metavar="RY")] = None,
     mesh: Annotated[tuple[int, int, int] | None, option("mesh.shape", "The mesh itself.", "N N N")] = None,
-    basis: Annotated[str | None, option("basis.size", "sz, dz, szp, dzp, tz or tzp.")] = None,
+    basis: Annotated[
+        str | None, option("basis.size", "light, standard or tight; or sz, dz, szp, dzp, tz, tzp.")
+    ] = None,
     energy_shift: Annotated[float | None, option("basis.energy_shift_ry", metavar="RY")] = None,
     species: Annotated[Path | None, option("basis.species", "Folder of <Symbol>.ion.xml, in place of a basis.")] = None,
     smearing: Annotated[float | None, option("electrons.width_ev", metavar="EV")] = None,

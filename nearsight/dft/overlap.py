@@ -10,7 +10,7 @@ from typing import Any
 
 from nearsight.atoms.gaussian import gaussian_basis
 from nearsight.atoms.library import source
-from nearsight.atoms.orbitals import BasisSettings, generate_species
+from nearsight.atoms.orbitals import generate_species
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation, Provenance
 from nearsight.core.configuration import validated
@@ -19,7 +19,7 @@ from nearsight.core.gaussians import GaussianBasis
 from nearsight.core.species import AtomicBasis, HasOrbitals, Species
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.dft.settings import Settings
-from nearsight.dft.setup import functional_for, quadrature_for, resolved
+from nearsight.dft.setup import basis_settings, functional_for, quadrature_for, resolved
 from nearsight.formats.basis_files import BasisChoice, choose
 from nearsight.formats.structures import check_structure
 from nearsight.integrals.gaussian import gaussian_overlap
@@ -27,7 +27,7 @@ from nearsight.integrals.two_center import EXACT, SIESTA, matrix_layout
 from nearsight.integrals.two_center import overlap as two_center_overlap
 
 _USED = ("basis", "functional", "mesh")  # tables of settings that S or H0 depend on
-_MADE = ("size", "energy_shift_ry", "split_norm", "pseudopotentials")  # keys of orbitals that are generated
+_MADE = ("size", "energy_shift_ry", "split_norm", "rule", "pseudopotentials")  # keys of orbitals that are generated
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class OrbitalSource:
             status = choice.path.stat()
             return _read(choice, symbol, status.st_mtime_ns, status.st_size)
         basis, xc = self.settings.basis, self.settings.functional.xc
-        made_as = BasisSettings(size=basis.size, energy_shift=basis.energy_shift_ry, split_norm=basis.split_norm)
+        made_as = basis_settings(basis)
         if self.folder is None:
             return generate_species(symbol, xc, made_as, basis.pseudopotentials)
         try:

@@ -12,7 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from nearsight.core.configuration import stored
@@ -20,7 +28,9 @@ from nearsight.core.parts import Part, known_kind
 from nearsight.core.tables import EarlierKeys, Renamed, Table, Versioned, todays
 from nearsight.core.versions import KEY
 
-BasisSize = Literal["sz", "dz", "szp", "dzp", "tz", "tzp"]
+BasisSize = Literal["light", "standard", "tight", "sz", "dz", "szp", "dzp", "tz", "tzp"]
+EARLIER_DEFAULTS = {"size": "dzp", "energy_shift_ry": 0.01, "split_norm": 0.15}  # of schemas 1 and 2
+_OF_RULE_1 = 2  # the last schema whose orbitals, where no rule is stated, were made by rule 1
 OF_ONE_CELL = "of one cell"  # marks a key that belongs to one structure, and says nothing of another
 
 
@@ -31,15 +41,25 @@ def _of_one_cell(default: Any, description: str) -> Any:
 class BasisTable(Table):
     """Orbitals and pseudopotentials."""
 
-    size: BasisSize = Field("dzp", description="Zetas of each valence shell, and p for polarisation; semicore: one.")
-    energy_shift_ry: float = Field(0.01, gt=0, description="Confinement of the orbitals: rise of each level.")
-    split_norm: float = Field(0.15, gt=0, lt=1, description="Norm that fixes where the second zeta matches the first.")
+    size: BasisSize = Field(
+        "standard",
+        description="light, standard or tight (docs/orbitals.md); or zetas of each valence shell, and p for polarisation "
+        "(dzp is standard).",
+    )
+    energy_shift_ry: float | None = Field(
+        None, gt=0, description="Confinement: what it may cost all electrons of a shell; null: the size's own."
+    )
+    split_norm: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Norm of a first zeta outside the second; null: a fixed share of the radius ends it.",
+    )
+    rule: Literal[1, 2] = Field(2, description="How orbitals are made; 1: as earlier versions did.")
     pseudopotentials: Path | None = Field(
         None, description="Folder of UPF, psp8, PSML or GTH files; null: the installed package."
     )
-    species: Path | None = Field(
-        None, description="Folder of <Symbol>.ion.xml, in place of size, energy_shift_ry, split_norm, pseudopotentials."
-    )
+    species: Path | None = Field(None, description="Folder of <Symbol>.ion.xml, in place of all other keys.")
 
     @model_serializer(mode="wrap")
     def _of_its_source(self, table: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -230,7 +250,7 @@ class Settings(EarlierKeys, Versioned):
         "stress": Renamed.to("outputs.stress"),
     }
 
-    schema_version: int = 2
+    schema_version: int = 3
     basis: BasisTable = BasisTable()
     functional: FunctionalTable = FunctionalTable()
     mesh: MeshTable = MeshTable()
@@ -243,6 +263,18 @@ class Settings(EarlierKeys, Versioned):
 
         def __init__(self, **keys: Any) -> None: ...
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_the_rule_of_its_time(cls, given: Any) -> Any:
+        """What states a schema of before there were rules has the orbitals of that time."""
+        if not isinstance(given, Mapping) or not isinstance(given.get(KEY), int) or given[KEY] > _OF_RULE_1:
+            return given
+        table = todays(cls, given)
+        basis = table.get("basis", {})
+        if isinstance(basis, BaseModel) or basis.get("species") is not None or "rule" in basis:
+            return given
+        return {**table, "basis": {**basis, "rule": 1}}
+
     @staticmethod
     def stored(table: Mapping[str, Any], what: object) -> Settings:
         """The settings that a file of this or an earlier schema holds; keys that are not known are left out.
@@ -254,9 +286,9 @@ class Settings(EarlierKeys, Versioned):
         if (
             isinstance(basis, Mapping) and basis.get("species") is not None
         ):  # an earlier version told defaults beside it
-            defaults = BasisTable().model_dump()
+            defaults = {**BasisTable().model_dump(), **EARLIER_DEFAULTS}
             table["basis"] = {k: v for k, v in basis.items() if k not in defaults or v != defaults[k]}
-        return stored(Settings, table, what)
+        return stored(Settings, {KEY: 1, **table}, what)
 
     @property
     def given(self) -> dict[str, Any]:

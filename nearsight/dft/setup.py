@@ -36,6 +36,12 @@ from nearsight.formats.ion_xml import read_ion_xml
 from nearsight.integrals.mesh import mesh_shape
 from nearsight.integrals.two_center import EXACT, SIESTA, Quadrature
 
+_KEYS_OF_ORBITALS = (
+    ("size", "size"),
+    ("energy_shift_ry", "energy_shift"),
+    ("split_norm", "split_norm"),
+    ("rule", "rule"),
+)
 REMEDIES = "lower solver.mixing.weight (0.1), solver.method variational, more solver.max_iterations, a larger smearing"
 AROUND_NUCLEI = 3  # how many times finer the mesh of exchange and correlation is there, where nobody says
 MOMENTS_WITHOUT_SPIN = (
@@ -136,9 +142,16 @@ def load_species(numbers: Sequence[int], settings: Settings) -> dict[int, Specie
         found = {z: read_ion_xml(files[symbol], symbol) for z, symbol in present.items()}
         _check_species(found, settings)
         return found
-    made = BasisSettings(size=basis.size, energy_shift=basis.energy_shift_ry, split_norm=basis.split_norm)
+    made = basis_settings(basis)
     xc, folder = settings.functional.xc, basis.pseudopotentials
     return {z: generate_species(symbol, xc, made, folder) for z, symbol in present.items()}
+
+
+def basis_settings(basis: BasisTable) -> BasisSettings:
+    """How orbitals are generated. Raises BadInput for a size that the rule does not have."""
+    return BasisSettings(
+        size=basis.size, energy_shift=basis.energy_shift_ry, split_norm=basis.split_norm, rule=basis.rule
+    )
 
 
 def _check_species(species: Mapping[int, Species], settings: Settings) -> None:
@@ -154,10 +167,13 @@ def _check_species(species: Mapping[int, Species], settings: Settings) -> None:
                 f"{folder}/{s.symbol}.ion.xml was made for {told}, this calculation is of {xc}: take xc {told}, or species "
                 f"of {made_for}"
             )
-        for key, name in (("size", "size"), ("energy_shift_ry", "energy_shift"), ("split_norm", "split_norm")):
+        made = s.provenance.get("basis", "")
+        if made and "rule=" not in made:
+            made += " rule=1"
+        for key, name in _KEYS_OF_ORBITALS:
             if key not in basis.model_fields_set:
                 continue
-            said = re.search(rf"\b{name}='?([\w.+-]+)'?", s.provenance.get("basis", ""))
+            said = re.search(rf"\b{name}='?([\w.+-]+)'?", made)
             if said is None or said[1] != str(getattr(basis, key)):
                 what = "does not say its own" if said is None else f"has {said[1]}"
                 raise BadInput(

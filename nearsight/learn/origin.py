@@ -21,7 +21,7 @@ SAME_OVERLAP = (
 )
 _TOLD = 3  # differences in one message
 _OF_A_SPECIES = ("pseudopotential_sha256", "valence", "xc", "sha256", "basis")
-_MADE_BY_SIZE = ("size", "energy_shift_ry", "split_norm")  # paths of files say nothing: their digests do
+_MADE_BY_SIZE = ("size", "energy_shift_ry", "split_norm", "rule")  # paths of files say nothing: their digests do
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ import numpy as np
 from nearsight.atoms.library import sha256_of
 from nearsight.core.errors import NearsightError
 from nearsight.core.structure import SYMBOLS, Structure
-from nearsight.dft.settings import Settings
-from nearsight.dft.setup import AROUND_NUCLEI, basis_files
+from nearsight.dft.settings import EARLIER_DEFAULTS, BasisTable, Settings
+from nearsight.dft.setup import AROUND_NUCLEI, basis_files, basis_settings
 
+_FLAT_DEFAULTS = {"basis" if key == "size" else key: value for key, value in EARLIER_DEFAULTS.items()}
 PHYSICS = ("basis", "functional", "mesh", "kpoints", "electrons")  # the tables that a result depends on
 
 
@@ -30,8 +31,6 @@ class Origin:
         self._table: dict[str, Any] = {
             key: getattr(settings, key).model_dump(mode="json", exclude_defaults=True) for key in PHYSICS
         }
-        for path in ("species", "pseudopotentials"):
-            self._table["basis"].pop(path, None)
         mesh = settings.mesh
         own = settings.basis.species is None and mesh.two_center != "siesta"
         refined = mesh.xc_near_nuclei or (AROUND_NUCLEI if own and mesh.xc_refinement is None else 1)
@@ -39,8 +38,8 @@ class Origin:
             self._table["mesh"].pop(key, None)
             if times > 1:  # in digests of before 1 was the default
                 self._table["mesh"][key] = times
-        if settings.basis.species is not None:  # its files have all that the other keys would make
-            self._table["basis"] = {}
+        # Files have all that the other keys would make.
+        self._table["basis"] = {} if settings.basis.species is not None else _made_as(settings.basis)
         self._files: dict[int, str] = {}
 
     def digest(self, structure: Structure, more: Mapping[str, Any] | None = None) -> str:
@@ -64,6 +63,25 @@ class Origin:
             [path] = basis_files([z], self.settings.basis, self.settings.functional.xc).values()
             self._files[z] = sha256_of(path)
         return self._files[z]
+
+
+def _made_as(basis: BasisTable) -> dict[str, Any]:
+    """What orbitals are made from: the rule, and what is not its default; of rule 1, as digests of before were."""
+    made = basis_settings(basis)
+    names: dict[str, Any] = {
+        "size": made.size,
+        "energy_shift_ry": made.shift,
+        "split_norm": made.split_norm,
+        "rule": made.rule,
+    }
+    if made.size == "standard":
+        names["size"] = "dzp"
+    if made.rule == 1:
+        defaults: dict[str, Any] = {**EARLIER_DEFAULTS, "rule": 1}
+        names["split_norm"] = made.first_split_norm(0)
+    else:
+        defaults = {"split_norm": None}
+    return {k: v for k, v in names.items() if k not in defaults or v != defaults[k]}
 
 
 def digest_of_schema_1(structure: Structure, settings: Settings, more: Mapping[str, Any] | None = None) -> str:
@@ -99,6 +117,7 @@ def flat(settings: Settings) -> dict[str, Any]:
             place is not None
             and key not in ("device", "start", "xc_near_nuclei")
             and (key, place) != ("xc_refinement", 1)
+            and place != _FLAT_DEFAULTS.get(key)
         ):
             found[key] = next((said for said, word in renamed.words.items() if word == place), place)
     if "mixing" in found:

@@ -13,6 +13,7 @@ from nearsight.atoms.neutral_atom import LocalPart
 from nearsight.atoms.orbitals import (
     BasisSettings,
     HardWall,
+    SmoothWall,
     SoftWall,
     confined_state,
     confinement_radius,
@@ -20,6 +21,8 @@ from nearsight.atoms.orbitals import (
     matching_radius,
 )
 from nearsight.atoms.radial import Sphere, bessel_zeros, hartree, solve_atom
+from nearsight.atoms.shells import shells_of
+from nearsight.atoms.zetas import split_radius
 from nearsight.core.errors import NearsightError
 from nearsight.core.species import RadialFunction, Species
 from nearsight.formats.upf import read_upf
@@ -124,7 +127,7 @@ def test_orbitals_are_normalised_and_end_smoothly(species: Species) -> None:
     for o in species.orbitals:
         f = o.radial
         assert integral(f, f) == pytest.approx(1, abs=1e-8)
-        assert f.cutoff < 12
+        assert f.cutoff < 13
         assert f.values[-1] == 0
         # Value, slope and curvature vanish: f goes as (r_c - r)^3.
         assert f.values[-3] / f.values[-2] == pytest.approx(8, rel=0.1)
@@ -135,7 +138,7 @@ def test_shells_are_in_the_projects_order(species: Species) -> None:
     keys = [(o.polarization, o.l, o.n, o.zeta) for o in species.orbitals]
     assert keys == sorted(keys)
     assert sum(o.population for o in species.orbitals) == pytest.approx(species.valence)
-    assert sum(o.polarization for o in species.orbitals) == (2 if species.symbol == "Na" else 1)
+    assert sum(o.polarization for o in species.orbitals) == (3 if species.symbol == "Na" else 1)
 
 
 def test_basis_of_known_elements() -> None:
@@ -145,10 +148,13 @@ def test_basis_of_known_elements() -> None:
 
     assert names("C") == ["2s1", "2s2", "2p1", "2p2", "3d*1"]
     assert names("H") == ["1s1", "1s2", "2p*1"]
-    assert names("Na") == ["2s1", "3s1", "3s2", "2p1", "3p*1", "3p*2"]
+    assert names("Na") == ["2s1", "3s1", "3s2", "2p1", "3p*1", "3p*2", "3d*1"]
     assert names("Ca") == ["3s1", "4s1", "4s2", "3p1", "4p*1", "4p*2", "3d*1"]
     assert names("Mo") == ["4s1", "5s1", "5s2", "4p1", "4d1", "4d2", "5p*1"]
     assert names("Ga") == ["4s1", "4s2", "4p1", "4p2", "3d1", "4d*1"]
+    assert names("Zn") == ["3s1", "4s1", "4s2", "3p1", "3d1", "3d2", "4p*1", "4p*2"]
+    assert names("H", "tight") == ["1s1", "1s2", "1s3", "2p*1", "2p*2"]
+    assert names("C", "light") == names("C", "standard") == names("C")
     assert names("C", "sz") == ["2s1", "2p1"]
     assert names("C", "tzp") == ["2s1", "2s2", "2s3", "2p1", "2p2", "2p3", "3d*1"]
 
@@ -157,17 +163,28 @@ def test_energy_shift_sets_the_radius() -> None:
     potential = solve_atom(pseudopotential("C", "pbe")).potential
     sphere = Sphere(1, potential.radius)
     free = float(np.linalg.eigvalsh(potential.hamiltonian(sphere))[0])
-    radii = [confinement_radius(potential, 1, 0, free, s) for s in (0.01, 0.005, 0.001)]
-    assert radii == sorted(radii)
-    confined = confined_state(potential, 1, 0, radii[1], HardWall())
-    assert confined.energy - free == pytest.approx(0.005, abs=1e-6)
+    for wall in (HardWall(), SmoothWall()):
+        radii = [confinement_radius(potential, 1, 0, free, s, wall) for s in (0.01, 0.005, 0.001)]
+        assert radii == sorted(radii)
+        confined = confined_state(potential, 1, 0, radii[1], wall)
+        assert confined.energy - free == pytest.approx(0.005, abs=1e-6)
+
+
+@pytest.mark.parametrize("symbol", ["C", "Na", "Zn"])
+def test_a_wall_costs_all_electrons_of_a_shell_the_energy_shift(symbol: str) -> None:
+    settings = BasisSettings(energy_shift=0.01)
+    species = generate_species(symbol, basis=settings)
+    atom = solve_atom(pseudopotential(symbol, "pbe"))
+    for s in shells_of(pseudopotential(symbol, "pbe"), atom):
+        [made] = [o for o in species.orbitals if (o.n, o.l, o.zeta) == (s.n, s.l, 1)]
+        confined = confined_state(atom.potential, s.l, s.index, made.radial.cutoff, settings.confinement)
+        assert s.occupation * (confined.energy - s.energy) == pytest.approx(0.005, rel=1e-3)
 
 
 def test_second_zeta_meets_the_first_in_value_slope_and_curvature() -> None:
     """first - c * second is r^l times an even polynomial inside r_m, and the first zeta itself outside."""
     first, second = (o.radial for o in generate_species("C").orbitals if o.l == 1)
-    match, regular = matching_radius(first, 0.15)
-    assert regular
+    match = 0.5 * first.cutoff
     assert second.cutoff == pytest.approx(match)
     f, g = CubicSpline(first.r, first.values), CubicSpline(second.r, second.values)
     x = np.linspace(0, match, 50)
@@ -180,9 +197,34 @@ def test_second_zeta_meets_the_first_in_value_slope_and_curvature() -> None:
     assert 2 * b * match + 4 * d * match**3 == pytest.approx(float(f(match, 1)), rel=1e-4)
 
 
-def test_split_norm_of_a_hollow_shell_falls_back_and_says_so() -> None:
-    assert "3s zeta 2" in generate_species("Na").provenance["notes"]
+def test_a_split_norm_is_the_norm_outside_within_bounds() -> None:
+    first, second = (o.radial for o in generate_species("C", basis=BasisSettings(split_norm=0.2)).orbitals if o.l == 1)
+    inner = CubicSpline(first.r, (first.values * first.r**2) ** 2).integrate(0, second.cutoff)
+    assert 1 - inner == pytest.approx(0.2, abs=1e-6)
+    for norm, share in ((1e-9, 0.8), (0.9999, 0.3)):
+        assert split_radius(first, 0.5, norm) == pytest.approx(share * first.cutoff)
+
+
+@pytest.mark.parametrize("symbol", ["Na", "Mg", "Ni", "Ca", "Cd", "Au", "C", "O"])
+def test_zetas_of_a_shell_never_fall_together(symbol: str) -> None:
+    """Those of one shell, three zetas each: the least eigenvalue of their overlap (rule 1: 1e-5 for Ni 4s and eight others)."""
+    shells: dict[tuple[int, int], list[RadialFunction]] = {}
+    for o in generate_species(symbol, basis=BasisSettings(size="tight")).orbitals:
+        shells.setdefault((o.n, o.l), []).append(o.radial)
+    for zetas in shells.values():
+        overlap = np.array([[integral(f, g) for g in zetas] for f in zetas])
+        assert np.linalg.eigvalsh(overlap)[0] > 3e-3
+
+
+def test_orbitals_of_rule_1_are_made_as_they_were() -> None:
+    """Radii [Bohr] of before there was another rule; a hollow shell is split by its tail, and says so."""
+    made = generate_species("Na", basis=BasisSettings(size="dzp", rule=1))
+    assert "3s zeta 2" in made.provenance["notes"] and made.provenance["orbital_rule"] == "1"
+    assert [round(o.radial.cutoff, 2) for o in made.orbitals] == [3.21, 8.89, 6.38, 3.84, 8.89, 6.9]
     assert "notes" not in generate_species("C").provenance
+    first, second = (o.radial for o in generate_species("C", basis=BasisSettings("dzp", rule=1)).orbitals if o.l == 1)
+    match, regular = matching_radius(first, 0.15)
+    assert regular and second.cutoff == pytest.approx(match)
 
 
 def test_larger_bases_contain_smaller_ones() -> None:
@@ -259,7 +301,7 @@ def test_a_sample_of_the_periodic_table() -> None:
     """The hard ones: alkalis, 3d with semicore, 4f in the valence, an empty 5s."""
     for symbol, xc in [("Li", "pbe"), ("K", "pbe"), ("Cs", "lda"), ("Fe", "lda"), ("Hf", "pbe"), ("Pd", "lda")]:
         species = generate_species(symbol, xc)
-        assert species.orbital_cutoff < 12
+        assert species.orbital_cutoff < 13
         assert min(o.radial.cutoff for o in species.orbitals) > 1
     assert [o.population for o in species.orbitals if o.l == 0] == [2.0, 0.0, 0.0]  # Pd: 4s2 5s0
 

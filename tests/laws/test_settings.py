@@ -11,7 +11,7 @@ from nearsight.core.configuration import from_beside, layered, stored, validated
 from nearsight.core.errors import BadInput, NotConverged
 from nearsight.core.tables import settings_of
 from nearsight.dft.settings import Settings, differing
-from nearsight.dft.setup import Setup, method_for, resolved
+from nearsight.dft.setup import Setup, basis_settings, method_for, resolved
 from nearsight.electrons.solvers.dense import Dense
 from nearsight.learn.config import TrainingConfig
 from nearsight.tasks.digest import Origin
@@ -93,6 +93,9 @@ NESTED = {
 }
 
 
+FLAT_3 = {"schema_version": 3, "xc": "lda", "basis": "dzp"}
+
+
 def test_flat_keys_are_the_nested_ones() -> None:
     flat, nested = Settings(**FLAT), Settings(**NESTED)
     assert flat == nested
@@ -107,7 +110,7 @@ def test_flat_keys_are_the_nested_ones() -> None:
 def test_what_is_written_is_read_again_and_states_its_schema() -> None:
     settings = Settings(**FLAT)
     table = settings.model_dump(mode="json")
-    assert table["schema_version"] == 2 and set(table) == set(NESTED)
+    assert table["schema_version"] == 3 and set(table) == set(NESTED)
     assert Settings.stored(table, "file") == settings == validated(Settings, table)
 
 
@@ -136,7 +139,7 @@ def test_one_setting_given_twice() -> None:
         ({"mesh": (0, 1, 1)}, "scf.mesh: 0 1 1: every number must be at least 1"),
         ({"mesh": {"shape": (0, 1, 1)}}, "scf.mesh.shape: 0 1 1: every number must be at least 1"),
         ({"sheet": "maybe"}, "scf.sheet: 'maybe' is not known"),
-        ({"schema_version": 3}, "this configuration needs a later Nearsight"),
+        ({"schema_version": 4}, "this configuration needs a later Nearsight"),
     ],
 )
 def test_mistakes_are_told_in_the_words_of_the_user(table: dict, words: str) -> None:
@@ -171,14 +174,34 @@ def test_changes_of_a_copy_are_validated() -> None:
 
 
 def test_stored_settings_outlive_keys_that_come_and_go() -> None:
-    later = {"schema_version": 2, "xc": "lda", "solver": {"mixing": {"weight": 0.2, "momentum": 1}}, "hybrid": {"a": 1}}
+    later = {"schema_version": 3, "xc": "lda", "solver": {"mixing": {"weight": 0.2, "momentum": 1}}, "hybrid": {"a": 1}}
     assert Settings.stored(later, "file").given == {"functional": {"xc": "lda"}, "solver": {"mixing": {"weight": 0.2}}}
     with pytest.raises(BadInput, match=r"^folder needs a later Nearsight"):
-        Settings.stored({"schema_version": 3}, "folder")
+        Settings.stored({"schema_version": 4}, "folder")
     with pytest.raises(BadInput, match=r"^folder does not hold"):
         Settings.stored({"functional": {"xc": "nonsense"}}, "folder")
     training = {"schema_version": 2, "data": {"train": "x", "later": 1}, "loss": [{"kind": "energy", "new": 2}]}
     assert stored(TrainingConfig, training, "file").data.train == "x"
+
+
+def test_settings_of_before_have_the_orbitals_of_before(tmp_path: Path) -> None:
+    """A file of an earlier schema, or of none, was computed with orbitals by rule 1; what a user writes today is rule 2."""
+    assert Settings().basis.rule == Settings(basis="dzp").basis.rule == Settings.stored(FLAT_3, "file").basis.rule == 2
+    for table in ({"basis": "dzp"}, {"schema_version": 2, "basis": {"size": "dzp"}}, {"xc": "lda"}, {}):
+        found = Settings.stored(table, "file")
+        assert found.basis.rule == 1
+        assert Settings.stored(found.model_dump(mode="json"), "file") == found  # and stays so
+        made = basis_settings(found.basis)
+        assert (made.count.zetas, made.count.polarization, made.shift) == (2, 1, 0.01)
+    assert Settings(schema_version=1, basis="sz").basis.rule == 1
+    assert Settings(schema_version=2, basis={"rule": 2}).basis.rule == 2
+    assert "rule" not in Settings.stored({"basis": {"species": "ions"}}, "file").given["basis"]
+    old, new = (Origin(Settings(basis={"size": "dzp", "rule": rule})) for rule in (1, 2))
+    water = cases.water(11.0)
+    assert old.digest(water) != new.digest(water) == Origin(Settings()).digest(water)
+    assert old.digest(water) == Origin(Settings.stored({}, "file")).digest(water)
+    with pytest.raises(BadInput, match="rule 1 of orbitals has no size 'tight'"):
+        basis_settings(Settings(basis={"size": "tight", "rule": 1}).basis)
 
 
 def test_what_belongs_to_one_cell_and_what_to_all() -> None:

@@ -1,0 +1,106 @@
+"""The rule by which the orbitals of an atom are made: one for all elements, measured by what a wall costs.
+
+1. A shell ends where the wall that its orbital is made in raises the energy of *all its electrons* by the energy shift: each of
+   N electrons by 1/N of it. So the full p shell of a halogen, whose tails hold its crystals together, is as long as it must be,
+   and semicore and d shells need no factors of their own.
+2. The second zeta ends at a fixed share of that radius, the third at the square of it: further zetas cannot fall together with
+   the first one, nor shrink onto the nucleus, whatever the shell looks like (hollow, with nodes, compact).
+3. Empty shells that the neighbours of the atom ask for: with an open p shell the d above it; without one the p of the main
+   quantum number, and where no d shell is open or near (s electrons alone) it has as many zetas as s, and a d joins it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from scipy.linalg import eigh
+
+from nearsight.atoms.basis_settings import RYDBERG, BasisSettings
+from nearsight.atoms.confinement import ConfinedState, confined_state, confinement_radius, response
+from nearsight.atoms.radial import RadialPotential
+from nearsight.atoms.shells import BOUND, Shell
+from nearsight.atoms.zetas import split_radius, split_zeta
+from nearsight.core.species import Orbital, RadialFunction
+from nearsight.formats.pseudopotential import Pseudopotential
+
+_SHARES = (0.5, 0.5, 0.6, 0.6)  # of r_c, by l: where the second zeta ends
+
+
+@dataclass
+class _Making:
+    """The orbitals of one atom in the making (mutable: `orbitals` and `states` grow)."""
+
+    potential: RadialPotential
+    shells: list[Shell]
+    basis: BasisSettings
+    orbitals: list[Orbital] = field(default_factory=list)
+    states: dict[tuple[int, int], ConfinedState] = field(default_factory=dict)
+
+    def occupied(self, shell: Shell, population: float) -> None:
+        """A shell of the atom; semicore has one zeta."""
+        shift = self.basis.shift * RYDBERG / max(1.0, shell.occupation)
+        radius = self.radius(shell.l, shell.index, shell.energy, shift)
+        state = confined_state(self.potential, shell.l, shell.index, radius, self.basis.confinement)
+        self.states[shell.n, shell.l] = state
+        self.add(state.tabulate(), shell.n, 1 if shell.semicore else self.basis.count.zetas, population, False)
+
+    def radius(self, l: int, index: int, energy: float, shift: float) -> float:
+        """Where the basis's own wall raises a level by `shift` [Ha]."""
+        return confinement_radius(self.potential, l, index, energy, shift, self.basis.confinement)
+
+    def add(self, first: RadialFunction, n: int, zetas: int, population: float, polarization: bool) -> None:
+        """The zetas of a shell."""
+        self.orbitals.append(Orbital(first, n, 1, population, polarization=polarization))
+        for zeta in range(2, zetas + 1):
+            norm = self.basis.split_norm
+            match = split_radius(first, _SHARES[first.l] ** (zeta - 1), norm and norm ** (1 / (zeta - 1)))
+            self.orbitals.append(Orbital(split_zeta(first, match), n, zeta, 0.0, polarization=polarization))
+
+    def below(self, l: int) -> int:
+        """Shells of the atom with this l: the polarisation shell is the next level."""
+        return sum(s.l == l for s in self.shells)
+
+    def polarize(self, source: Shell, n: int, zetas: int) -> None:
+        """The l+1 shell that a field, or a neighbour, makes of a shell of the atom."""
+        state, l = self.states[source.n, source.l], source.l + 1
+        if self.basis.polarization == "state":
+            made = confined_state(self.potential, l, self.below(l), state.sphere.radius, self.basis.confinement)
+        else:
+            made = response(self.potential, state, self.below(l), self.basis.confinement)
+        self.add(made.tabulate(), max(l + 1, n), zetas, 0.0, True)
+
+    def empty_d(self, source: Shell) -> None:
+        """The d shell of an atom with s electrons alone: as long as s, or shorter where the atom itself binds it."""
+        radius, index = self.states[source.n, 0].sphere.radius, self.below(2)
+        sphere = self.potential.sphere(2, self.potential.radius)
+        free = float(eigh(self.potential.hamiltonian(sphere), eigvals_only=True, subset_by_index=[0, index])[index])
+        if free < BOUND:
+            radius = min(radius, self.radius(2, index, free, self.basis.shift * RYDBERG))
+        state = confined_state(self.potential, 2, index, radius, self.basis.confinement)
+        self.add(state.tabulate(), max(3, source.n - 1), self.basis.count.polarization, 0.0, True)
+
+
+def orbitals_by_rule(
+    pp: Pseudopotential, potential: RadialPotential, shells: list[Shell], basis: BasisSettings
+) -> list[Orbital]:
+    """The orbitals of an atom.  Raises BadInput for a shell that cannot be confined."""
+    making = _Making(potential, shells, basis)
+    total = sum(s.occupation for s in shells)
+    for s in shells:
+        making.occupied(s, s.occupation * pp.valence / total)
+    count = basis.count
+    if not count.polarization:
+        return making.orbitals
+    valence = [s for s in shells if not s.semicore]
+    main = max(s.n for s in valence)
+    outer = max((s for s in valence if s.n == main), key=lambda s: s.l)
+    if pp.number <= 2 or outer.l == 1:  # p for 1s; d for a p shell
+        making.polarize(outer, main, count.polarization)
+        return making.orbitals
+    s_shell = next(s for s in valence if s.n == main and s.l == 0)
+    inner = [s for s in valence if s.l >= 2]
+    full = all(s.occupation > 4 * s.l + 1.99 for s in inner)
+    making.polarize(s_shell, main, count.zetas if full else count.polarization)
+    if not inner:
+        making.empty_d(s_shell)
+    return making.orbitals
