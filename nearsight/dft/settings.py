@@ -271,7 +271,7 @@ class Settings(EarlierKeys, Versioned):
             return given
         table = todays(cls, given)
         basis = table.get("basis", {})
-        if isinstance(basis, BaseModel) or basis.get("species") is not None or "rule" in basis:
+        if not isinstance(basis, Mapping) or basis.get("species") is not None or "rule" in basis:
             return given
         return {**table, "basis": {**basis, "rule": 1}}
 
