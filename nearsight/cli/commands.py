@@ -48,7 +48,8 @@ def main() -> None:
         refuse_empty(sys.argv[1:])
         add_properties(app, sys.argv[1:])
         add_generators(sys.argv[1:])
-        app()
+        status = app(prog_name="nearsight", standalone_mode=False)
+        raise SystemExit(status if isinstance(status, int) else 0)
 
     run(command)
 
@@ -148,8 +149,9 @@ def bands(
     from nearsight.formats.registry import read
     from nearsight.properties.spectra import bands as compute
     from nearsight.properties.spectra import bands_together
-    from nearsight.report.plot import plot_bands
+    from nearsight.report.plot import check_window, plot_bands
 
+    check_window(window)
     if project is not None and len(folders) > 1:
         raise BadInput("--project draws one calculation: give one folder")
     first, names = folders[0], distinct_names(folders)
@@ -206,7 +208,9 @@ def convert(
         str | None, typer.Option("--from", help="Program or layout; found if not told.", metavar="NAME")
     ] = None,
     write_as: Annotated[str, typer.Option("--to", help="Layout to write.", metavar="NAME")] = "deeph",
-    workers: Annotated[int | None, typer.Option(help="Processes; by default one for each core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; by default one for each core.", min=1, max=1024)
+    ] = None,
     executor: Executor = None,
 ) -> None:
     """Convert data of another program: H, S, D, structure and levels; run it again to go on."""
@@ -251,8 +255,11 @@ def density(
         float | None, typer.Option(help="Mesh of a density, else the calculation's own.", metavar="RY")
     ] = None,
     band: Annotated[int | None, typer.Option(help="Of an orbital: from 0, by energy.")] = None,
-    k: Annotated[tuple[float, float, float], typer.Option(help="Of an orbital: fractional k.")] = (0.0, 0.0, 0.0),
-    spin: Annotated[int, typer.Option(help="Of an orbital: 0 up, 1 down.")] = 0,
+    k: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(help="Of an orbital: fractional k.", metavar="K K K", show_default="0 0 0"),
+    ] = None,
+    spin: Annotated[int | None, typer.Option(help="Of an orbital: 0 up, 1 down.", show_default="0")] = None,
 ) -> None:
     """Write the electron density, the potential or an orbital of a calculation on its mesh, as a cube or XSF file."""
     from nearsight.formats.outputs import claim_file
@@ -261,11 +268,19 @@ def density(
     claim_file(out, ENDINGS, [folder])
     if what == "orbital" and band is None:
         raise BadInput("--what orbital needs --band N (from 0, by energy)")
+    of_orbitals = {"--band": band, "--k": k, "--spin": spin}
+    wrong = [
+        n for n, v in (of_orbitals if what != "orbital" else {"--mesh-cutoff": mesh_cutoff}).items() if v is not None
+    ]
+    if wrong:
+        raise BadInput(
+            f"{wrong[0]} says nothing of --what {what}: leave it out{'' if what == 'orbital' else ', or take --what orbital'}"
+        )
     from nearsight.properties.density import write_density, write_orbital
 
     with spinner("setting up: species, mesh, density"):
         if what == "orbital" and band is not None:
-            volume = write_orbital(folder, out, band, k, spin)
+            volume = write_orbital(folder, out, band, k or (0.0, 0.0, 0.0), spin or 0)
         else:  # another word is refused there
             volume = write_density(folder, out, what, mesh_cutoff)
     where = out if "," not in what else out.with_name(f"{out.stem}-({'|'.join(what.split(','))}){out.suffix}")

@@ -56,7 +56,9 @@ class _Stages:
 def build(
     config: Annotated[Path, typer.Argument(help="set.yaml: structure, distort or modes, scf, workers.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the calculation folders.")],
-    workers: Annotated[int | None, typer.Option(help="Processes; by default one for each core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; by default one for each core.", min=1, max=1024)
+    ] = None,
     executor: Executor = None,
     words: Annotated[list[str] | None, set_option("set")] = None,
 ) -> None:
@@ -259,7 +261,9 @@ def export(
     split: Annotated[
         Path | None, typer.Option("--split", help="Split to write beside; SET/split.json if there is one.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; by default one for each core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; by default one for each core.", min=1, max=1024)
+    ] = None,
 ) -> None:
     """Write a data set in another format, a folder each; run it again to go on."""
     _there(folder)

@@ -43,7 +43,9 @@ def overlap(
     vacuum: Annotated[
         float | None, typer.Option(help="Box around a molecule without a cell.", metavar="ANGSTROM")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; by default one for each core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; by default one for each core.", min=1, max=1024)
+    ] = None,
     words: Set = None,
 ) -> None:
     """Compute overlaps (and H0) of structures without a run of any program; run it again to go on."""

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from nearsight.core.errors import BadInput, NearsightError
 
@@ -42,6 +43,24 @@ def run(app: Callable[[], object]) -> None:
         fail(str(error), error.status)
     except Stopped as stopped:
         fail("stopped; the same command goes on from here", 128 + stopped.number)
+    except Exception as error:
+        words = getattr(error, "format_message", None)
+        if words is None:
+            _of_the_system(error)
+        elif type(error).__name__ == "NoArgsIsHelpError":
+            print(words())
+            raise SystemExit(2) from None
+        else:
+            fail(usage(error), 2)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _of_the_system(error: Exception) -> None:
+    """The end that an error which is none of ours leads to; one that nothing is known of is raised again."""
+    try:
+        raise error
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
@@ -53,9 +72,21 @@ def run(app: Callable[[], object]) -> None:
         fail(NO_MEMORY)
     except OSError as error:
         fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+
+
+def usage(error: Any) -> str:
+    """What is wrong with a command line, in one line of ours.  error: of typer, which has pydantic's words for values."""
+    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
+    path = "nearsight" if context is None else context.command_path
+    said = " ".join(str(error.format_message()).split()).rstrip(".")
+    if hasattr(error.__cause__, "errors"):
+        from nearsight.core.display import shown
+        from nearsight.core.words import wanted
+
+        first = error.__cause__.errors()[0]
+        name = parameter.opts[0] if parameter is not None else "the value"
+        said = f"{name}: {wanted(first)} (given: {shown(first.get('input'))})"
+    return f"{said}; `{path} --help` tells what it takes"
 
 
 def refuse_empty(arguments: Sequence[str]) -> None:

@@ -106,6 +106,8 @@ def read_structure(path: Path | str, vacuum: float | None = None) -> Structure:
     path = Path(path)
     found = find(path) if path.exists() else None
     if found is not None:
+        if vacuum is not None:
+            raise BadInput(f"{path} has a cell: --vacuum is for molecules, sheets and wires without one")
         return structures.check_structure(found.read_structure(path), str(path))
     return structures.read_structure(path, vacuum)
 

@@ -75,6 +75,8 @@ def compare(
         known already; otherwise they are computed on the standard path, with as many points as a minute allows.
     Raises NearsightError where the structures or the bases differ, or a Hamiltonian is missing.
     """
+    if not 0 < window_ev < 1e6:
+        raise BadInput(f"window {window_ev:g} eV: give the half width of the energies to compare, above zero")
     distance, cells = _same_structure(reference.structure, other.structure)
     if not reference.basis.same_as(other.basis):
         raise BadInput(

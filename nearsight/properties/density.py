@@ -26,6 +26,7 @@ from nearsight.properties.mesh_orbitals import MeshOrbitals, settings_of, specie
 
 What = Literal["density", "spin", "mx", "my", "mz", "m", "potential", "electrostatic"]
 
+FARTHEST_K = 1000.0  # zones
 POTENTIALS = ("potential", "electrostatic")
 _WORDS: dict[str, tuple[str, Quantity]] = {
     "density": ("valence electron density", "density"),
@@ -136,6 +137,8 @@ def write_density(
     """
     words = [w.strip() for w in what.split(",")]
     _check_words(words)
+    if mesh_cutoff_ry is not None and not mesh_cutoff_ry >= 10:
+        raise BadInput(f"a mesh cutoff of {mesh_cutoff_ry:g} Ry: give 10 or more, as scf takes them")
     path = claim_file(out, ENDINGS, [folder])
     places = {w: path if len(words) == 1 else path.with_name(f"{path.stem}-{w}{path.suffix}") for w in words}
     for place in places.values():
@@ -156,6 +159,10 @@ def write_orbital(
     Raises NearsightError: a band or spin that is not there, and as `write_density`.
     """
     claim_file(out, ENDINGS, [folder])
+    if not all(abs(x) <= FARTHEST_K for x in k):
+        raise BadInput(
+            f"k = {' '.join(f'{x:g}' for x in k)}: fractions of the reciprocal vectors are small, finite numbers"
+        )
     calculation = read(folder)
     hamiltonian = calculation.require_hamiltonian()
     if hamiltonian.spin is SPINOR:

@@ -32,13 +32,13 @@ class DosOptions(Options):
     method: Literal["tetrahedron", "gaussian"] = option(
         "tetrahedron", "linear tetrahedron method, or each level a Gaussian"
     )
-    width_ev: float = option(0.1, "standard deviation of the Gaussian", unit="eV", gt=0)
+    width_ev: float = option(0.1, "standard deviation of the Gaussian", unit="eV", gt=0, le=100)
     project: str | None = option(None, "project on atom, element, l, orbital, spin, or several: element,l")
     populations: Literal["mulliken", "lowdin"] = option("mulliken", "rule of the projection: mulliken or lowdin")
     kmesh: tuple[int, int, int] | None = option(None, "Gamma-centred k-mesh", unit="N N N")
     spacing: float = option(0.15, "largest step of the k-mesh, where none is given", unit="1/angstrom", gt=0)
     window: tuple[float, float] = option((-15.0, 10.0), "energies shown, from the Fermi level", unit="eV eV")
-    step_ev: float = option(0.02, "width of an energy bin", unit="eV", gt=0)
+    step_ev: float = option(0.02, "width of an energy bin", unit="eV", gt=0, le=10)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -38,7 +38,7 @@ class GapOptions(Options):
 
     kmesh: tuple[int, int, int] | None = option(None, "Gamma-centred k-mesh of the search", unit="N N N")
     spacing: float = option(0.2, "largest step of the k-mesh, where none is given", unit="1/angstrom", gt=0)
-    degeneracy_ev: float = option(1e-3, "levels nearer than this are degenerate", unit="eV", gt=0)
+    degeneracy_ev: float = option(1e-3, "levels nearer than this are degenerate", unit="eV", gt=0, le=1)
     points: int = option(80, "k-points on the path of the picture", ge=2)
 
 

@@ -35,6 +35,15 @@ def plot_bands(
     save(band_figure(results, window_ev=window_ev, title=title, note=note), out)
 
 
+def check_window(window_ev: tuple[float, float]) -> None:
+    """Raises BadInput for energies [eV] between which nothing can be drawn."""
+    low, high = window_ev
+    if not (-1e6 < low < high < 1e6):
+        raise BadInput(
+            f"window {low:g} {high:g} eV: give the lower energy first, then the higher one, within a million eV"
+        )
+
+
 def band_figure(
     results: Sequence[tuple[str, Bands]],
     *,
@@ -48,6 +57,7 @@ def band_figure(
 
     if not results:
         raise BadInput("no bands to draw")
+    check_window(window_ev)
     lengths = {len(b.path.k) for _, b in results}
     if len(lengths) > 1:
         raise BadInput("bands on different paths cannot be drawn over each other: give one path to all")
