@@ -201,7 +201,7 @@ CASES: dict[str, Case] = {
     "scf": Case(["scf", "h2.xyz", "-o", "out", *SCF], _structure, OUT),
     "scf over old": Case(["scf", "h2.xyz", "-o", "out", *SCF], _with_old("calculation", "out"), OUT),
     "scf --restart out -o out": Case(
-        ["scf", "h2.xyz", "-o", "out", "--restart", "out", "--smearing", "0.1", *SCF], _with_scf, OUT, needs="scf"
+        ["scf", "h2.xyz", "-o", "out", "--restart", "out", "--smearing", "3", *SCF], _with_scf, OUT, needs="scf"
     ),
     "scf --trace": Case(["scf", "h2.xyz", "-o", "out", "--trace", "t.jsonl", *SCF], _structure, _several(OUT), most=40),
     "convert": Case(["convert", "in", "out"], _with_old("calculation", "in"), OUT),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -278,9 +279,17 @@ def _is_table(value: Any) -> bool:
 
 def mentioned_tables(annotation: Any) -> list[type[BaseModel]]:
     """All models that a type annotation mentions."""
+    try:
+        return list(_mentioned(annotation))
+    except TypeError:  # an annotation with something that has no hash
+        return list(_mentioned.__wrapped__(annotation))
+
+
+@cache
+def _mentioned(annotation: Any) -> tuple[type[BaseModel], ...]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [m for a in get_args(annotation) for m in mentioned_tables(a)]
+        return (annotation,)
+    return tuple(m for a in get_args(annotation) for m in mentioned_tables(a))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation, Provenance, reordered_record
 from nearsight.core.display import shown
 from nearsight.core.errors import BadInput
-from nearsight.core.layout import BlockLayout
 from nearsight.core.order import grouped_order
 from nearsight.core.spin import NONE, SPINS
 from nearsight.core.structure import SYMBOLS, Structure
@@ -26,7 +25,7 @@ from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.core.versions import KEY, checked_version
 from nearsight.formats.files import read_json, whole_folder
 from nearsight.formats.format import Format
-from nearsight.formats.matrix_file import MatrixFile
+from nearsight.formats.matrix_file import MatrixFile, Placed
 from nearsight.formats.poscar import read_poscar, write_poscar
 from nearsight.formats.structures import PROVENANCE_FILE, with_provenance
 
@@ -280,7 +279,7 @@ def _matrices(
     path: Path, info: Mapping[str, Any], structure: Structure, dtype: torch.dtype
 ) -> dict[str, BlockMatrix | None]:
     """The matrices that are there, by field of Calculation. Raises BadInput without an overlap."""
-    basis, layouts = _basis(path, info, structure), list[BlockLayout]()
+    basis, layouts = _basis(path, info, structure), list[Placed]()
     told = SPINS.get(str(info.get("spin")))
     found: dict[str, BlockMatrix | None] = {}
     for name, unit in (("overlap", 1.0), ("hamiltonian", 1 / HARTREE_EV), ("density_matrix", 1.0)):

@@ -67,8 +67,11 @@ def data_set(path: Path, file: h5py.File, name: str) -> h5py.h5d.DatasetID:
 
 def refuse_declared(path: Path, name: str, data: h5py.h5d.DatasetID) -> None:
     """Raises BadInput where a data set declares more numbers than its file can hold."""
-    count, size = math.prod(data.shape), path.stat().st_size
-    if count * data.dtype.itemsize > max(ROOM, DENSEST * size):
+    count, width = math.prod(data.shape), data.get_type().get_size()
+    if count * width <= ROOM:
+        return
+    size = path.stat().st_size
+    if count * width > DENSEST * size:
         raise BadInput(
             f"{path} declares {count} numbers in {name} but has {size} bytes: the file is damaged, copy it again"
         )

@@ -102,10 +102,11 @@ class MatrixFile:
             entries[_spinor_index(layout, s, t)] = component.to(torch.complex128)
         return MatrixFile.of(atom_pairs, 2 * layout.shapes.numpy(), entries.numpy())
 
-    def layout(self, basis: Basis, spinful: bool, path: Path, known: list[BlockLayout]) -> tuple[BlockLayout, Tensor]:
+    def layout(self, basis: Basis, spinful: bool, path: Path, known: list[Placed]) -> tuple[BlockLayout, Tensor]:
         """The layout of the file's pairs and their reverses, and which of its pairs each of the file's is [file pairs].
 
-        known: layouts of other files of the folder, one of which is taken if it is the same, so that matrices add without ado.
+        known: layouts of other files of the folder with their pairs, one of which is taken if it is the same, so that matrices
+        add without ado, and pairs in the same order are not sorted again.
         Raises BadInput where the blocks are not those of the orbitals.
         """
         atoms = len(basis.numbers)
@@ -121,13 +122,17 @@ class MatrixFile:
                 f"{path}: the block of atoms {int(i[bad])}, {int(j[bad])} is {'x'.join(map(str, told))}, "
                 f"the orbitals of info.json make it {'x'.join(map(str, made))}"
             )
+        same = next((p for p in known if np.array_equal(p.atom_pairs, self.atom_pairs)), None)
+        if same is not None:
+            return same.layout, same.place
         pairs = Pairs.of(i, j, R, atoms)
         place = pairs.find(i, j, R)
         if len(torch.unique(place)) < len(place):
             raise BadInput(f"{path} names a pair of atoms twice: the file is damaged, write or copy it again")
-        layout = next((layout for layout in known if _same_pairs(layout.pairs, pairs)), None)
-        if layout is None:
-            known.append(layout := BlockLayout(basis, pairs))
+        layout = next((p.layout for p in known if _same_pairs(p.layout.pairs, pairs)), None) or BlockLayout(
+            basis, pairs
+        )
+        known.append(Placed(self.atom_pairs, layout, place))
         return layout, place
 
     def matrix(
@@ -172,6 +177,17 @@ class MatrixFile:
             return matrix
         # a file with one of each pair and its reverse: H_ij(R) = H_ji(-R)^dagger makes the other
         return matrix.with_values(torch.where(present, matrix.values, matrix.dagger().values))
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """The pairs of a file, the layout that holds them, and which of its pairs each of the file's is."""
+
+    atom_pairs: NDArray[np.int64]
+    layout: BlockLayout
+    place: Tensor
+
+    __repr__ = one_line
 
 
 def _kept_as(stored: np.dtype[Any]) -> np.dtype[Any]:

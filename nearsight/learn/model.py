@@ -27,7 +27,7 @@ from nearsight.formats.registry import find, read, read_structure, write
 from nearsight.formats.structures import check_structure
 from nearsight.learn.charge import charge_state
 from nearsight.learn.domain import Domain, element_pairs
-from nearsight.learn.model_files import ModelRecord, build, read_weights, write_weights
+from nearsight.learn.model_files import ModelRecord, build, read_weights, weights_size, write_weights
 from nearsight.learn.origin import Origin
 from nearsight.learn.reference import OrbitalReference, differences, read_species
 from nearsight.models.contract import HamiltonianModel
@@ -174,7 +174,7 @@ class TrainedModel:
         if not folder.is_dir():
             raise MissingData(f"no such model: {folder}")
         record = ModelRecord.read(folder)
-        network = build(record.architecture, record.target)
+        network = build(record.architecture, record.target, stored=weights_size(folder))
         read_weights(network, record, folder)
         reference = None
         if record.reference is not None:

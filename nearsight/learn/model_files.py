@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -21,7 +22,7 @@ from safetensors.torch import save_file
 import nearsight
 from nearsight.core.display import shown
 from nearsight.core.errors import BadInput, MissingData
-from nearsight.core.memory import check_room
+from nearsight.core.memory import check_room, limited
 from nearsight.core.reading import MEBIBYTE, regular_file
 from nearsight.core.registry import load
 from nearsight.core.structure import SYMBOLS
@@ -32,6 +33,7 @@ from nearsight.models.contract import HamiltonianModel
 FORMAT = "nearsight-model-1"
 SCHEMA = 1  # raised where an older reader would misread config.json
 _LARGEST = 65536 * MEBIBYTE
+_ROOM, _TIMES = 512 * MEBIBYTE, 4  # memory to make a network in, beside so many times the file of its weights
 _HIGHEST_L = 8
 _LARGEST_NUMBER = 1e6  # of an architecture's arguments
 
@@ -112,8 +114,12 @@ class ModelRecord:
                 raise refuse(name, found)
 
 
-def build(architecture: Mapping[str, Any], target: str = "total", seed: int = 0) -> HamiltonianModel:
+def build(
+    architecture: Mapping[str, Any], target: str = "total", seed: int = 0, stored: int | None = None
+) -> HamiltonianModel:
     """The network of an architecture {kind, shells, arguments}; first weights are drawn from `seed` alone.
+
+    stored: bytes of the file of its weights, where there is one: a network that wants many times as many is not made.
 
     Raises BadInput for a kind that is not known or arguments that make no network, Unavailable for a kind whose package
     cannot be loaded, or a network that is larger than the memory.
@@ -123,9 +129,15 @@ def build(architecture: Mapping[str, Any], target: str = "total", seed: int = 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            size = _weights_of(lambda: kind(shells, target=target, **arguments))
-            check_room(8 * size, f"a network of {size} weights", "take fewer channels or layers")
-            made: HamiltonianModel = kind(shells, target=target, **arguments)
+            if stored is None:
+                size = _weights_of(lambda: kind(shells, target=target, **arguments))
+                check_room(8 * size, f"a network of {size} weights", "take fewer channels or layers")
+            with nullcontext() if stored is None else limited(_ROOM + _TIMES * stored):
+                made: HamiltonianModel = kind(shells, target=target, **arguments)
+        except MemoryError as error:
+            raise BadInput(
+                "these arguments make another network than that of the weights: one of them is wrong"
+            ) from error
         except TypeError as error:
             said = " ".join(str(error).split())
             raise BadInput(f"a {architecture['kind']} of another version is needed: {said:.120}") from error
@@ -154,13 +166,17 @@ def write_weights(network: torch.nn.Module, record: ModelRecord, folder: Path) -
         save_file(weights, part, {"sha256": _digest(weights, record)})
 
 
+def weights_size(folder: Path) -> int:
+    """Bytes of a model's weights. Raises BadInput without any."""
+    return regular_file(folder / "model.safetensors", _LARGEST, "file of weights")
+
+
 def read_weights(network: HamiltonianModel, record: ModelRecord, folder: Path) -> None:
     """Put the weights of a folder into a network, in double precision whatever they were stored in.
 
     Raises BadInput for weights that do not fit the network, are not finite, or are not those that were saved with `record`.
     """
     path = folder / "model.safetensors"
-    regular_file(path, _LARGEST, "file of weights")
     try:
         with safe_open(path, "pt") as file:
             told = (file.metadata() or {}).get("sha256")
