@@ -185,8 +185,9 @@ def read_weights(network: HamiltonianModel, record: ModelRecord, folder: Path) -
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise BadInput(f"{path} does not fit its config.json: {reason:.200}") from error
-    for name, w in weights.items():
-        if not torch.isfinite(w).all():
+    real = {name: w for name, w in weights.items() if w.is_floating_point()}
+    for name, norm in zip(real, torch._foreach_norm(list(real.values())), strict=True):
+        if not isfinite(norm):
             raise BadInput(f"{path}: {name} holds weights that are not finite: copy the model again, or train it again")
     if told is not None and told != _digest(weights, record):
         raise BadInput(
