@@ -93,7 +93,7 @@ def _model(folder: Path) -> Content:
     from nearsight.learn.model import TrainedModel
 
     place = folder / "model"
-    if not (place / "model.safetensors").exists() and not (place / "report.json").exists():
+    if not (place / "model.safetensors").exists():
         return None
     model = TrainedModel.load(place)
     return _digest([w.detach().numpy() for w in model.network.state_dict().values()])

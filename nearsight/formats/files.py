@@ -170,6 +170,14 @@ def replace_folder(new: Path, place: Path) -> None:
     flush(place.parent)
 
 
+def sweep_folder(folder: Path) -> None:
+    """Remove what dead writers of any file left in a folder and below it."""
+    for part in folder.rglob(".*.part"):
+        name = re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}\.part", part.name)
+        if name is not None:
+            sweep(part.with_name(name[1]))
+
+
 def sweep(path: Path) -> None:
     """Remove what dead writers of `path` left beside it; bring back a folder that one had put aside."""
     aside = path.with_name(f".{path.name}{ASIDE}")
@@ -197,9 +205,10 @@ def sweep(path: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, kind: str = "") -> Iterator[None]:
     """Hold a folder for this process alone; a dead holder holds nothing.
 
+    kind: of the result, which the lock names from now on: so a folder that was cut off early is known again.
     Raises BadInput where another process is at work, or the lock is a link; Unavailable where nothing can be written.
     """
     try:
@@ -216,6 +225,9 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise BadInput(f"another process is at work in {folder}: wait for it, or stop it") from error
+        if kind and os.fstat(handle).st_size == 0:
+            with suppress(OSError):  # a full disk is told by what is written next
+                os.write(handle, kind.encode())
         yield
     finally:
         os.close(handle)

@@ -28,6 +28,7 @@ _NAMES = {
 }
 
 
+_LONGEST_KIND = 64
 PICTURES = (".png", ".pdf", ".svg")
 
 
@@ -37,7 +38,16 @@ def kind_of(folder: Path | str) -> str | None:
     for kind, marks in _MARKS.items():
         if any(all((folder / name).is_file() for name in names) for names in marks):
             return kind
-    return None
+    return _kind_of_lock(folder / ".lock")
+
+
+def _kind_of_lock(path: Path) -> str | None:
+    """The kind that a lock names (`files.locked`): of a result that was cut off before it had its marks."""
+    try:
+        found = path.read_bytes().decode() if path.is_file() and path.stat().st_size < _LONGEST_KIND else ""
+    except (OSError, ValueError):
+        return None
+    return found if found in _MARKS else None
 
 
 def claim_folder(out: Path | str, kind: str, inputs: Iterable[Path | str | None] = ()) -> Path:

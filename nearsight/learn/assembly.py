@@ -20,7 +20,7 @@ from nearsight.core.units import BOHR_ANG
 from nearsight.dft.scf import SCF
 from nearsight.dft.settings import Settings
 from nearsight.dft.setup import load_species
-from nearsight.formats.files import read_json
+from nearsight.formats.files import read_json, sweep_folder
 from nearsight.learn.cache import DiskCache, default_folder
 from nearsight.learn.config import BlocksLossConfig, DensityLossConfig, EnergyLossConfig, TrainingConfig
 from nearsight.learn.data import LabelledData, Reader, TrainingData, digest_of_orbitals, split
@@ -96,6 +96,8 @@ def assemble(settings: TrainingConfig, out: Path, resumed: bool, bar: TrainingPr
     """
     start = None if settings.init_from is None else TrainedModel.load(settings.init_from)
     disk = DiskCache(settings.data.cache or default_folder(), settings.data.cache_gb * 1e9, bar.note)
+    if ranks.first:
+        sweep_folder(disk.folder)
     given = _Given(settings, out, resumed, bar, ranks, disk, start)
     return _on_labels(given) if settings.energy is None else _on_energy(given, settings.energy)
 

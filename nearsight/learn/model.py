@@ -22,6 +22,7 @@ from nearsight.core.layout import BlockLayout
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.dft.settings import Settings
 from nearsight.dft.setup import load_species
+from nearsight.formats.files import whole_folder
 from nearsight.formats.outputs import claim_folder
 from nearsight.formats.registry import find, read, read_structure, write
 from nearsight.formats.structures import check_structure
@@ -158,11 +159,12 @@ class TrainedModel:
         return self(structure, layout)
 
     def save(self, folder: Path, about: Mapping[str, Any] | None = None) -> None:
-        """model.safetensors, config.json, species/. about: further entries of config.json (figures, configuration)."""
-        write_weights(self.network, self.record, folder)
-        if self.reference is not None:
-            self.reference.write(folder / "species")
-        self.record.write(folder, about or {})
+        """model.safetensors, config.json, species/, in one step; what else is in the folder stays. about: further entries of config.json (figures, configuration)."""
+        with whole_folder(folder) as part:
+            write_weights(self.network, self.record, part)
+            if self.reference is not None:
+                self.reference.write(part / "species")
+            self.record.write(part, about or {})
 
     @staticmethod
     def load(folder: Path | str, device: str = "cpu") -> TrainedModel:

@@ -52,7 +52,7 @@ def train(
     claim_folder(out, "model")
     _claim(out, settings)
     ranks.wait()
-    with locked(out) if ranks.first else nullcontext():
+    with locked(out, "model") if ranks.first else nullcontext():
         return _trained(settings, out, ranks, told)
 
 

@@ -175,7 +175,7 @@ def run_dynamics(
     config |= {"run": options.model_dump(mode="json"), **mover.model_dump(mode="json")}
     share = "none" if options.net_force == "kept" or held(atoms).any() else "mass"
     record = Record(out, "dynamics", config, free=("steps",))
-    with locked(record.folder):
+    with locked(record.folder, "dynamics"):
         path = Integrator(atoms, Balanced(calculator, share), options)
         return _run(path, record, counter, progress)
 

@@ -110,7 +110,7 @@ def relax(
     config = {"schema_version": 1, "kind": "relaxation", "structure": name, "structure_sha256": digest(atoms)}
     config |= {"run": options.model_dump(mode="json"), **mover.model_dump(mode="json")}
     record = Record(out, "relaxation", config, free=("fmax_ev_per_ang", "smax_gpa", "steps"))
-    with locked(record.folder):
+    with locked(record.folder, "relaxation"):
         return _Descent(atoms, calculator, options, record, counter, progress).run()
 
 
