@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -12,7 +13,7 @@ import yaml
 
 from nearsight.core.configuration import layered, read_table, stored, validated
 from nearsight.core.errors import BadInput, NearsightError
-from nearsight.formats.files import locked, whole_file
+from nearsight.formats.files import locked, sweep, whole_file
 from nearsight.formats.outputs import claim_folder
 from nearsight.learn.assembly import assemble
 from nearsight.learn.checkpoint import Checkpoint
@@ -63,6 +64,8 @@ def _trained(
     checkpoint = Checkpoint(out)
     resumed = settings.trainer.resume and checkpoint.exists
     with TrainingProgress(settings.trainer, ranks.first) as bar:
+        if ranks.first:
+            sweep(Path(os.path.realpath(out)))
         try:
             assembled = assemble(settings, out, resumed, bar, ranks)
         except NearsightError:
