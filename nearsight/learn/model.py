@@ -159,7 +159,10 @@ class TrainedModel:
         return self(structure, layout)
 
     def save(self, folder: Path, about: Mapping[str, Any] | None = None) -> None:
-        """model.safetensors, config.json, species/, in one step; what else is in the folder stays. about: further entries of config.json (figures, configuration)."""
+        """model.safetensors, config.json and species/, in one step; what else is in the folder stays.
+
+        about: further entries of config.json (figures, configuration).  Raises Unavailable where it cannot be written.
+        """
         with whole_folder(folder) as part:
             write_weights(self.network, self.record, part)
             if self.reference is not None:
