@@ -16,6 +16,9 @@ RULE: Literal[2] = (
 Size = Literal["light", "standard", "tight", "sz", "szp", "dz", "dzp", "tz", "tzp"]
 
 
+PRESETS = ("light", "standard", "tight")
+
+
 @dataclass(frozen=True)
 class Count:
     """zetas of a valence shell, zetas of a polarisation shell (0: none), and the energy shift [Ry] that goes with them."""
@@ -51,22 +54,24 @@ class BasisSettings:
         share of r_c. (Rule 1: see `zetas.matching_radius`; None: 0.15; H always 0.5.)
     confinement: the wall inside which the orbitals of radius r_c are found.
     polarization: "response" of the outermost shell to an electric field, or the confined l+1 "state".
-    rule: 2, or 1 for the orbitals of earlier versions.
+    rule: 2, or 1 for the orbitals of earlier versions; None: 2 for the presets, 1 for the others.
     """
 
-    size: Size = "standard"
+    size: Size = "dzp"
     energy_shift: float | None = None
     split_norm: float | None = None
     confinement: Wall = SmoothWall()
     polarization: Literal["response", "state"] = "response"
-    rule: Literal[1, 2] = RULE
+    rule: Literal[1, 2] | None = None
 
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise BadInput(f"basis size {self.size!r} is unknown; take one of {', '.join(SIZES)}")
+        if self.rule is None:
+            object.__setattr__(self, "rule", RULE if self.size in PRESETS else 1)
         if self.rule not in (1, 2):
             raise BadInput(f"rule {self.rule!r} of orbitals is unknown; take 2, or 1 for those of earlier versions")
-        if self.rule == 1 and self.size in ("light", "tight"):
+        if self.rule == 1 and self.size in PRESETS:
             raise BadInput(f"rule 1 of orbitals has no size {self.size!r}; take sz, szp, dz, dzp, tz or tzp, or rule 2")
         if not 1e-5 <= self.shift <= 0.2:
             raise BadInput(f"energy shift {self.energy_shift:g} Ry; take one between 1e-5 and 0.2 Ry")

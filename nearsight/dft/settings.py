@@ -31,6 +31,7 @@ from nearsight.core.versions import KEY
 BasisSize = Literal["light", "standard", "tight", "sz", "dz", "szp", "dzp", "tz", "tzp"]
 EARLIER_DEFAULTS = {"size": "dzp", "energy_shift_ry": 0.01, "split_norm": 0.15}  # of schemas 1 and 2
 _OF_RULE_1 = 2  # the last schema whose orbitals, where no rule is stated, were made by rule 1
+PRESETS = ("light", "standard", "tight")  # of rule 2
 OF_ONE_CELL = "of one cell"  # marks a key that belongs to one structure, and says nothing of another
 
 
@@ -42,9 +43,8 @@ class BasisTable(Table):
     """Orbitals and pseudopotentials."""
 
     size: BasisSize = Field(
-        "standard",
-        description="light, standard or tight (docs/orbitals.md); or zetas of each valence shell, and p for polarisation "
-        "(dzp is standard).",
+        "dzp",
+        description="Zetas of each valence shell, and p for polarisation; or light, standard or tight (docs/orbitals.md).",
     )
     energy_shift_ry: float | None = Field(
         None, gt=0, description="Confinement: what it may cost all electrons of a shell; null: the size's own."
@@ -55,11 +55,21 @@ class BasisTable(Table):
         lt=1,
         description="Norm of a first zeta outside the second; null: a fixed share of the radius ends it.",
     )
-    rule: Literal[1, 2] = Field(2, description="How orbitals are made; 1: as earlier versions did.")
+    rule: Literal[1, 2] = Field(
+        1, description="How orbitals are made: 2 for light, standard and tight, else 1 unless 2 is asked for."
+    )
     pseudopotentials: Path | None = Field(
         None, description="Folder of UPF, psp8, PSML or GTH files; null: the installed package."
     )
     species: Path | None = Field(None, description="Folder of <Symbol>.ion.xml, in place of all other keys.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rule_of_the_size(cls, given: Any) -> Any:
+        """The presets are made by rule 2."""
+        if isinstance(given, Mapping) and "rule" not in given and given.get("size") in PRESETS:
+            return {**given, "rule": 2}
+        return given
 
     @model_serializer(mode="wrap")
     def _of_its_source(self, table: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -166,7 +166,8 @@ def test_dataset_build_and_its_failures(nearsight, small_set):
     other = nearsight("dataset", "build", config, "-o", out, "--set", "scf.xc=pbe")
     assert other.status == 1
     assert "another configuration" in other.err
-    failing = nearsight("dataset", "build", config, "-o", small_set / "bad", "--set", "scf.max_iterations=1")
+    once = ("--set", "scf.max_iterations=1", "--set", "retry=[]")
+    failing = nearsight("dataset", "build", config, "-o", small_set / "bad", *once)
     assert failing.status == 1
     assert "3 of 3 failed" in failing.err
     assert len(json.loads((small_set / "bad" / "failures.json").read_text())) == 3
@@ -178,7 +179,7 @@ def test_bare_structures_are_built_and_trained_on_by_their_energy(nearsight, sma
     config, out = small_set / "set.yaml", small_set / "bare"
     built = nearsight("dataset", "build", config, "-o", out, "--set", "labels=false")
     assert built.status == 0 and "3 structures" in built.out, built
-    assert sorted(p.name for p in (out / "0002").iterdir()) == ["POSCAR", "settings.json"]
+    assert sorted(p.name for p in (out / "0002").iterdir()) == ["POSCAR", "provenance.json", "settings.json"]
     made = (out / "0000" / "POSCAR").read_text()
     for changed, told in (("labels=true", "without labels"), ("distort.seed=9", "another configuration")):
         refused = nearsight("dataset", "build", config, "-o", out, "--set", "labels=false", "--set", changed)
@@ -224,7 +225,7 @@ def test_every_setting_is_listed_with_its_default(nearsight):
     }
     assert nearsight("settings", "nonsense").status == 1
     shown = " ".join(nearsight("scf", "--help").out.split())
-    for default in ("pbe", "300.0", "standard", "0.025", "fermi-dirac"):
+    for default in ("pbe", "300.0", "dzp", "0.025", "fermi-dirac"):
         assert f"({default})" in shown
 
 

@@ -12,7 +12,7 @@ def test_a_foreign_format_restarts_a_run_and_draws_its_bands(toy_set, nearsight,
     first = toy_set / "0.toy"
     config = json.loads((SET / "0000" / "result.json").read_text())["config"]
     same = ("--basis", config["basis"], "--mesh-cutoff", config["mesh_cutoff_ry"], "--kmesh", 1, 1, 1)
-    same = (*same, "--set", f"tolerance_ev={config['tolerance_ev']}")
+    same = (*same, "--set", f"tolerance_ev={config['tolerance_ev']}", "--set", "mesh.xc_near_nuclei=1")
     done = nearsight("scf", first, "-o", tmp_path / "again", *same, "--restart", first)
     assert done.status == 0, done
     assert json.loads((tmp_path / "again" / "result.json").read_text())["iterations"] <= 2

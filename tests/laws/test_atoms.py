@@ -34,7 +34,7 @@ ELEMENTS = [("H", "pbe"), ("C", "pbe"), ("C", "lda"), ("O", "pbe"), ("Na", "pbe"
 
 @pytest.fixture(params=ELEMENTS, ids="-".join)
 def species(request: pytest.FixtureRequest) -> Species:
-    return generate_species(*request.param)
+    return generate_species(*request.param, BasisSettings("standard"))
 
 
 def integral(f: RadialFunction, g: RadialFunction | None = None) -> float:
@@ -142,7 +142,7 @@ def test_shells_are_in_the_projects_order(species: Species) -> None:
 
 
 def test_basis_of_known_elements() -> None:
-    def names(symbol: str, size: str = "dzp") -> list[str]:
+    def names(symbol: str, size: str = "standard") -> list[str]:
         found = generate_species(symbol, basis=BasisSettings(size=size)).orbitals  # type: ignore[arg-type]
         return [f"{o.n}{'spdf'[o.l]}{'*' if o.polarization else ''}{o.zeta}" for o in found]
 
@@ -172,7 +172,7 @@ def test_energy_shift_sets_the_radius() -> None:
 
 @pytest.mark.parametrize("symbol", ["C", "Na", "Zn"])
 def test_a_wall_costs_all_electrons_of_a_shell_the_energy_shift(symbol: str) -> None:
-    settings = BasisSettings(energy_shift=0.01)
+    settings = BasisSettings("standard", energy_shift=0.01)
     species = generate_species(symbol, basis=settings)
     atom = solve_atom(pseudopotential(symbol, "pbe"))
     for s in shells_of(pseudopotential(symbol, "pbe"), atom):
@@ -183,7 +183,7 @@ def test_a_wall_costs_all_electrons_of_a_shell_the_energy_shift(symbol: str) -> 
 
 def test_second_zeta_meets_the_first_in_value_slope_and_curvature() -> None:
     """first - c * second is r^l times an even polynomial inside r_m, and the first zeta itself outside."""
-    first, second = (o.radial for o in generate_species("C").orbitals if o.l == 1)
+    first, second = (o.radial for o in generate_species("C", basis=BasisSettings("standard")).orbitals if o.l == 1)
     match = 0.5 * first.cutoff
     assert second.cutoff == pytest.approx(match)
     f, g = CubicSpline(first.r, first.values), CubicSpline(second.r, second.values)
@@ -198,7 +198,9 @@ def test_second_zeta_meets_the_first_in_value_slope_and_curvature() -> None:
 
 
 def test_a_split_norm_is_the_norm_outside_within_bounds() -> None:
-    first, second = (o.radial for o in generate_species("C", basis=BasisSettings(split_norm=0.2)).orbitals if o.l == 1)
+    first, second = (
+        o.radial for o in generate_species("C", basis=BasisSettings("standard", split_norm=0.2)).orbitals if o.l == 1
+    )
     inner = CubicSpline(first.r, (first.values * first.r**2) ** 2).integrate(0, second.cutoff)
     assert 1 - inner == pytest.approx(0.2, abs=1e-6)
     for norm, share in ((1e-9, 0.8), (0.9999, 0.3)):
