@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline, make_lsq_spline
 
 from nearsight.atoms.radial import hartree, local_potential
+from nearsight.atoms.switch import switch
 from nearsight.core.errors import BadInput
 from nearsight.core.species import Orbital, Projector, RadialFunction
 from nearsight.formats.pseudopotential import Pseudopotential, SeparableChannel
@@ -21,12 +22,6 @@ def grid(cutoff: float) -> tuple[NDArray[np.float64], float]:
     """A uniform grid from 0 to exactly `cutoff`, as close to the standard spacing as fits, and its spacing [Bohr]."""
     intervals = max(8, int(np.ceil(cutoff / SPACING - 1e-9)))
     return np.linspace(0.0, cutoff, intervals + 1), cutoff / intervals
-
-
-def switch(r: NDArray[np.float64], start: float, end: float) -> NDArray[np.float64]:
-    """1 before `start`, 0 after `end`, three times continuously differentiable."""
-    x = np.clip((r - start) / (end - start), 0.0, 1.0)
-    return np.asarray(1 - x**4 * (35 - 84 * x + 70 * x**2 - 20 * x**3), dtype=np.float64)
 
 
 class LocalPart:

@@ -14,7 +14,7 @@ from nearsight.atoms.library import pseudopotential
 from nearsight.atoms.neutral_atom import LocalPart, core_density, neutral_atom_potential, projectors
 from nearsight.atoms.orbital_rule import orbitals_by_rule
 from nearsight.atoms.orbital_rule_1 import orbitals_by_rule_1
-from nearsight.atoms.radial import PseudoAtom, solve_atom
+from nearsight.atoms.radial import PseudoAtom, solve_atom, sound_channels
 from nearsight.atoms.shells import shells_of
 from nearsight.atoms.zetas import matching_radius, split_zeta
 from nearsight.core.errors import BadInput
@@ -64,11 +64,11 @@ def species_from(pp: Pseudopotential, basis: BasisSettings) -> Species:
         valence=pp.valence,
         mass=float(atomic_masses[pp.number]),
         orbitals=orbitals,
-        projectors=projectors(pp.scalar_channels(), pp.r),
+        projectors=projectors(atom.potential.channels, pp.r),
         neutral_atom_potential=neutral_atom_potential(local, orbitals),
         local_charge=local.charge(),
         core_density=core_density(pp),
-        relativistic_projectors=projectors(pp.relativistic_channels(), pp.r),
+        relativistic_projectors=projectors(sound_channels(pp, True), pp.r) if pp.fully_relativistic else (),
         provenance={
             "pseudopotential": pp.path.name,
             "pseudopotential_sha256": pp.sha256,

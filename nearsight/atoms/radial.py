@@ -15,6 +15,7 @@ from scipy.interpolate import CubicSpline
 from scipy.linalg import eigh
 from scipy.special import spherical_jn
 
+from nearsight.atoms.ghosts import BELOW, without_ghost
 from nearsight.atoms.reference_levels import strange_level
 from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, MissingData, NotConverged
@@ -176,8 +177,8 @@ def solve_atom(
     if relativistic and not pp.fully_relativistic:
         raise BadInput(f"{pp.path}: is not fully relativistic; take a pseudopotential with j-resolved projectors")
     occupied = _configuration(pp, relativistic)
-    channels = pp.relativistic_channels() if relativistic else pp.scalar_channels()
-    radius = float(np.clip(pp.r[-1] * 1.2, 16.0, 26.0))
+    channels = sound_channels(pp, relativistic)
+    radius = _radius(pp)
     spheres = {l: Sphere(l, radius, pp.wave_number) for l in {key[0] for key in occupied}}
     r = next(iter(spheres.values())).r
     v_local = local_potential(pp, r)
@@ -244,6 +245,29 @@ def solve_atom(
     )
 
 
+def sound_channels(pp: Pseudopotential, relativistic: bool = False) -> tuple[SeparableChannel, ...]:
+    """The separable channels, by j or averaged over it, without the ghost states that can be lifted: see `ghosts`."""
+    channels = pp.relativistic_channels() if relativistic else pp.scalar_channels()
+    known = {l: [s.energy for s in levels] for (l, _), levels in _configuration(pp, False).items()}
+    found = []
+    for channel in channels:
+        levels = known.get(channel.l)
+        if levels and channel.energies.min() < levels[0] - BELOW:  # else it binds nothing that deep
+            sphere = Sphere(channel.l, _radius(pp), pp.wave_number)
+            (n, slope), (core, core_slope) = _start(pp, sphere.r), _core(pp, sphere.r)
+            _, by_density, by_slope = derivatives(np.maximum(n + core, 0), slope + core_slope, pp.xc)
+            local = local_potential(pp, sphere.r) + hartree(sphere.r, n) + by_density
+            H = matrix(sphere, local, by_slope) + separable(sphere, (channel,), pp.r, channel.j)
+            channel = without_ghost(channel, pp.r, sphere, H, levels)
+        found.append(channel)
+    return tuple(found)
+
+
+def _radius(pp: Pseudopotential) -> float:
+    """Of the sphere that holds the free atom [Bohr]."""
+    return float(np.clip(pp.r[-1] * 1.2, 16.0, 26.0))
+
+
 @dataclass(frozen=True)
 class _Level:
     n: int
@@ -278,7 +302,7 @@ def _refuse_ghosts(pp: Pseudopotential, l: int, energies: NDArray[np.float64], e
     averaging over j moves a level (0.02 Ha), far below any known ghost.
     """
     for energy, known in zip(energies, expected, strict=True):
-        if energy < known - 0.1:
+        if energy < known - BELOW:
             raise BadInput(
                 f"{pp.path}: its projectors bind a ghost state of {pp.symbol}, l = {l}, at {energy:.1f} Ha, where no "
                 f"level below {known:.2f} Ha belongs; take the file of another functional, or a folder with another "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from nearsight.atoms.orbitals import (
     generate_species,
     matching_radius,
 )
-from nearsight.atoms.radial import Sphere, bessel_zeros, hartree, solve_atom
+from nearsight.atoms.radial import Sphere, bessel_zeros, hartree, solve_atom, sound_channels
 from nearsight.atoms.shells import shells_of
 from nearsight.atoms.zetas import split_radius
 from nearsight.core.errors import NearsightError
@@ -311,9 +312,35 @@ def test_a_sample_of_the_periodic_table() -> None:
 # --- errors
 
 
-def test_ghost_states_are_refused() -> None:
-    with pytest.raises(NearsightError, match="ghost state of Sr, l = 1"):
-        generate_species("Sr", "pbe")
+@pytest.mark.parametrize(
+    ("symbol", "xc", "l", "depth"), [("Fe", "pbe", 0, 60), ("Sr", "pbe", 1, 3000), ("Ir", "pbesol", 0, 300)]
+)
+def test_a_ghost_is_lifted_and_nothing_else_moves(symbol: str, xc: str, l: int, depth: float) -> None:
+    """The file's levels are found to 3e-4 Ha, and all levels of a sphere but the ghost's stay, up to 3 Ha."""
+    pp = pseudopotential(symbol, xc)
+    atom = solve_atom(pp)
+    for s in atom.shells:
+        assert s.energy == pytest.approx(s.reference_energy, abs=3e-4)
+    bound = {False: replace(atom.potential, channels=pp.scalar_channels()), True: atom.potential}
+    sphere = atom.potential.sphere(l, 6.0)
+    before, after = (np.linalg.eigvalsh(bound[lifted].hamiltonian(sphere)) for lifted in (False, True))
+    assert before[0] < -depth
+    many = int((before < 3).sum())
+    assert many > 4
+    assert after[: many - 1] == pytest.approx(before[1:many], abs=2e-3)
+    assert min(np.abs(c.energies).max() for c in pp.scalar_channels() if c.l == l) > depth
+    assert max(np.abs(c.energies).max() for c in atom.potential.channels) < 20  # what nearly cancelled is gone
+    species = generate_species(symbol, xc)
+    assert species.projectors and max(abs(p.energy) for p in species.projectors) < 20
+    for channel in sound_channels(pp, True):  # by j, for spin-orbit coupling
+        assert channel.energies.min() > -20
+
+
+def test_a_ghost_that_is_not_alone_is_refused() -> None:
+    """A projector that binds a ghost and moves the levels too: the file is damaged."""
+    pp = pseudopotential("C", "pbe")
+    with pytest.raises(NearsightError, match=r"ghost state of C, l = 0"):
+        solve_atom(replace(pp, coupling=pp.coupling * -20))
 
 
 def test_missing_elements_and_functionals() -> None:
