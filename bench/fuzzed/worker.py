@@ -179,4 +179,6 @@ class Worker:
         return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
     def _traced(self) -> str:
-        return " ".join(self.trace.read_text(errors="replace").split())[:1200]
+        with suppress(OSError):
+            return " ".join(self.trace.read_text(errors="replace").split())[:1200]
+        return "without a trace"

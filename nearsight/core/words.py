@@ -63,6 +63,10 @@ _LABEL = re.compile(
 )
 
 
+def _is_label(word: Any) -> bool:
+    return isinstance(word, str) and _LABEL.fullmatch(word) is not None
+
+
 def faults_of(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One fault for each place. Where one of several types may stand, what each lacks is joined in `msg`, of type `any_of`.
 
@@ -71,7 +75,8 @@ def faults_of(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     several: set[tuple[Any, ...]] = set()
     for error in errors:
-        place = tuple(x for x in error["loc"] if not (isinstance(x, str) and _LABEL.fullmatch(x)))
+        key = error["loc"][-1:] if error["type"] in ("extra_forbidden", "missing") else ()  # whatever it looks like
+        place = tuple(x for x in error["loc"][: len(error["loc"]) - len(key)] if not _is_label(x)) + key
         found.setdefault(place, []).append(error)
         if len(place) < len(error["loc"]):
             several.add(place)

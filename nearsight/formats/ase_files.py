@@ -8,6 +8,7 @@ a bounded multiple of its size while it is read.
 from __future__ import annotations
 
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
 from itertools import islice
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 LARGEST = 2048 * MEBIBYTE  # 800 frames of 1,000 atoms have 60
 _PACKED = (".gz", ".bz2", ".xz")  # which ASE opens by itself
 _MOST_UNPACKED = 512 * MEBIBYTE
-_OWN, _TIMES = 1024 * MEBIBYTE, 100  # memory that reading may take: so much, and so many times the file
+_OWN, _TIMES = 256 * MEBIBYTE, 100  # memory that reading may take: so much, and so many times the file
 
 
 def stream(path: Path) -> Iterator[Atoms]:
@@ -68,10 +69,9 @@ def _check_file(path: Path) -> float:
         if packed:
             with open_with_compression(str(path), "rb") as file:
                 size = _unpacked_size(path, file)
-        counts = _xyz_counts if kind.endswith((".xyz", ".extxyz")) else _vasp_counts if _is_vasp(kind) else None
-        if counts is not None:
-            with open_with_compression(str(path), "rb") as file:
-                counts(path, file)
+        counts = _xyz_counts if kind.endswith((".xyz", ".extxyz")) else _vasp_counts if _is_vasp(kind) else _any_counts
+        with open_with_compression(str(path), "rb") as file:
+            counts(path, file)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise _unreadable(path, error) from error
     return _OWN + _TIMES * float(size)
@@ -89,7 +89,7 @@ def _unpacked_size(path: Path, file: IO[Any]) -> int:
 
 
 def _is_vasp(name: str) -> bool:
-    return "poscar" in name or "contcar" in name or name.endswith(".vasp")
+    return "poscar" in name or "xdatcar" in name or "contcar" in name or name.endswith(".vasp")
 
 
 def _xyz_counts(path: Path, file: IO[Any]) -> None:
@@ -101,7 +101,13 @@ def _xyz_counts(path: Path, file: IO[Any]) -> None:
         if not line.strip().isdigit():
             return  # ASE says what it thinks of that
         count = int(line.strip()[:18])
-        there = sum(1 for _ in islice(file, count + 1)) - 1
+        comment, first = next(file, b""), next(file, b"") if count else b""
+        columns = sum(int(n[:18]) for n in re.findall(rb":[RISL]:(\d+)", comment))
+        if columns > max(_COLUMNS, len(first.split())):
+            raise BadInput(
+                f"{path} is not a whole file: {columns} columns are announced, {len(first.split())} are there"
+            )
+        there = sum(1 for _ in islice(file, max(0, count - 1))) + bool(first)
         if there < count:
             raise BadInput(f"{path} is not a whole file: {count} atoms are announced, {max(there, 0)} are there")
         line = file.readline(_LINE)
@@ -119,6 +125,21 @@ def _vasp_counts(path: Path, file: IO[Any]) -> None:
             return
 
 
+def _any_counts(path: Path, file: IO[Any]) -> None:
+    """Of any other form: lines of whole numbers alone near its beginning, which count something."""
+    before = b""
+    for _ in range(_HEAD):
+        line = file.readline(_LINE)
+        words = line.split()
+        if words and all(w.isdigit() for w in words) and b"TIMESTEP" not in before.upper():
+            largest = max(len(w.lstrip(b"0")) for w in words)
+            if largest > _DIGITS:
+                raise BadInput(f"{path} is not a whole file: it counts a number of {largest} digits")
+        before = line
+
+
+_HEAD, _DIGITS = 200, 10  # lines that are looked at; digits of a count of what a file can hold
+_COLUMNS = 64  # of a line of an xyz file, fewer than which are not counted
 _LINE = 65536  # bytes of a line that are looked at
 
 

@@ -77,10 +77,10 @@ class Database:
             told = str(error)
             if "locked" in told or "busy" in told:
                 told = f"another process has held it for {PATIENCE:.0f} seconds"
-            elif "no such column" in told or "syntax" in told or "already exists" in told:
+            elif "no such column" in told or "decode" in told or "syntax" in told or "already exists" in told:
                 raise self._damaged(error) from error
             raise Unavailable(f"cannot write {self.path}: {told}") from error
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeError) as error:  # names in the file come into SQLite's messages as they are
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> BadInput:
