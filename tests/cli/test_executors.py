@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -182,7 +183,11 @@ def test_dask_workers_report_through_the_scheduler_and_may_be_lost(h2):
     [
         (("executor.kind=dusk",), "did you mean dask"),
         (("executor={kind: dask, schedulr: x}",), "did you mean scheduler"),
-        (("executor={kind: dask, scheduler: 'tcp://127.0.0.1:1', timeout_seconds: 1}",), "no Dask scheduler"),
+        pytest.param(
+            ("executor={kind: dask, scheduler: 'tcp://127.0.0.1:1', timeout_seconds: 1}",),
+            "no Dask scheduler",
+            marks=pytest.mark.skipif(find_spec("distributed") is None, reason="needs distributed"),
+        ),
         (("executor={kind: slurm-array, directives: [rm]}",), "options of sbatch"),
         (("executor={kind: slurm-array, before: [\"a\\nb\"]}",), "without a line break"),
         (("executor={kind: slurm-array, shares: 1000000000}",), "shares"),
