@@ -42,7 +42,7 @@ def test_flags_are_flags(nearsight, command: tuple[str, ...]) -> None:
 def test_settings_that_are_on_or_off_can_be_turned_both_ways(nearsight, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     text = nearsight("scf", "--help").out
-    for word in ("--no-forces", "--no-stress", "[default: (dzp)]", "[default: (0.01)]", "nearsight settings"):
+    for word in ("--no-forces", "--no-stress", "[default: (dzp)]", "[default: (0.025)]", "nearsight settings"):
         assert word in text
     assert "nearsight settings --of train" in nearsight("train", "--help").out
     assert "nearsight settings --of set" in nearsight("dataset", "build", "--help").out

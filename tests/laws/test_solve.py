@@ -54,7 +54,7 @@ def test_band_path_of_graphene_stays_in_the_plane():
     path = kpoints.band_path(cases.graphene(30.0), 60)
     assert [name for _, name in path.labels][:2] == ["GAMMA", "M"] and float(path.k[:, 2].abs().max()) == 0
     assert bool((path.distance.diff() >= 0).all())
-    with pytest.raises(NearsightError, match="no point named"):
+    with pytest.raises(NearsightError, match="no point is named"):
         kpoints.band_path(cases.graphene(), 60, "GAMMA-Q")
 
 
