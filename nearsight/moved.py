@@ -73,7 +73,8 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "nearsight.cli": {
         **_ERROR,
-        "nearsight.cli.commands": "Json bands check compare dataset_app dataset_build demo density predict root train",
+        "nearsight.cli.commands": "Json bands check compare demo density predict root train",
+        "nearsight.cli.dataset": "dataset_app build=dataset_build",
         "nearsight.cli.console": "Bars figure print_json progress_bars spinner",
         "nearsight.cli.settings": "Set",
     },

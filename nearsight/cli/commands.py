@@ -13,7 +13,7 @@ import typer
 # calculation twenty times slower. It must be set before PyTorch loads, so before anything else here.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from nearsight.cli.check import check
+from nearsight.cli.checking import check
 from nearsight.cli.console import Bars, console, figure, print_json, progress_bars, spinner
 from nearsight.cli.dataset import Executor, dataset_app
 from nearsight.cli.group import Group

@@ -81,7 +81,7 @@ def test_every_setting_with_every_wrong_value(path: str) -> None:
         (lambda: ns.Settings(kmehs=1), "unknown key kmehs; did you mean kmesh?"),
         (
             lambda: ns.Settings.model_validate({"basis": "dpz"}),
-            "basis: 'dpz' is not known; did you mean dzp? (known: sz,",
+            "basis: 'dpz' is not known; did you mean dzp? (known: light,",
         ),
         (lambda: ns.Settings(kmesh=(1, 1)), "kmesh: 3 entries are needed"),
         (lambda: ns.Settings(kmesh=(1, 1, 1.5)), "kmesh.2: a whole number is needed (given: 1.5)"),
