@@ -144,11 +144,7 @@ def bands(
     json: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.")] = None,
 ) -> None:
     """Draw the band structure of a calculation, in DIR/bands.png (FILE.bands.png of a file) if not told otherwise."""
-    from nearsight.formats.files import write_json
     from nearsight.formats.outputs import PICTURES, claim_file, distinct_names
-    from nearsight.formats.registry import read
-    from nearsight.properties.spectra import bands as compute
-    from nearsight.properties.spectra import bands_together
     from nearsight.report.plot import check_window, plot_bands
 
     check_window(window)
@@ -159,6 +155,11 @@ def bands(
     claim_file(picture, PICTURES, folders)
     if json is not None:
         claim_file(json, (), [*folders, picture])
+    from nearsight.formats.files import write_json
+    from nearsight.formats.registry import read
+    from nearsight.properties.spectra import bands as compute
+    from nearsight.properties.spectra import bands_together
+
     with spinner("diagonalising"):
         calculations = [read(folder) for folder in folders]
         if project is None:
@@ -262,10 +263,9 @@ def density(
     spin: Annotated[int | None, typer.Option(help="Of an orbital: 0 up, 1 down.", show_default="0")] = None,
 ) -> None:
     """Write the electron density, the potential or an orbital of a calculation on its mesh, as a cube or XSF file."""
-    from nearsight.formats.outputs import claim_file
-    from nearsight.formats.volumetric import ENDINGS
+    from nearsight.formats.outputs import FIELDS, claim_file
 
-    claim_file(out, ENDINGS, [folder])
+    claim_file(out, FIELDS, [folder])
     if what == "orbital" and band is None:
         raise BadInput("--what orbital needs --band N (from 0, by energy)")
     of_orbitals = {"--band": band, "--k": k, "--spin": spin}

@@ -29,10 +29,8 @@ Executor = Annotated[
 Condition = Annotated[str | None, typer.Option("--where", help=WHERE, metavar="EXPR")]
 
 
-def _there(folder: Path) -> None:
+def _check_set(folder: Path) -> None:
     """Before anything heavy is loaded."""
-    if not folder.exists():
-        raise BadInput(f"no such folder: {folder}")
     if not folder.is_dir():
         raise BadInput(f"{folder} is a file, not a data set: give the folder that holds the calculations")
 
@@ -95,7 +93,7 @@ def build(
 
 @dataset_app.command("add")
 def add(
-    folder: SetFolder,
+    target: SetFolder,
     sources: Annotated[
         list[Path], typer.Argument(help="Calculations of any program, folders of them, other data sets.")
     ],
@@ -117,8 +115,8 @@ def add(
             if error is not None:
                 progress.console.print(f"{source}: {error}", highlight=False, markup=False, soft_wrap=True)
 
-        made = run(folder, sources, read_as, told, shlex.join(["nearsight", *sys.argv[1:]]))
-    print(f"{len(made.added)} added to {folder}")
+        made = run(target, sources, read_as, told, shlex.join(["nearsight", *sys.argv[1:]]))
+    print(f"{len(made.added)} added to {target}")
     if made.refused:
         source, why = made.refused[0]
         raise BadInput(f"{len(made.refused)} were not added, first {source}: {why}")
@@ -134,7 +132,7 @@ def list_entries(
     json: Json = False,
 ) -> None:
     """What a data set holds, all of it or what a condition means."""
-    _there(folder)
+    _check_set(folder)
     from nearsight.tasks.sets.listing import columns as chosen
     from nearsight.tasks.sets.listing import failures, list_set
 
@@ -185,7 +183,7 @@ def work(
     workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
 ) -> None:
     """Work off one share of what was submitted to a queueing system; its script calls this."""
-    _there(folder)
+    _check_set(folder)
     from nearsight.tasks.executors.submission import work_share
 
     made = work_share(folder, share, workers)
@@ -209,7 +207,7 @@ def split(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; SET/split.json if not told.")] = None,
 ) -> None:
     """Divide a data set for training, validation and test; copies of one parent stay on one side (data.split reads it)."""
-    _there(folder)
+    _check_set(folder)
     from nearsight.formats.outputs import claim_file
     from nearsight.tasks.sets.splitting import split_set
 
@@ -223,7 +221,7 @@ def split(
 @dataset_app.command("stats")
 def stats(folder: SetFolder, where: Condition = None, json: Json = False) -> None:
     """Elements, sizes, energies, distances, pairs, duplicates: what a data set consists of."""
-    _there(folder)
+    _check_set(folder)
     from nearsight.tasks.sets.statistics import statistics
 
     with progress_bars() as progress:
@@ -237,7 +235,7 @@ def stats(folder: SetFolder, where: Condition = None, json: Json = False) -> Non
 @dataset_app.command("pack")
 def pack(folder: SetFolder) -> None:
     """Pack a data set for training: one cache of flat arrays in SET/.packed, which may be deleted."""
-    _there(folder)
+    _check_set(folder)
     from nearsight.tasks.sets.packing import pack as run
 
     with progress_bars() as progress:
@@ -266,7 +264,7 @@ def export(
     ] = None,
 ) -> None:
     """Write a data set in another format, a folder each; run it again to go on."""
-    _there(folder)
+    _check_set(folder)
     from nearsight.tasks.sets.exporting import export as run
 
     with progress_bars() as progress:

@@ -14,6 +14,8 @@ import typer
 from pydantic import BaseModel
 
 from nearsight.cli.console import Bars, progress_bars
+from nearsight.cli.group import is_there
+from nearsight.core.errors import BadInput
 from nearsight.core.registry import home, kinds
 from nearsight.properties.contract import Property, property_named
 
@@ -26,8 +28,20 @@ def add_properties(app: typer.Typer, arguments: list[str]) -> None:
     app.registered_commands = own
     for name in kinds("properties"):
         if name not in taken:
+            if name == wanted:
+                _something_there(arguments[arguments.index(name) + 1 :])
             run = _command(property_named(name)) if name == wanted else _nothing()
             app.command(name, help=first_line("properties", name))(run)
+
+
+def _something_there(arguments: list[str]) -> None:
+    """Raises BadInput where no word of a property's arguments is a path: before anything heavy is loaded."""
+    if any(a in ("-h", "--help") for a in arguments):
+        return
+    words = [(n, a) for n, a in enumerate(arguments) if not a.startswith("-")]
+    if words and not any(is_there(a) for _, a in words):
+        own = [a for n, a in words if n == 0 or not arguments[n - 1].startswith("-")]
+        raise BadInput(f"no such file or folder: {(own or [words[0][1]])[0]}")
 
 
 def _nothing() -> Callable[..., None]:

@@ -57,13 +57,8 @@ def scf(
 ) -> None:
     """Compute the ground state of a structure by density functional theory; `nearsight settings` lists what --set takes."""
     from nearsight.core.configuration import from_beside, layered, read_table
-    from nearsight.core.units import HARTREE_EV
-    from nearsight.dft.run import run_scf
     from nearsight.dft.settings import Settings
-    from nearsight.dft.setup import chosen_kmesh, why_kmesh
-    from nearsight.dft.trace import Trace, iterations_of, saved_iterations
     from nearsight.formats.outputs import claim_file, claim_folder
-    from nearsight.formats.registry import read_structure
 
     if trace is not None and trace.suffix == ".png":
         raise BadInput(f"--trace {trace}: it is a text file, a JSON object a line; its picture goes beside it")
@@ -97,6 +92,12 @@ def scf(
     options = {k: v for k, v in given.items() if v is not None}
     table = from_beside(Settings, read_table(config), config.parent) if config else {}
     settings = layered(Settings, [table, options], words or [])
+    from nearsight.core.units import HARTREE_EV
+    from nearsight.dft.run import run_scf
+    from nearsight.dft.setup import chosen_kmesh, why_kmesh
+    from nearsight.dft.trace import Trace, iterations_of, saved_iterations
+    from nearsight.formats.registry import read_structure
+
     listener = Trace() if trace else None
     with spinner("setting up: species, two-centre integrals, mesh") as status:
 

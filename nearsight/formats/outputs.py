@@ -30,6 +30,7 @@ _NAMES = {
 
 _LONGEST_KIND = 64
 PICTURES = (".png", ".pdf", ".svg")
+FIELDS = (".cube", ".cub", ".xsf")  # what formats/volumetric.py writes
 
 
 def kind_of(folder: Path | str) -> str | None:

@@ -172,9 +172,6 @@ _WRITERS: dict[str, Callable[[Path, Volume], None]] = {
     ".xsf": write_xsf,
 }
 
-#: of the files that `write_volume` writes
-ENDINGS = tuple(_WRITERS)
-
 
 def _checked(path: Path | str, volume: Volume) -> tuple[np.ndarray, Structure]:
     values = volume.values.detach().cpu().double()

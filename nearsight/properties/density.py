@@ -19,9 +19,9 @@ from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.setup import functional_for
 from nearsight.dft.wavefunction import orbital_on_mesh
 from nearsight.electrons.eigen import factorise
-from nearsight.formats.outputs import claim_file
+from nearsight.formats.outputs import FIELDS, claim_file
 from nearsight.formats.registry import read
-from nearsight.formats.volumetric import ENDINGS, Quantity, Volume, write_volume
+from nearsight.formats.volumetric import Quantity, Volume, write_volume
 from nearsight.properties.mesh_orbitals import MeshOrbitals, settings_of, species_of
 
 What = Literal["density", "spin", "mx", "my", "mz", "m", "potential", "electrostatic"]
@@ -139,10 +139,10 @@ def write_density(
     _check_words(words)
     if mesh_cutoff_ry is not None and not mesh_cutoff_ry >= 10:
         raise BadInput(f"a mesh cutoff of {mesh_cutoff_ry:g} Ry: give 10 or more, as scf takes them")
-    path = claim_file(out, ENDINGS, [folder])
+    path = claim_file(out, FIELDS, [folder])
     places = {w: path if len(words) == 1 else path.with_name(f"{path.stem}-{w}{path.suffix}") for w in words}
     for place in places.values():
-        claim_file(place, ENDINGS, [folder])
+        claim_file(place, FIELDS, [folder])
     found = fields_of(read(folder), words, mesh_cutoff_ry)
     for word, (volume, quantity) in found.items():
         write_volume(places[word], volume, quantity)
@@ -158,7 +158,7 @@ def write_orbital(
     its phase makes the largest value real and positive, so that at Gamma the imaginary part is zero.
     Raises NearsightError: a band or spin that is not there, and as `write_density`.
     """
-    claim_file(out, ENDINGS, [folder])
+    claim_file(out, FIELDS, [folder])
     if not all(abs(x) <= FARTHEST_K for x in k):
         raise BadInput(
             f"k = {' '.join(f'{x:g}' for x in k)}: fractions of the reciprocal vectors are small, finite numbers"

@@ -10,12 +10,12 @@ from nearsight.core.errors import BadInput
 from nearsight.formats.files import whole_file
 from nearsight.properties.contract import Result
 from nearsight.properties.drawing import COLOURS, STYLE, draw_bands
-from nearsight.properties.spectra import Bands
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from nearsight.dft.trace import TraceStep
+    from nearsight.properties.spectra import Bands
 
 
 def plot_bands(

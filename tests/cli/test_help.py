@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 GRAPHENE = Path(__file__).parents[1] / "formats" / "data" / "graphene_lda_sz"
+MODEL = GRAPHENE.parent / "version1" / "model"
 COMMANDS = (
     (),
     ("scf",),
@@ -42,7 +43,7 @@ def test_flags_are_flags(nearsight, command: tuple[str, ...]) -> None:
 def test_settings_that_are_on_or_off_can_be_turned_both_ways(nearsight, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     text = nearsight("scf", "--help").out
-    for word in ("--no-forces", "--no-stress", "[default: (dzp)]", "[default: (0.025)]", "nearsight settings"):
+    for word in ("--no-forces", "--no-stress", "[default: (pbe)]", "[default: (300.0)]", "nearsight settings"):
         assert word in text
     assert "nearsight settings --of train" in nearsight("train", "--help").out
     assert "nearsight settings --of set" in nearsight("dataset", "build", "--help").out
@@ -112,7 +113,7 @@ def test_a_usage_error_is_one_line_in_our_words(nearsight, words: tuple[object, 
         (("density", GRAPHENE, "-o", "n.cube", "--band", 1), "--band says nothing of --what density"),
         (("density", GRAPHENE, "-o", "n.cube", "--what", "orbital", "--band", 1, "--k", "nan", 0, 0), "k = nan 0 0"),
         (("density", GRAPHENE, "-o", "n.cube", "--mesh-cutoff", 1), "give 10 or more"),
-        (("predict", "m", GRAPHENE, "-o", "p", "--vacuum", 3), "has a cell"),
+        (("predict", MODEL, GRAPHENE, "-o", "p", "--vacuum", 3), "has a cell"),
         (("scf", GRAPHENE, "-o", "p", "--vacuum", 3), "has a cell"),
     ],
 )

@@ -183,7 +183,7 @@ def test_a_damaged_manifest_is_made_anew(nearsight, waters, tmp_path):
     database.commit()
     refused(nearsight("dataset", "list", waters), "later Nearsight")
     refused(nearsight("dataset", "list", waters / "config.yaml"), "is a file")
-    refused(nearsight("dataset", "list", tmp_path / "nowhere"), "no such folder")
+    refused(nearsight("dataset", "list", tmp_path / "nowhere"), "no such file or folder")
 
 
 ENTRY = Entry(
