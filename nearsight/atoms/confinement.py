@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import e
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ class SmoothWall:
     strength: [Ha Bohr^2]; 3e makes r phi go as (r_c - r)^3: value, slope and curvature all vanish at r_c.
     """
 
-    strength: float = 3 * float(np.e)
+    strength: float = 3 * e
     inner: float = 0.8
 
     def potential(self, r: NDArray[np.float64], radius: float) -> NDArray[np.float64]:

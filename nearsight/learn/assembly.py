@@ -23,12 +23,12 @@ from nearsight.dft.setup import load_species
 from nearsight.formats.files import read_json, sweep_folder
 from nearsight.learn.cache import DiskCache, default_folder
 from nearsight.learn.config import BlocksLossConfig, DensityLossConfig, EnergyLossConfig, TrainingConfig
-from nearsight.learn.data import LabelledData, Reader, TrainingData, digest_of_orbitals, split
+from nearsight.learn.data import OF_ORBITALS, LabelledData, Reader, TrainingData, digest_of_orbitals, split
 from nearsight.learn.data_record import DataRecord
 from nearsight.learn.density import DensityTerm
 from nearsight.learn.domain import Domain, element_pairs, require_one_charge
 from nearsight.learn.energy import EnergyLoss, ProblemCache
-from nearsight.learn.losses import BlocksTerm, EnergyTerm, Loss, LossTerm
+from nearsight.learn.losses import BlocksTerm, EnergyTerm, LabelTerm, Loss, LossTerm
 from nearsight.learn.model import TrainedModel
 from nearsight.learn.model_files import build
 from nearsight.learn.newton import NewtonSteps
@@ -84,10 +84,6 @@ class _Given:
     disk: DiskCache
     start: TrainedModel | None
 
-    @property
-    def target(self) -> str:
-        return self.settings.model.target if self.start is None else self.start.target
-
 
 def assemble(settings: TrainingConfig, out: Path, resumed: bool, bar: TrainingProgress, ranks: Ranks) -> Assembled:
     """resumed: a checkpoint holds the weights and the statistics.  bar: told what is noteworthy, and how far it is.
@@ -114,10 +110,6 @@ def _on_labels(given: _Given) -> Assembled:
         zip(names, origins, strict=True), "One network learns one functional and one basis: leave one of the sets out"
     )
     orbitals = find_reference(settings.data, settings.reference, folders.train, shells, None)
-    if given.target in ("delta", "density") and orbitals is None:
-        raise MissingData(
-            f"model.target {given.target} needs the orbitals of the data: give data.species (a folder of <Symbol>.ion.xml)"
-        )
     known = "" if orbitals is None else digest_of_orbitals(orbitals)
     if orbitals is not None:
         orbitals = replace(orbitals, cache=given.disk.folder / "h0" / known[:16])
@@ -138,6 +130,10 @@ def _on_labels(given: _Given) -> Assembled:
     _tell_unseen(given, domain, ((s.structure, s.pairs) for s in held))
     some = partial(map, train_data.structure, range(min(len(train_data), 20)))
     trained = _network(given, shells, reach, some, orbitals, domain)
+    if orbitals is None and trained.network.inputs & OF_ORBITALS:
+        raise MissingData(
+            f"target {trained.target} needs the orbitals of the data: give data.species (a folder of <Symbol>.ion.xml)"
+        )
     everything.check(trained.network)
     store, held_out = _stores(given, trained, train_data, validation_data)
     if start is None and not given.resumed:
@@ -147,15 +143,16 @@ def _on_labels(given: _Given) -> Assembled:
     return Assembled(trained, store, held_out, Loss([_label_term(settings.labels, trained)]), None, record)
 
 
-def _label_term(config: BlocksLossConfig | DensityLossConfig, trained: TrainedModel) -> LossTerm:
+#: by the loss's kind
+LABEL_TERMS: dict[str, Callable[[Any], LabelTerm]] = {"blocks": BlocksTerm, "density": DensityTerm}
+
+
+def _label_term(config: BlocksLossConfig | DensityLossConfig, trained: TrainedModel) -> LabelTerm:
     """Raises BadInput for a loss that does not serve the model's target."""
-    elements = trained.network.target.elements
-    if isinstance(config, BlocksLossConfig) and elements:
-        return BlocksTerm(config)
-    if isinstance(config, DensityLossConfig) and not elements:
-        return DensityTerm(config)
-    right = "blocks" if elements else "density"
-    raise BadInput(f"loss {config.kind} does not serve target {trained.target}: give loss {right}")
+    right = trained.network.Config.loss
+    if config.kind != right:
+        raise BadInput(f"loss {config.kind} does not serve target {trained.target}: give loss {right}")
+    return LABEL_TERMS[right](config)
 
 
 def _fit(given: _Given, trained: TrainedModel, samples: list[tuple[Prepared, Tensor]]) -> None:
@@ -256,7 +253,7 @@ def _statistics(
         given.bar.prepared(done, surveyed)
         k = done * len(data) // surveyed
         try:
-            calculation = data.calculation(k, first_steps(data, k))
+            calculation = data.calculation(k, first_steps(data, k), network.target.needs)
             labels = network.labels(calculation, data.inputs(k, network.target.needs))
         except (NearsightError, torch.linalg.LinAlgError) as error:
             term.set_aside(k, " ".join(str(error).split()))

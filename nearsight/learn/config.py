@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Discriminator, Field, SerializeAsAny, field_serializer, field_validator, model_validator
 
 from nearsight.core.configuration import validated
-from nearsight.core.errors import BadInput
+from nearsight.core.errors import BadInput, NearsightError
 from nearsight.core.registry import load
 from nearsight.core.tables import PATH, Table, Versioned
 from nearsight.dft.settings import FunctionalName, Settings
@@ -205,12 +205,14 @@ class TrainingConfig(Versioned):
     @model_validator(mode="before")
     @classmethod
     def _loss_of_the_target(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and "loss" not in given:
-            model = given.get("model")
-            target = model.get("target") if isinstance(model, Mapping) else getattr(model, "target", None)
-            if target == "density":
-                return {**given, "loss": "density"}
-        return given
+        """Without a loss, that of the model's labels."""
+        if not isinstance(given, Mapping) or "loss" in given or "model" not in given:
+            return given
+        try:
+            model = cls._of_its_kind(given["model"])
+        except NearsightError:
+            return given  # told where the model's table is read
+        return {**given, "loss": model.loss} if isinstance(model, ModelConfig) else given
 
     @field_validator("model", mode="before")
     @classmethod
@@ -230,10 +232,10 @@ class TrainingConfig(Versioned):
         kinds = [x.kind for x in self.loss]
         if not kinds or len(set(kinds)) < len(kinds):
             raise ValueError("loss: give blocks (with target density: density), energy, or one of each")
-        wrong = "blocks" if self.model.target == "density" else "density"
-        if wrong in kinds and self.init_from is None:
-            right = "density" if wrong == "blocks" else "blocks"
-            raise ValueError(f"loss {wrong} does not serve target {self.model.target}: take {right}, or energy")
+        if self.init_from is None and self.labels is not None and self.labels.kind != self.model.loss:
+            raise ValueError(
+                f"loss {self.labels.kind} does not serve target {self.model.target}: take {self.model.loss}, or energy"
+            )
         if self.data.copies and kinds != ["energy"]:
             raise ValueError("data.copies have no labels: they serve loss energy alone")
         return self

@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, sqrt
+from math import isfinite, nan, sqrt
 from statistics import median
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,8 +17,10 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.units import HARTREE_EV
 from nearsight.learn.config import BlocksLossConfig, EnergyLossConfig
 from nearsight.learn.energy import EnergyLoss, EnergyOutcome
-from nearsight.learn.samples import Sample
+from nearsight.learn.packing import in_order
+from nearsight.learn.samples import Sample, SampleStore
 from nearsight.learn.structures import StructureData
+from nearsight.models.contract import HamiltonianModel
 from nearsight.models.targets import Prediction
 
 Own = Callable[[int], bool]
@@ -81,10 +83,12 @@ class LossTerm(ABC):
     """One of the losses whose weighted sum is trained on.
 
     keeps: whether it remembers something of each structure, which must then always be of the same process.
+    of_training: what its value is, in words, and the unit.
     """
 
     weight: float
     keeps: bool = False
+    of_training: tuple[str, str]
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -110,11 +114,32 @@ class LossTerm(ABC):
         """The mean over the sample."""
 
 
-class BlocksTerm(LossTerm):
-    """Predicted values against labels."""
+class LabelTerm(LossTerm):
+    """A loss that compares predictions with labels.
+
+    of: what is compared, in words.  unit: of `errors`.
+    """
+
+    of: ClassVar[str]
+    unit: ClassVar[str]
+
+    @abstractmethod
+    def errors(self, network: HamiltonianModel, held_out: SampleStore, edges: int) -> tuple[float, float, float]:
+        """The mean error of labelled samples, and that of on-site and off-site elements (nan without any).
+
+        edges: in one batch.
+        """
+
+
+class BlocksTerm(LabelTerm):
+    """Predicted matrix elements against labels."""
+
+    of, unit = "Hamiltonians", "meV"
 
     def __init__(self, config: BlocksLossConfig) -> None:
         self.loss, self.weight = BlockLoss(config.error, config.gauge_invariant), config.weight
+        mean, unit = ("mean square", "meV^2") if config.error == "mse" else ("mean", "meV")
+        self.of_training = f"{mean} error of the Hamiltonians trained on", unit
 
     def size(self, sample: Sample) -> float:
         """Elements of all its structures."""
@@ -124,6 +149,22 @@ class BlocksTerm(LossTerm):
         """Of the block loss, for a sample that has labels."""
         assert sample.target is not None and sample.overlap is not None
         return self.loss.with_gradient(predicted.values, sample.target, sample.overlap, sample.sizes)
+
+    def errors(self, network: HamiltonianModel, held_out: SampleStore, edges: int) -> tuple[float, float, float]:
+        """MAE over all elements, over on-site and over off-site ones."""
+        sums = [torch.zeros(()) for _ in range(4)]
+        for sample in in_order(held_out, edges):
+            assert sample.target is not None
+            error = ((network(sample.prepared).values - sample.target).abs() * MEV).double().cpu()
+            on_site = sample.on_site.cpu().expand_as(error)
+            parts: list[Tensor] = [error[on_site].sum(), on_site.sum(), error[~on_site].sum(), (~on_site).sum()]
+            sums = [a + b for a, b in zip(sums, parts, strict=True)]
+        a, n, b, m = (float(x) for x in sums)
+        return _ratio(a + b, n + m), _ratio(a, n), _ratio(b, m)
+
+
+def _ratio(a: float, b: float) -> float:
+    return a / b if b else nan
 
 
 class EnergyTerm(LossTerm):
@@ -140,6 +181,8 @@ class EnergyTerm(LossTerm):
     ) -> None:
         self.config, self.data, self.loss, self.say = config, data, loss, say
         self.weight = config.weight
+        unit = "meV per atom" if config.measure == "energy" else "meV^0.5 per atom"
+        self.of_training = "energy above the minimum in training", unit
         self._skipped: dict[str, str] = {}
         self._excess: dict[int, float] = {}
         self._strikes: dict[int, int] = {}
@@ -267,6 +310,11 @@ class Loss:
 
     def __init__(self, terms: Sequence[LossTerm]) -> None:
         self.terms = tuple(terms)
+
+    @property
+    def labels(self) -> LabelTerm | None:
+        """The term that compares with labels, or None."""
+        return next((t for t in self.terms if isinstance(t, LabelTerm)), None)
 
     @property
     def keeps(self) -> bool:

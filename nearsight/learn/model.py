@@ -98,14 +98,13 @@ class TrainedModel:
         names = [] if domain is None else domain.unseen(structure.numbers.tolist(), element_pairs(structure, layout))
         if not names:
             return None
-        if not self.network.target.elements:
-            return f"the model never saw {', '.join(names)}: H is the functional of a density that it has to extrapolate there"
-        if self.target != "delta":
+        serves = self.network.target.unlearnt
+        if serves is None:
             raise BadInput(
                 f"the model never saw {', '.join(names)}, and {structure.formula} has it within the reach of its orbitals: "
                 "add such structures to the data and train again"
             )
-        return f"the model never saw {', '.join(names)}: there its prediction is H0 of superposed atoms alone"
+        return f"the model never saw {', '.join(names)}: {serves}"
 
     def __call__(self, structure: Structure, layout: BlockLayout | None = None) -> BlockMatrix:
         """The Hamiltonian [Ha], float64, on a layout; without one, on the pairs that the DFT engine would use.

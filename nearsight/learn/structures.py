@@ -109,7 +109,7 @@ class StructureData:
             label = self.label(index)
             if label is None:
                 raise MissingData(f"{self.name(index)} has no hamiltonian.h5: there is nothing to learn from it")
-            calculation = self.calculation(index, label)
+            calculation = self.calculation(index, label, names)
         return Source(self.structure(index), self.layout(index), self.inputs(index, names), calculation)
 
     def job(self, index: int, model: HamiltonianModel) -> Callable[[], Source]:
@@ -134,11 +134,16 @@ class StructureData:
         label = self.label(index) if self.looked_at or self.labelled else None
         return content(self.structure(index), self.layout(index), *([] if label is None else [label]))
 
-    def calculation(self, index: int, hamiltonian: BlockMatrix) -> Calculation:
-        """The structure with a Hamiltonian on its layout [Ha]."""
+    def calculation(self, index: int, hamiltonian: BlockMatrix, names: frozenset[str] = frozenset()) -> Calculation:
+        """The structure with a Hamiltonian on its layout [Ha]; with D of it, where the functional is among the names."""
         structure, layout = self.structure(index), hamiltonian.layout
         s = overlap(structure, self._species(structure), layout)
-        return Calculation(structure, s, hamiltonian)
+        density_matrix = None
+        if "functional" in names:
+            problem = self.problem(index)
+            h = hamiltonian.to(problem.functional.layout.device)
+            density_matrix = problem.solver.solve(h).density_matrix
+        return Calculation(structure, s, hamiltonian, density_matrix)
 
     def inputs(self, index: int, names: frozenset[str]) -> Inputs:
         """Those named, of the functional. H0 [1, size], Ha."""

@@ -17,14 +17,13 @@ from nearsight.formats.files import read_json, write_json
 from nearsight.learn.assembly import Assembled
 from nearsight.learn.checkpoint import Checkpoint
 from nearsight.learn.config import TrainerConfig, TrainingConfig
-from nearsight.learn.density import density_errors
 from nearsight.learn.metrics import Metrics, Progress
 from nearsight.learn.model_files import write_weights
 from nearsight.learn.newton import NewtonSteps
 from nearsight.learn.packing import shuffled
 from nearsight.learn.parallel import Ranks
 from nearsight.learn.progress import TrainingProgress
-from nearsight.learn.validation import DENSITY_UNIT, EnergyFigures, label_errors, name_of_figure, one_figure
+from nearsight.learn.validation import EnergyFigures, name_of_figure, one_figure
 from nearsight.models.contract import HamiltonianModel
 
 PATIENCE = 20  # times, without GOOD_EVERY sound steps between them, that a training may go back to its last good state
@@ -222,7 +221,7 @@ class Trainer:
             None if figures is None else asdict(figures),
             self.ranks.together(self._skipped()),
             p.backed_off,
-            "meV" if self.validator is not None or self.network.target.elements else DENSITY_UNIT,
+            "meV" if self.loss.labels is None or self.validator is not None else self.loss.labels.unit,
         )
         self.recent = []
         p.elapsed += self._agreed(time.perf_counter() - started)
@@ -254,8 +253,8 @@ class Trainer:
             figures = EnergyFigures.mean(self.ranks.gathered(found))
             mae = figures.hamiltonian_mae_meV
             return (math.nan if mae is None else mae, math.nan, math.nan), figures
-        errors = label_errors if self.network.target.elements else density_errors
-        return errors(self.average, self.held_out, max(self.trainer.batch_edges, 1000)), None
+        assert self.loss.labels is not None
+        return self.loss.labels.errors(self.average, self.held_out, max(self.trainer.batch_edges, 1000)), None
 
     def _skipped(self) -> dict[str, str]:
         return {**self.loss.skipped, **({} if self.validator is None else self.validator.skipped)}
@@ -299,9 +298,7 @@ class Trainer:
         skipped = {} if self.last is None else self.last.skipped
         for name, reason in skipped.items():
             self.bar.note(f"set aside: {name}: {reason}")
-        best_is, unit = (
-            ("nothing was trained; best", "") if self.last is None else name_of_figure(self.last, self.settings.loss)
-        )
+        best_is, unit = ("nothing was trained; best", "") if self.last is None else name_of_figure(self.last, self.loss)
         report = {
             "validation_mae_meV": None if self.last is None else self._best_mae(self.last),
             "best": p.best if math.isfinite(p.best) else None,

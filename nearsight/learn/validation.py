@@ -20,20 +20,16 @@ from nearsight.dft.problem import Problem
 from nearsight.dft.settings import Settings
 from nearsight.electrons.levels import Levels
 from nearsight.electrons.solvers.contract import Electrons
-from nearsight.learn.config import BlocksLossConfig, DataConfig, DensityLossConfig, LossConfig
+from nearsight.learn.config import DataConfig
 from nearsight.learn.data import split
 from nearsight.learn.energy import ProblemCache, harris_excess
-from nearsight.learn.losses import MEV
+from nearsight.learn.losses import MEV, Loss
 from nearsight.learn.metrics import Metrics
 from nearsight.learn.model import TrainedModel
-from nearsight.learn.packing import in_order
 from nearsight.learn.reference import differences, recorded_settings
-from nearsight.learn.samples import SampleStore
 from nearsight.learn.structures import StructureData, shared_settings
-from nearsight.models.contract import HamiltonianModel
 from nearsight.models.targets import Prediction
 
-DENSITY_UNIT = "mHa^(1/2) per atom"  # of the norm that models/density_form.py defines
 WINDOW_EV = 5.0  # bands up to this far above the Fermi level are compared
 
 
@@ -159,22 +155,6 @@ class Validator:
         return found
 
 
-def label_errors(network: HamiltonianModel, held_out: SampleStore, edges: int) -> tuple[float, float, float]:
-    """MAE [meV] over all elements of labelled samples, over on-site and over off-site ones (nan without any).
-
-    edges: in one batch.
-    """
-    sums = [torch.zeros(()) for _ in range(4)]
-    for sample in in_order(held_out, edges):
-        assert sample.target is not None
-        error = ((network(sample.prepared).values - sample.target).abs() * MEV).double().cpu()
-        on_site = sample.on_site.cpu().expand_as(error)
-        parts: list[Tensor] = [error[on_site].sum(), on_site.sum(), error[~on_site].sum(), (~on_site).sum()]
-        sums = [a + b for a, b in zip(sums, parts, strict=True)]
-    a, n, b, m = (float(x) for x in sums)
-    return _ratio(a + b, n + m), _ratio(a, n), _ratio(b, m)
-
-
 def one_figure(mae: float, figures: EnergyFigures | None, loss: float | None) -> float:
     """What the best weights have lowest: the energy's error, else its bound, else the MAE, else the training's loss."""
     if figures is not None:
@@ -186,34 +166,21 @@ def one_figure(mae: float, figures: EnergyFigures | None, loss: float | None) ->
     return math.inf if loss is None else loss
 
 
-def name_of_figure(last: Metrics, losses: Sequence[LossConfig]) -> tuple[str, str]:
+def name_of_figure(last: Metrics, loss: Loss) -> tuple[str, str]:
     """What `one_figure` is of a training, in words, and its unit."""
     energy = last.energy or {}
     if energy.get("energy_error_ueV") is not None:
         return "energy above the ground state", "ueV per atom"
     if energy.get("harris_ueV") is not None:
         return "energy above the minimum, by its bound", "ueV per atom"
-    density = any(isinstance(x, DensityLossConfig) for x in losses)
     if last.validation_mae is not None:
-        return (
-            ("mean error of unseen densities", DENSITY_UNIT)
-            if density
-            else ("mean error of unseen Hamiltonians", "meV")
-        )
-    [first, *more] = losses
+        of = "Hamiltonians" if loss.labels is None or last.energy is not None else loss.labels.of
+        return f"mean error of unseen {of}", last.unit
+    [first, *more] = loss.terms
     if more:
         return "nothing was held out; weighted sum of the training losses", "meV"
-    if isinstance(first, BlocksLossConfig):
-        what, unit = "of the Hamiltonians trained on", {"mse": "meV^2"}.get(first.error, "meV")
-        return f"nothing was held out; {'mean square' if first.error == 'mse' else 'mean'} error {what}", unit
-    if isinstance(first, DensityLossConfig):
-        return "nothing was held out; mean error of the densities trained on", DENSITY_UNIT
-    unit = "meV per atom" if first.measure == "energy" else "meV^0.5 per atom"
-    return "nothing was held out; energy above the minimum in training", unit
-
-
-def _ratio(a: float, b: float) -> float:
-    return a / b if b else math.nan
+    what, unit = first.of_training
+    return f"nothing was held out; {what}", unit
 
 
 def _by_space(problem: Problem, electrons: Electrons, error: BlockMatrix) -> dict[str, float | None]:

@@ -46,6 +46,8 @@ class ModelConfig(OfKinds):
 
     #: target -> the kind that serves it in place of this one
     elsewhere: ClassVar[Mapping[str, str]] = {}
+    #: the loss that compares its predictions with labels
+    loss: ClassVar[str] = "blocks"
 
     kind: str = "deeph2"
     target: Literal["total", "delta", "density"] = "total"

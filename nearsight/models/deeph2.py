@@ -14,16 +14,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from nearsight.core.display import shown
-from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
 from nearsight.core.structure import Structure
-from nearsight.core.units import BOHR_ANG
-from nearsight.models.contract import LastLayer, ModelConfig, Setting, Told, silent
-from nearsight.models.edges import mean_neighbours
+from nearsight.models.contract import LastLayer, ModelConfig, Told, silent
 from nearsight.models.graph import Graph
-from nearsight.models.interactions import BondFrameModel, EdgeConvolution, frame_irreps
-from nearsight.models.layers import Gate, Irreps, Linear
+from nearsight.models.interactions import BondFrameModel, EdgeConvolution
+from nearsight.models.layers import Gate, Linear
 from nearsight.models.readout import BlockReadout, flatten_frame
 from nearsight.models.so2 import (
     Frame,
@@ -87,28 +83,6 @@ class DeepH2Config(ModelConfig):
         return table
 
 
-_MOST = {"layers": 32, "radial": 512, "width": 8192}
-_MOST_CHANNELS = 4096  # of one kind
-_FARTHEST = 100.0  # Bohr
-
-
-def check_sizes(
-    cutoff: float, reach: float, neighbours: float, edge: Sequence[int], hidden: Sequence[int], **sizes: int
-) -> None:
-    """Raises BadInput for sizes of which no network can be made."""
-    for name, size in sizes.items():
-        if not 1 <= size <= _MOST[name]:
-            raise BadInput(f"model.{name}: {shown(size)} is not from 1 to {_MOST[name]}")
-    for name, length in (("cutoff", cutoff), ("reach", reach)):
-        if not 0 < length <= _FARTHEST:
-            raise BadInput(f"a {name} of {shown(length)} Bohr: it must be positive, and {_FARTHEST:g} at most")
-    if not 0 < neighbours < 1e4:
-        raise BadInput(f"{shown(neighbours)} neighbours in the mean: it must be positive")
-    for name, channels in (("edge", edge), ("hidden", hidden)):
-        if len(channels) < 3 or not all(0 <= n <= _MOST_CHANNELS for n in channels):
-            raise BadInput(f"model.{name}: {shown(list(channels))} are no channels of m = 0 even, 0 odd, 1, 2, ...")
-
-
 class DeepH2(BondFrameModel):
     """Structure -> Hamiltonian (or what `target` says), equivariant under all of O(3), strictly local.
 
@@ -141,46 +115,26 @@ class DeepH2(BondFrameModel):
         neighbours: float = 12.0,
     ) -> None:
         super().__init__(shells, target)
-        check_sizes(cutoff, reach, neighbours, edge, hidden, layers=layers, radial=radial, width=width)
-        node = Irreps.parse(irreps).reaching(2 * max(max(s) for s in shells.values()))
-        self.readout = BlockReadout(shells, cutoff, reach, node.l_max)
-        edge_irreps, hidden_irreps = (frame_irreps(f, node.l_max) for f in (edge, hidden))
-        elements = len(self.readout.slots.numbers)
-        self.begin(
-            elements,
-            node,
-            edge_irreps,
-            hidden_irreps,
+        node, edge_irreps, hidden_irreps = self.begin(
+            2 * max(max(s) for s in shells.values()),
             cutoff=cutoff,
             reach=reach,
+            irreps=irreps,
+            edge=edge,
+            hidden=hidden,
             layers=layers,
             radial=radial,
             width=width,
             neighbours=neighbours,
         )
+        self.readout = BlockReadout(shells, cutoff, reach, node.l_max)
+        elements = len(self.shells)
         self.pair = EdgeConvolution(node, edge_irreps, hidden_irreps, [self.readout.frame], width, final=True)
         self.site_gate = Gate(node)
         self.site_enter = Linear(node, self.site_gate.source)
         self.site_factor = nn.Parameter(torch.ones(elements, sum(node.channels)))
         self.site_leave = Linear(node, self.readout.irreps, 0.0)
         self.register_buffer("column", node.channel_of_column(), persistent=False)
-
-    @classmethod
-    def arguments(cls, config: DeepH2Config, setting: Setting) -> dict[str, Any]:
-        """Keyword arguments of the constructor, from the table and the data."""
-        cutoff = config.cutoff_ang / BOHR_ANG
-        assert config.irreps is not None and config.edge is not None and config.hidden is not None
-        return {
-            "cutoff": cutoff,
-            "reach": setting.reach,
-            "irreps": config.irreps,
-            "edge": list(config.edge),
-            "hidden": list(config.hidden),
-            "layers": config.layers,
-            "radial": config.radial,
-            "width": config.width,
-            "neighbours": mean_neighbours(setting.structures, cutoff),
-        }
 
     @property
     def locality(self) -> float:

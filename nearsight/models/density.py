@@ -21,16 +21,17 @@ from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
 from nearsight.core.structure import Structure
-from nearsight.core.units import BOHR_ANG
 from nearsight.models.contract import Prepared, Setting, Told, silent
-from nearsight.models.deeph2 import DeepH2Config, check_sizes
+from nearsight.models.deeph2 import DeepH2Config
 from nearsight.models.density_form import DensityForm, default_form
 from nearsight.models.density_target import DensityTarget
-from nearsight.models.edges import Edges, edgewise, mean_neighbours
-from nearsight.models.interactions import BondFrameModel, frame_irreps
+from nearsight.models.edges import Edges, edgewise
+from nearsight.models.interactions import BondFrameModel
 from nearsight.models.layers import Gate, Irreps, Linear
 from nearsight.models.so2 import edge_rotations, wigner_matrices
 from nearsight.models.targets import Inputs, Prediction, Target
+
+LEAST_SPREAD = 0.05  # of the largest spread of an l
 
 
 class DensityConfig(DeepH2Config):
@@ -40,6 +41,7 @@ class DensityConfig(DeepH2Config):
     """
 
     elsewhere: ClassVar[Mapping[str, str]] = {}
+    loss: ClassVar[str] = "density"
 
     kind: Literal["deeph2-density"] = "deeph2-density"  # type: ignore[assignment]
     target: Literal["density"] = "density"
@@ -91,7 +93,7 @@ class DensitySample(Prepared):
 class DeepH2Density(BondFrameModel):
     """Structure -> coefficients of n - n_atoms, equivariant under all of O(3), strictly local but for the neutrality.
 
-    Arguments as of DeepH2; exponents, l_max: of the form of the density.  A new network gives the mean of the data.
+    Arguments as of DeepH2; exponents [Bohr^-2], l_max: of the form of the density.  A new network gives the mean of the data.
     """
 
     Config = DensityConfig
@@ -106,7 +108,6 @@ class DeepH2Density(BondFrameModel):
         target: str | Target = "density",
         *,
         cutoff: float,
-        reach: float,
         irreps: str,
         edge: Sequence[int],
         hidden: Sequence[int],
@@ -122,22 +123,19 @@ class DeepH2Density(BondFrameModel):
         if name != "density":
             raise BadInput(f"model.kind deeph2-density has target density, not {name}")
         super().__init__(shells, DensityTarget(self.form))
-        check_sizes(cutoff, reach, neighbours, edge, hidden, layers=layers, radial=radial, width=width)
-        node = Irreps.parse(irreps).reaching(l_max)
-        edge_irreps, hidden_irreps = (frame_irreps(f, node.l_max) for f in (edge, hidden))
-        elements = len(self.shells)
-        self.begin(
-            elements,
-            node,
-            edge_irreps,
-            hidden_irreps,
+        node, _, _ = self.begin(
+            l_max,
             cutoff=cutoff,
             reach=cutoff,
+            irreps=irreps,
+            edge=edge,
+            hidden=hidden,
             layers=layers,
             radial=radial,
             width=width,
             neighbours=neighbours,
         )
+        elements = len(self.shells)
         given = Irreps((self.form.radial,) * (l_max + 1), (0,) * (l_max + 1))
         self.gate = Gate(node)
         self.enter, self.leave = Linear(node, self.gate.source), Linear(node, given, 0.0)
@@ -149,21 +147,9 @@ class DeepH2Density(BondFrameModel):
     @classmethod
     def arguments(cls, config: DensityConfig, setting: Setting) -> dict[str, Any]:
         """Keyword arguments of the constructor, from the table and the data."""
-        cutoff = config.cutoff_ang / BOHR_ANG
-        assert config.irreps is not None and config.edge is not None and config.hidden is not None
-        return {
-            "cutoff": cutoff,
-            "reach": setting.reach,
-            "irreps": config.irreps,
-            "edge": list(config.edge),
-            "hidden": list(config.hidden),
-            "layers": config.layers,
-            "radial": config.radial,
-            "width": config.width,
-            "neighbours": mean_neighbours(setting.structures, cutoff),
-            "exponents": list(default_form(config.exponents, config.l_max).exponents),
-            "l_max": config.l_max,
-        }
+        shared = {k: v for k, v in super().arguments(config, setting).items() if k != "reach"}  # no edge of the matrix
+        form = default_form(config.exponents, config.l_max)
+        return {**shared, "exponents": list(form.exponents), "l_max": form.l_max}
 
     @property
     def locality(self) -> float:
@@ -209,18 +195,25 @@ class DeepH2Density(BondFrameModel):
     @torch.no_grad()
     def fit_baseline(self, samples: Iterable[tuple[DensitySample, Tensor]], told: Told = silent) -> None:
         """Means (l = 0) and spreads of the coefficients of each element from samples and labels [1, size]."""
-        kept = [(s.edges.species, labels.view(-1, self.form.count)) for s, labels in samples]
-        species = torch.cat([s for s, _ in kept])
-        values = torch.cat([v for _, v in kept]).double().cpu()
+        self._fit(samples, LEAST_SPREAD, means=True)
+
+    @torch.no_grad()
+    def fit_scales(self, samples: Iterable[tuple[DensitySample, Tensor]], share: float) -> None:
+        """Spreads alone, none below `share` of the largest of its l: a new network gives superposed atoms."""
+        self._fit(samples, max(share, LEAST_SPREAD), means=False)
+
+    def _fit(self, samples: Iterable[tuple[DensitySample, Tensor]], least: float, means: bool) -> None:
+        kept = [(s.edges.species.cpu(), labels.view(-1, self.form.count).double().cpu()) for s, labels in samples]
+        species, values = torch.cat([s for s, _ in kept]), torch.cat([v for _, v in kept])
         for z in range(len(self.shells)):
-            own = values[species.cpu() == z]
+            own = values[species == z]
             if not len(own):
                 continue
             for l, columns in self.form.blocks():
                 part = own[:, columns].view(len(own), 2 * l + 1, self.form.radial)
-                mean = part.mean((0, 1)) if l == 0 else part.new_zeros(self.form.radial)
+                mean = part.mean((0, 1)) if l == 0 and means else part.new_zeros(self.form.radial)
                 spread = (part - mean).square().mean((0, 1)).sqrt()
-                spread = spread.clamp(min=0.05 * float(spread.max()) + 1e-6)
+                spread = spread.clamp(min=least * float(spread.max()) + 1e-6)
                 self.mean[z, columns] = mean.repeat(2 * l + 1).to(self.mean)
                 self.scale[z, columns] = spread.repeat(2 * l + 1).to(self.scale)
 

@@ -94,7 +94,7 @@ class DensityForm:
 
     @cached_property
     def charges(self) -> Tensor:
-        """The charge of each function [count]: f_00(G = 0) / sqrt(4 pi) times (4 pi)^(1/2) of Y_00, zero for l > 0."""
+        """The integral of each function over space [count], e: f(G = 0) Y_00 for l = 0, nothing for l > 0."""
         found = torch.zeros(self.count, dtype=torch.float64)
         found[: self.radial] = self.orthonormal[0].sum(1) / sqrt(4 * pi)
         return found

@@ -9,8 +9,11 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
+from nearsight.core.errors import BadInput
 from nearsight.models.density_form import DensityForm
 from nearsight.models.targets import Inputs, Target
+
+NEUTRAL = 0.01  # e, as near as the mesh holds the charge of a cell
 
 
 class DensityTarget(Target):
@@ -20,17 +23,24 @@ class DensityTarget(Target):
     """
 
     name, needs, elements = "density", frozenset({"functional"}), False
+    unlearnt = "H is the functional of a density that it has to extrapolate there"
 
     def __init__(self, form: DensityForm | None = None) -> None:
         self.form = form or DensityForm()
 
     def labels(self, calculation: Calculation, inputs: Inputs) -> Tensor:
-        """Coefficients [1, size], float64. Raises MissingData without a density matrix."""
+        """Coefficients [1, size], float64. Raises MissingData without a density matrix, BadInput for a charged cell."""
         functional = inputs.require("functional")
         density = functional.grid.density(calculation.require_density_matrix())[0]
+        excess = density - functional.system.atomic_density
+        charge = -float(excess.sum() * functional.mesh.volume_element)
+        if abs(charge) > NEUTRAL:
+            raise BadInput(
+                f"{calculation.name} has a charge of {charge:+.3f} e, and target density learns neutral cells: leave it out, "
+                "or take target delta"
+            )
         structure = functional.structure
-        metric = self.form.metric(structure)
-        found, _ = self.form.fit(structure, functional.mesh, density - functional.system.atomic_density, metric)
+        found, _ = self.form.fit(structure, functional.mesh, excess, self.form.metric(structure))
         return found[None].cpu()
 
     def matrix(self, values: Tensor, inputs: Inputs) -> Tensor:

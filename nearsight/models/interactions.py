@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nearsight.models.contract import HamiltonianModel
-from nearsight.models.edges import Edges
+from nearsight.core.display import shown
+from nearsight.core.errors import BadInput
+from nearsight.core.units import BOHR_ANG
+from nearsight.models.contract import HamiltonianModel, Setting
+from nearsight.models.edges import Edges, mean_neighbours
 from nearsight.models.layers import MLP, Gate, Irreps, Linear, RadialBasis, envelope
 from nearsight.models.so2 import (
     Frame,
@@ -98,36 +102,82 @@ class Interaction(nn.Module):
         return x, faded
 
 
+_MOST = {"layers": 32, "radial": 512, "width": 8192}
+_MOST_CHANNELS = 4096  # of one kind
+_FARTHEST = 100.0  # Bohr
+
+
+def check_sizes(
+    cutoff: float, reach: float, neighbours: float, edge: Sequence[int], hidden: Sequence[int], **sizes: int
+) -> None:
+    """Raises BadInput for sizes of which no network can be made."""
+    for name, size in sizes.items():
+        if not 1 <= size <= _MOST[name]:
+            raise BadInput(f"model.{name}: {shown(size)} is not from 1 to {_MOST[name]}")
+    for name, length in (("cutoff", cutoff), ("reach", reach)):
+        if not 0 < length <= _FARTHEST:
+            raise BadInput(f"a {name} of {shown(length)} Bohr: it must be positive, and {_FARTHEST:g} at most")
+    if not 0 < neighbours < 1e4:
+        raise BadInput(f"{shown(neighbours)} neighbours in the mean: it must be positive")
+    for name, channels in (("edge", edge), ("hidden", hidden)):
+        if len(channels) < 3 or not all(0 <= n <= _MOST_CHANNELS for n in channels):
+            raise BadInput(f"model.{name}: {shown(list(channels))} are no channels of m = 0 even, 0 odd, 1, 2, ...")
+
+
 class BondFrameModel(HamiltonianModel):
     """The part that such models share: features of atoms and of edges, from elements, distances and messages."""
 
     def begin(
         self,
-        elements: int,
-        node: Irreps,
-        edge: FrameIrreps,
-        hidden: FrameIrreps,
+        l_max: int,
         *,
         cutoff: float,
         reach: float,
+        irreps: str,
+        edge: Sequence[int],
+        hidden: Sequence[int],
         layers: int,
         radial: int,
         width: int,
         neighbours: float,
-    ) -> None:
-        """Make the layers. cutoff: of messages, reach: of the longest edge [Bohr].  neighbours: mean number in the cutoff."""
-        self.irreps, self.edge_irreps = node, edge
+    ) -> tuple[Irreps, FrameIrreps, FrameIrreps]:
+        """Make the layers; the features of atoms, of edges and within a convolution, with l and m as high as l_max at least.
+
+        cutoff: of messages, reach: of the longest edge [Bohr].  irreps, edge, hidden: as in a table (DeepH2Config).
+        neighbours: mean number in the cutoff.  Raises BadInput for sizes of which no network can be made.
+        """
+        check_sizes(cutoff, reach, neighbours, edge, hidden, layers=layers, radial=radial, width=width)
+        self.irreps = node = Irreps.parse(irreps).reaching(l_max)
+        self.edge_irreps, inner = (frame_irreps(f, node.l_max) for f in (edge, hidden))
         self.cutoff, self.layers, self.neighbours = cutoff, layers, neighbours
-        self.embedding = nn.Parameter(torch.randn(elements, width) / 2)
+        self.embedding = nn.Parameter(torch.randn(len(self.shells), width) / 2)
         self.basis = RadialBasis(radial, max(cutoff, 1.05 * reach))
         self.radial = MLP(radial + 2 * width, width, width, width)
-        self.first_edge = nn.Linear(width, edge.even)
+        self.first_edge = nn.Linear(width, self.edge_irreps.even)
         self.first_node = nn.Linear(width, node.true[0])
         self.multipoles = nn.Linear(width, sum(node.true))
-        invariant = FrameIrreps(edge.even, 0, ())
+        invariant = FrameIrreps(self.edge_irreps.even, 0, ())
         self.interactions = nn.ModuleList(
-            Interaction(node, edge if k else invariant, edge, hidden, width, neighbours) for k in range(layers)
+            Interaction(node, self.edge_irreps if k else invariant, self.edge_irreps, inner, width, neighbours)
+            for k in range(layers)
         )
+        return node, self.edge_irreps, inner
+
+    @classmethod
+    def arguments(cls, config: Any, setting: Setting) -> dict[str, Any]:
+        """Keyword arguments of the constructor, from the table and the data."""
+        cutoff = config.cutoff_ang / BOHR_ANG
+        return {
+            "cutoff": cutoff,
+            "reach": setting.reach,
+            "irreps": config.irreps,
+            "edge": list(config.edge),
+            "hidden": list(config.hidden),
+            "layers": config.layers,
+            "radial": config.radial,
+            "width": config.width,
+            "neighbours": mean_neighbours(setting.structures, cutoff),
+        }
 
     def pass_messages(self, edges: Edges, frames: Sequence[Tensor]) -> tuple[Tensor, Frame, Tensor, Tensor]:
         """Features of atoms [atoms, node.dim] and of message edges, and of all edges: invariants of distance and elements

@@ -40,12 +40,14 @@ class Target(ABC):
     """name: as in `target: name`.  needs: names of the inputs that labels and matrices are made of.
 
     elements: whether the values are elements of a matrix on the layout; else they are numbers of their own, whose error the
-    sample of the model knows how to measure.
+    sample of the model knows how to measure.  unlearnt: in words, what serves between elements that no data had together;
+    None where nothing does.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     elements: ClassVar[bool] = True
+    unlearnt: ClassVar[str | None] = None
 
     def __repr__(self) -> str:
         return self.name
@@ -75,6 +77,7 @@ class _Delta(Target):
     """The elements of H - H0."""
 
     name, needs = "delta", frozenset({"initial_hamiltonian"})
+    unlearnt = "there its prediction is H0 of superposed atoms alone"
 
     def labels(self, calculation: Calculation, inputs: Inputs) -> Tensor:
         values = calculation.require_hamiltonian().values

@@ -28,7 +28,6 @@ from tests.cases import skew
 FORM = DensityForm()
 SMALL = {
     "cutoff": 6.0,
-    "reach": 9.0,
     "irreps": "6x0e+4x1o+3x2e+2x3o+2x1e+2x2o",
     "edge": [6, 2, 4, 3, 2],
     "hidden": [6, 2, 4, 3, 2],
@@ -159,7 +158,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def table(data: Path, **more: object) -> dict:
     return {
         "data": {"train": str(data), "validation_fraction": 0.2},
-        "model": {"target": "density", **{k: v for k, v in SMALL.items() if k not in ("cutoff", "reach")}},
+        "model": {"target": "density", **{k: v for k, v in SMALL.items() if k != "cutoff"}},
         "trainer": {"max_minutes": None, "max_epochs": 60, "validations": 3, "learning_rate": 0.02},
         **more,
     }
@@ -182,6 +181,26 @@ def test_a_training_lowers_the_error_and_predicts(data: Path, tmp_path: Path):
         found = model(known.structure).on(truth.layout).values
         better += float((found - truth.values).abs().mean()) < 0.7 * float((h0 - truth.values).abs().mean())
     assert better >= 4
+
+
+def test_the_energy_alone_trains_a_density(data: Path, tmp_path: Path):
+    """No label: the derivative of F[n] goes back through the functional."""
+    whole = table(data, loss="energy")
+    whole["data"] = {"train": str(data / "0"), "validation": str(data / "0")}
+    whole["trainer"] |= {"max_epochs": 40, "learning_rate": 0.01}
+    train(whole, tmp_path / "m")
+    lines = [json.loads(x) for x in (tmp_path / "m/metrics.jsonl").read_text().splitlines()]
+    first, last = (x["energy"]["energy_error_ueV"] for x in (lines[0], lines[-1]))
+    assert 0 < last < 0.2 * first
+    assert lines[-1]["unit"] == "meV"
+
+
+def test_a_charged_cell_is_refused(tmp_path: Path):
+    settings = Settings(xc="pbe", basis="sz", kmesh=(1, 1, 1), mesh_cutoff_ry=60, charge=1.0)
+    for k in range(2):
+        run_scf(Structure(skew().cell * (1 + 0.01 * k), skew().positions, skew().numbers), settings, tmp_path / f"{k}")
+    with pytest.raises(NearsightError, match=r"charge of \+1.000 e, and target density learns neutral cells"):
+        train(table(tmp_path), tmp_path / "m")
 
 
 def test_what_does_not_fit_is_refused(data: Path, tmp_path: Path):
