@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from tests.third_party import third_party
 __all__ = ["third_party"]
 
 WATERS = Path(__file__).parent / "formats" / "data" / "version1" / "set"
+
+# A suite that was started in the background of a script has SIGINT ignored, and so would have every process that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
