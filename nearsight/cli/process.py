@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nearsight.core.errors import BadInput, NearsightError
+from nearsight.core.errors import DISK_FULL, BadInput, NearsightError
 
 NO_MEMORY = "there is not enough memory: take a coarser mesh, fewer k-points, a smaller cell or less vacuum"
 
@@ -71,7 +72,8 @@ def _of_the_system(error: Exception) -> None:
             raise
         fail(NO_MEMORY)
     except OSError as error:
-        fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+        what = DISK_FULL if error.errno == errno.ENOSPC else f"{error.strerror or error}"
+        fail(what if error.filename is None else f"{error.filename}: {what}")
 
 
 def usage(error: Any) -> str:

@@ -30,5 +30,8 @@ class Unavailable(NearsightError):  # noqa: N818
     """What is asked for is sound, but this machine or this installation lacks what it takes: a GPU, an optional package."""
 
 
+#: what is said wherever a disk is full
+DISK_FULL = "No space left on device: make room, and the same command goes on"
+
 #: what readers, ours or another's, raise where a damaged file says what no file of its kind says
 STUMBLES = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from nearsight.core.errors import BadInput, NearsightError, Unavailable
+from nearsight.core.errors import DISK_FULL, BadInput, NearsightError, Unavailable
 from nearsight.core.reading import MEBIBYTE, read_text
 from nearsight.formats.exchange import exchange
 
@@ -26,8 +26,14 @@ _LARGEST_JSON = 1024 * MEBIBYTE
 ASIDE = ".previous"  # ending of the old folder's name where the file system cannot exchange two folders in one step
 
 
+#: how the system, HDF5, torch and safetensors tell of a full disk
+_FULL = re.compile(r"No space left on device|file write failed|Unable to.*flush|os error 28")
+
+
 def _reason(error: Exception) -> str:
     """What went wrong in a few words; HDF5 hides the system's in a paragraph."""
+    if _FULL.search(str(error)):
+        return DISK_FULL
     hidden = re.search(r"error message = '([^']*)'", str(error))
     said = getattr(error, "strerror", None) or str(error).splitlines()[0] if str(error) else type(error).__name__
     return hidden.group(1) if hidden else said
@@ -60,10 +66,9 @@ def _writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise Unavailable(f"cannot write {path}: {_reason(error)}") from error
     except Exception as error:
-        full = re.search(r"No space left on device|file write failed|Unable to.*flush|os error 28", str(error))
-        if full is None:
+        if not _FULL.search(str(error)):
             raise
-        raise Unavailable(f"cannot write {path}: No space left on device") from error
+        raise Unavailable(f"cannot write {path}: {DISK_FULL}") from error
 
 
 @contextmanager

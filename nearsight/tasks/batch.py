@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from nearsight.core.errors import BadInput, Unavailable
+from nearsight.core.errors import DISK_FULL, BadInput, Unavailable
 from nearsight.formats.files import locked, whole_file
 from nearsight.tasks.executors.contract import ExecutorTable, Limits, Work, executor_of
 from nearsight.tasks.executors.submission import collect, waiting
@@ -29,7 +30,7 @@ class Batch:
     left: str | None = None
 
 
-_FULL = "No space left on device"
+_FULL = os.strerror(errno.ENOSPC)  # in the words of an engine's own program too
 
 
 def run_batch(
@@ -89,7 +90,7 @@ def run_batch(
                 worked.append(outcome)
                 done += outcome.state == "done"
                 if outcome.error is not None and _FULL in outcome.error:
-                    raise Unavailable(f"{outcome.error}: make room; the same command goes on")
+                    raise Unavailable(outcome.error.replace(DISK_FULL, _FULL).replace(_FULL, DISK_FULL))
                 report(outcome, done, len(jobs))
 
             for outcome in worked:

@@ -101,9 +101,10 @@ def test_the_format_trains_restarts_and_is_drawn(nearsight, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("toys")
-def test_each_is_told_in_help_and_by_its_near_miss(nearsight) -> None:
+def test_each_is_told_in_help_and_by_its_near_miss(nearsight, tmp_path) -> None:
     assert "bandwidth" in nearsight("--help").out
     assert "--points" in nearsight("bandwidth", "--help").out
-    said = nearsight("scf", "x.xyz", "-o", "out", "--xc", "slatr")
+    (tmp_path / "h2.xyz").write_text("2\n\nH 0 0 0\nH 0 0 0.74\n")
+    said = nearsight("scf", tmp_path / "h2.xyz", "-o", tmp_path / "out", "--xc", "slatr")
     assert said.status == 1
     assert "slater" in said.err

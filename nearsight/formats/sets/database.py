@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nearsight.core.errors import BadInput, NearsightError, Unavailable
+from nearsight.core.errors import DISK_FULL, BadInput, NearsightError, Unavailable
 from nearsight.core.versions import checked_version
 
 FILE = "ledger.sqlite"  # in the folder of a data set: its jobs (tasks/ledger.py) and its entries (manifest.py)
@@ -77,6 +77,8 @@ class Database:
             told = str(error)
             if "locked" in told or "busy" in told:
                 told = f"another process has held it for {PATIENCE:.0f} seconds"
+            elif "disk is full" in told:
+                told = DISK_FULL
             elif "no such column" in told or "decode" in told or "syntax" in told or "already exists" in told:
                 raise self._damaged(error) from error
             raise Unavailable(f"cannot write {self.path}: {told}") from error
