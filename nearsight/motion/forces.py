@@ -20,7 +20,7 @@ def named_calculator(place: str, settings: Mapping[str, Any] | None = None) -> C
     Raises BadInput for a path without a class, or keywords that it does not take; Unavailable where the module is not there.
     """
     module, _, name = place.partition(":")
-    if not module or not name:
+    if not module or module.startswith(".") or not name:
         raise BadInput(f"calculator {place!r}: write module:Class, such as ase.calculators.emt:EMT")
     try:
         found = getattr(import_module(module), name)
@@ -35,9 +35,7 @@ def named_calculator(place: str, settings: Mapping[str, Any] | None = None) -> C
     except NearsightError:
         raise
     except Exception as error:  # a foreign class says in its own words what it does not take
-        raise BadInput(
-            f"calculator {place} cannot be made: {type(error).__name__}: {str(error).splitlines()[0]:.160}"
-        ) from error
+        raise BadInput(f"calculator {place} cannot be made: {_first_line(error)}") from error
     if not hasattr(made, "get_forces") or not hasattr(made, "get_potential_energy"):
         raise BadInput(f"calculator {place} is no ASE calculator: it has no get_forces")
     return made
@@ -91,7 +89,7 @@ class Balanced(Calculator):
             except (NearsightError, PropertyNotImplementedError):
                 raise
             except Exception as error:  # a foreign program's failure
-                raise NotConverged(f"{type(self.inner).__name__} failed: {str(error).splitlines()[0]:.200}") from error
+                raise NotConverged(f"{type(self.inner).__name__} failed: {_first_line(error)}") from error
             if found is not None:
                 self.results[name] = self._balanced(np.array(found)) if name == "forces" else found
         if self.past is not None and system_changes:
@@ -108,3 +106,8 @@ class Balanced(Calculator):
         assert self.atoms is not None
         weights = self.atoms.get_masses() if self.share == "mass" else np.ones(len(forces))
         return forces - np.outer(weights / weights.sum(), net)
+
+
+def _first_line(error: Exception) -> str:
+    """Of a foreign error: its kind, and the first line that it says, if any."""
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])[:200]
