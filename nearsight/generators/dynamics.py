@@ -61,7 +61,6 @@ class Dynamics(Generator):
     def structures(self, parents: Sequence[Atoms], first: int = 0) -> Iterator[Atoms]:
         """See `Generator`."""
         from nearsight.motion.dynamics import Motion, frames
-        from nearsight.motion.forces import Balanced
 
         atoms = parents[0].copy()
         atoms.set_momenta(None)
@@ -69,8 +68,7 @@ class Dynamics(Generator):
         told |= {"seed": self.seed, "every": self.every}
         told |= {"friction_per_fs": self.friction_per_fs} if self.ensemble == "langevin" else {}
         options = validated(Motion, told, "dynamics")
-        forces = Balanced(self._mover().build(), "none" if atoms.constraints else "mass")
-        path = frames(atoms, forces, options, (self.seed, first // self.count), self.first_steps)
+        path = frames(atoms, self._mover().build(), options, (self.seed, first // self.count), self.first_steps)
         for n, made in enumerate(islice(path, self.count)):
             energy = float(made.calc.results["energy"])
             steps = self.first_steps + (n + 1) * self.every

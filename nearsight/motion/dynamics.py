@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 from ase import Atoms, units
+from ase.calculators.calculator import Calculator
 from pydantic import Field, model_validator
 
 from nearsight.core.errors import BadInput
@@ -72,28 +73,32 @@ class Moved:
 class Integrator:
     """Atoms under way (mutable): one `step` after the other.
 
-    atoms: are moved; their momenta are made where they have none.  Raises BadInput for velocities and a temperature with nve.
+    atoms: are moved; their momenta are made where they have none.  calculator: of the forces.
+    Raises BadInput for velocities and a temperature with nve.
     """
 
-    def __init__(self, atoms: Atoms, forces: Balanced, options: Motion, seed: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, atoms: Atoms, calculator: Calculator, options: Motion, seed: Sequence[int] | None = None
+    ) -> None:
         from ase.constraints import FixCom
         from ase.md.langevin import Langevin
         from ase.md.verlet import VelocityVerlet
 
-        self.atoms, self.forces, self.options = atoms, forces, options
+        self.atoms, self.options = atoms, options
         self.random = np.random.default_rng(options.seed if seed is None else list(seed))
         fixed = held(atoms)
         centred = options.net_force == "removed" and not fixed.any()
+        self.forces = Balanced(calculator, "mass" if centred else "none")
         own = atoms.has("momenta") and bool(atoms.get_momenta().any())
         if own and options.ensemble == "nve" and options.temperature_K is not None:
             raise BadInput(
                 "the structure has velocities, and a temperature is given: leave temperature_K out to go on with them"
             )
         still = centred or (options.ensemble == "nve" and not fixed.any())
-        self.freedoms = 3 * int((~fixed).sum()) - (3 if still and len(atoms) > 1 else 0)
+        self.freedoms = int((~fixed).sum()) - (3 if still and len(atoms) > 1 else 0)
         if not own:
             self._thermal(fixed, still)
-        atoms.calc = forces
+        atoms.calc = self.forces
         step = options.timestep_fs * units.fs
         if options.ensemble == "nve":
             self.integrator: Any = VelocityVerlet(atoms, step)
@@ -173,11 +178,9 @@ def run_dynamics(
     calculator = mover.build(counter)
     config = {"schema_version": 1, "kind": "dynamics", "structure": name, "structure_sha256": digest(atoms)}
     config |= {"run": options.model_dump(mode="json"), **mover.model_dump(mode="json")}
-    share = "none" if options.net_force == "kept" or held(atoms).any() else "mass"
     record = Record(out, "dynamics", config, free=("steps",))
     with locked(record.folder, "dynamics"):
-        path = Integrator(atoms, Balanced(calculator, share), options)
-        return _run(path, record, counter, progress)
+        return _run(Integrator(atoms, calculator, options), record, counter, progress)
 
 
 def _run(path: Integrator, record: Record, counter: Counter, progress: Progress) -> Moved:
@@ -255,16 +258,16 @@ def summary(lines: list[dict[str, Any]], options: Motion, atoms: int) -> dict[st
 
 
 def frames(
-    atoms: Atoms, forces: Balanced, options: Motion, seed: Sequence[int], first_steps: int = 0
+    atoms: Atoms, calculator: Calculator, options: Motion, seed: Sequence[int], first_steps: int = 0
 ) -> Iterator[Atoms]:
     """Every `every`-th structure of a path, without end and without a folder. Raises as `run_dynamics`.
 
     seed: in place of that of the options.  first_steps: before the first.
     """
-    path = Integrator(atoms, forces, options, seed)
+    path = Integrator(atoms, calculator, options, seed)
     for _ in range(first_steps):
         path.step()
     while True:
         for _ in range(options.every):
             path.step()
-        yield snapshot(path.atoms, forces)
+        yield snapshot(path.atoms, path.forces)

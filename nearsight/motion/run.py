@@ -71,14 +71,14 @@ def begun(structure: Atoms | Structure | Path | str, vacuum: float | None = None
 
 
 def held(atoms: Atoms) -> np.ndarray:
-    """Which atoms are held fixed [atoms]. Raises BadInput for a constraint of another kind, which would be lost on the disk."""
+    """Which coordinates are held fixed [atoms, 3]. Raises BadInput for another constraint, which would be lost on the disk."""
     from ase.constraints import FixAtoms, FixCartesian
 
-    fixed = np.zeros(len(atoms), dtype=bool)
+    fixed = np.zeros((len(atoms), 3), dtype=bool)
     for constraint in atoms.constraints:
         if not isinstance(constraint, FixAtoms | FixCartesian):
             raise BadInput(f"a constraint of kind {type(constraint).__name__}: FixAtoms and FixCartesian are known")
-        fixed[constraint.get_indices()] = True
+        fixed[constraint.get_indices()] |= getattr(constraint, "mask", True)  # of FixCartesian: its directions alone
     return fixed
 
 

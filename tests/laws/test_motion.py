@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
-from ase.constraints import FixAtoms
+from ase.calculators.calculator import Calculator
+from ase.constraints import FixAtoms, FixCartesian
 
 from nearsight.calculator import Nearsight
 from nearsight.core.errors import BadInput, NearsightError, NotConverged
 from nearsight.dft.settings import Settings
-from nearsight.motion.dynamics import Motion, run_dynamics
+from nearsight.motion.dynamics import Integrator, Motion, run_dynamics
 from nearsight.motion.forces import Balanced, named_calculator
 from nearsight.motion.relaxation import Relaxation, relax
 from nearsight.motion.run import Mover
@@ -176,6 +177,31 @@ def test_held_atoms_stay(tmp_path: Path) -> None:
     assert moved.atoms.positions[[0, 2]] == pytest.approx(atoms.positions[[0, 2]], abs=1e-9)
 
 
+def test_an_atom_held_along_one_direction_has_two_freedoms() -> None:
+    atoms = copper(1)
+    atoms.set_constraint([FixAtoms([1]), FixCartesian([0], (False, False, True))])
+    path = Integrator(atoms, EMT_.build(), Motion(temperature_K=300))
+    momenta = atoms.get_momenta()
+    assert path.freedoms == 8 and path.temperature == pytest.approx(300)
+    assert not momenta[1].any() and momenta[0, 2] == 0 and momenta[0, :2].all()
+    height = atoms.positions[0, 2]
+    path.step()
+    assert atoms.positions[0, 2] == height
+
+
+def test_a_calculator_that_fails_without_a_word() -> None:
+    class Silent(Calculator):
+        implemented_properties = ["energy", "forces"]  # noqa: RUF012
+
+        def calculate(self, *given: Any) -> None:
+            raise RuntimeError
+
+    atoms = copper(1)
+    atoms.calc = Balanced(Silent(), "equal")
+    with pytest.raises(NotConverged, match="Silent failed: RuntimeError"):
+        atoms.get_forces()
+
+
 def test_no_net_force_is_left() -> None:
     atoms = molecule("H2O", vacuum=2.4, pbc=True)
     atoms.rattle(0.05, seed=3)
@@ -263,6 +289,7 @@ def test_folders_of_something_else(tmp_path: Path) -> None:
     ("place", "settings", "message"),
     [
         ("emt", {}, "write module:Class"),
+        (".emt:EMT", {}, "write module:Class"),
         ("ase.calculators.emt:EMTT", {}, "has no EMTT"),
         ("no.such:Thing", {}, "cannot be loaded"),
         ("ase:Atoms", {"wrong": 1}, "cannot be made"),
