@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import atan2, isqrt, pi, sqrt
+from math import atan2, degrees, gcd, isqrt, pi, radians, sqrt
 
 import numpy as np
 
 from nearsight.core.errors import BadInput
-from nearsight.generators.sheets import Array, Integers, Sheet, common, degrees, superlattice, turn
+from nearsight.generators.sheets import Array, Integers, Sheet, superlattice, turn
 
 _CANDIDATES = 400  # shortest vectors of the search, of which all pairs are tried
 _POINTS = 4_000_000
@@ -60,7 +60,7 @@ def by_indices(first: Sheet, second: Sheet, indices: Sequence[int], tolerance: f
         raise BadInput(
             f"twist: indices ({m}, {n}): give m >= n >= 0, such as 2 1 (21.79 degrees of a hexagonal lattice)"
         )
-    if (g := common(m, n)) > 1:
+    if (g := gcd(m, n)) > 1:
         raise BadInput(f"twist: indices ({m}, {n}) are the cell of ({m // g}, {n // g}) repeated: give those")
     own, theirs = superlattice(first, (n, m)), superlattice(second, (m, n))
     share = 3 if kind == "hexagonal" else 2
@@ -128,7 +128,7 @@ def _pairs(sheet: Sheet, most: int) -> tuple[Integers, Array]:
     keep = (np.gcd(m, n) == 1) & (m > 1) & (square <= most * np.where(finer, 3 if hexagonal else 2, 1))
     m, n, square = m[keep], n[keep], square[keep]
     cosines = (m * m + 4 * m * n + n * n) / (2 * square) if hexagonal else 2 * m * n / square
-    return np.stack([m, n], 1).astype(np.int64), degrees(np.arccos(cosines))
+    return np.stack([m, n], 1).astype(np.int64), np.degrees(np.arccos(cosines))
 
 
 def by_angle(
@@ -184,7 +184,7 @@ def _searched(
     count = int(pi * reach**2 / first.area)
     if count > _POINTS:
         raise BadInput(f"twist: a search among {count:.2g} lattice vectors: take a smaller most_atoms")
-    target, wide = angle_deg * pi / 180, within_deg * pi / 180
+    target, wide = radians(angle_deg), radians(within_deg)
     steps = _within(first, reach)
     own = steps @ first.vectors
     lengths = np.linalg.norm(own, axis=1)

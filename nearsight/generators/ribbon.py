@@ -64,7 +64,6 @@ class Ribbon(Generator):
         positions = np.column_stack([places[:, 1], flat.heights, places[:, 0]])
         whole = Made(flat.numbers, positions=positions, cell=[across, flat.thickness + 50, along], pbc=True)
         vectors, ends = bonds(whole)
-        inside = np.arange(len(whole))
         crosses = np.abs(positions[ends[:, 1], 0] - positions[ends[:, 0], 0] - vectors[:, 0]) > 1e-6  # through the cut
         had = np.bincount(ends[:, 0], minlength=len(whole))
         kept = np.ones(len(whole), dtype=bool)
@@ -77,7 +76,7 @@ class Ribbon(Generator):
             kept &= ~poor
         if not kept.any():
             raise BadInput(f"ribbon: of width {self.width} nothing holds together: take a larger one")
-        made = whole[inside[kept]]
+        made = whole[kept]
         if self.saturate is not None:
             cut = kept[ends[:, 0]] & (crosses | ~kept[ends[:, 1]])
             made += _caps(whole, vectors[cut], ends[cut, 0], self.saturate)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import cos, gcd, pi, sin
-from typing import TYPE_CHECKING, Any, Literal
+from math import cos, sin
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -225,13 +225,3 @@ def in_box(layers: Sequence[Sheet], vacuum: float) -> Atoms:
 def turn(angle: float) -> Array:
     """The matrix Q [2, 2] with v Q the vector v turned by an angle [radians]."""
     return np.array([[cos(angle), sin(angle)], [-sin(angle), cos(angle)]])
-
-
-def common(*numbers: int) -> int:
-    """Greatest common divisor."""
-    return gcd(*numbers)
-
-
-def degrees(radians: Any) -> Any:
-    """Radians in degrees, of a number or an array."""
-    return radians * 180 / pi

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from math import comb
@@ -31,22 +32,19 @@ class SiteGenerator(RandomGenerator):
         False, "One of each choice that the crystal's symmetry tells apart, instead of a random one."
     )
 
-    @property
-    def element(self) -> str | None:
-        """Of the sites to choose from; None takes all."""
-        raise NotImplementedError
+    of: str | None = option(None, "Element whose sites are changed; else any.")
 
+    @abstractmethod
     def changed(self, atoms: Atoms, chosen: Sequence[int]) -> Atoms:
         """The structure with something done at the chosen sites."""
-        raise NotImplementedError
 
     def candidates(self, parent: Atoms) -> tuple[list[int], int]:
         """The sites to choose from, and how many. Raises BadInput where that cannot be done."""
-        z = None if self.element is None else atomic_number(self.kind, self.element)
+        z = None if self.of is None else atomic_number(self.kind, self.of)
         places = [n for n, x in enumerate(parent.numbers) if z is None or x == z]
         name = parent.get_chemical_formula()
         if not places:
-            raise BadInput(f"{self.kind}: {name} has no {self.element}")
+            raise BadInput(f"{self.kind}: {name} has no {self.of}")
         if (self.sites is None) == (self.fraction is None):
             raise BadInput(f"{self.kind}: give either sites, a number, or fraction")
         chosen = self.sites if self.sites is not None else round(float(self.fraction or 0) * len(places))

@@ -17,13 +17,7 @@ class Substitutions(SiteGenerator):
 
     kind: ClassVar[str] = "substitutions"
 
-    of: str | None = option(None, "Element that is replaced; else any.")
     by: str = option(..., "Element that takes its place.")
-
-    @property
-    def element(self) -> str | None:
-        """See `SiteGenerator`."""
-        return self.of
 
     def candidates(self, parent: Atoms) -> tuple[list[int], int]:
         """See `SiteGenerator`."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from nearsight.core.errors import BadInput
 from nearsight.generators.sites import SiteGenerator
-from nearsight.properties.contract import option
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -17,13 +16,6 @@ class Vacancies(SiteGenerator):
     """A structure without some of its atoms."""
 
     kind: ClassVar[str] = "vacancies"
-
-    of: str | None = option(None, "Element whose atoms are taken out; else any.")
-
-    @property
-    def element(self) -> str | None:
-        """See `SiteGenerator`."""
-        return self.of
 
     def candidates(self, parent: Atoms) -> tuple[list[int], int]:
         """See `SiteGenerator`."""
