@@ -127,4 +127,4 @@ def _largest(values: torch.Tensor) -> float:
     if values.is_complex():
         return float(values.abs().max())
     low, high = torch.aminmax(values)
-    return max(-float(low), float(high))
+    return max(abs(float(low)), abs(float(high)))
