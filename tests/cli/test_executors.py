@@ -11,15 +11,19 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 from nearsight.formats.registry import read
 from nearsight.formats.sets.entry import read_provenance
 from nearsight.tasks.dataset import SetSettings, build
+from nearsight.tasks.engines.task import Task
 from nearsight.tasks.sets.listing import failures, list_set
+from tests import cases
 from tests.cli.test_bad_input import hydrogen, refused
 
 DATA = Path(__file__).parents[1] / "formats" / "data"
@@ -106,6 +110,8 @@ def test_a_ladder_is_climbed_and_every_try_recorded(nearsight, h2):
     assert "step 2 of 9" in lost.failed[0][1]
     [failure] = failures(h2 / "lost")
     assert [t["rung"] for t in failure.tries] == [None, *retry]
+    twice = build(settings(h2, 1, 1, engine={"needs": 2}, retry=["mixing", "mixing"]), h2 / "twice")
+    assert not twice.failed and read_provenance(h2 / "twice" / "0000")["tries"] == 3
     shown = nearsight("dataset", "list", h2 / "lost", "--failed")
     assert "step 2 of 9" in shown.out and "tries" in shown.out
     assert (
@@ -153,6 +159,23 @@ def test_a_slurm_array_writes_into_outboxes_and_is_collected(nearsight, h2):
     sound(h2, 5)
     assert set(finished(h2).values()) == {1}
     refused(nearsight("dataset", "work", h2 / "set", 0), "no such file")
+
+
+def test_a_task_that_is_sent_away_comes_back_whole():
+    s = cases.water(11.0)
+    s = replace(
+        s,
+        moments=torch.tensor([1.0, 0.0, -0.25], dtype=torch.float64),
+        charges=torch.tensor([-0.1, 0.2, 0.3], dtype=torch.float64),
+        provenance={"parent": "water.xyz"},
+        periodic=(True, False, True),
+    )
+    task = Task("set", "0000", s, {"kind": "toy"}, {}, ["mixing", {"step": 2}], {"command": "build"})
+    back = Task.of_json(json.loads(json.dumps(task.to_json())))
+    assert all(getattr(back, f.name) == getattr(task, f.name) for f in fields(Task) if f.name != "structure")
+    for f in fields(s):
+        before, after = getattr(s, f.name), getattr(back.structure, f.name)
+        assert torch.equal(before, after) if isinstance(before, torch.Tensor) else before == after, f.name
 
 
 def test_dask_workers_report_through_the_scheduler_and_may_be_lost(h2):

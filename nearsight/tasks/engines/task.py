@@ -45,7 +45,7 @@ class Task:
         for key in ("moments", "charges"):
             atoms[key] = None if getattr(s, key) is None else getattr(s, key).tolist()
         rest = {"engine": dict(self.engine), "scf": dict(self.scf), "retry": list(self.retry), "told": dict(self.told)}
-        structure = {**atoms, "provenance": dict(s.provenance)}
+        structure = {**atoms, "periodic": list(s.periodic), "provenance": dict(s.provenance)}
         return {"root": self.root, "name": self.name, "structure": structure, **rest}
 
     @staticmethod
@@ -59,7 +59,8 @@ class Task:
             )
             assert cell is not None and positions is not None
             numbers = torch.tensor(atoms["numbers"], dtype=torch.int64)
-            s = Structure(cell, positions, numbers, moments, charges, atoms["provenance"])
+            a, b, c = (bool(x) for x in atoms.get("periodic", (True, True, True)))
+            s = Structure(cell, positions, numbers, moments, charges, atoms["provenance"], (a, b, c))
             return Task(table["root"], table["name"], s, *(table[k] for k in ("engine", "scf", "retry", "told")))
         except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
             raise BadInput(f"a task in the list of jobs is damaged ({error}): submit them again") from error
@@ -87,7 +88,7 @@ def compute(task: Task) -> str:
     hidden.mkdir(parents=True, exist_ok=True)
     tries: list[dict[str, Any]] = []
     begun = time.time()
-    for rung in (None, *task.retry):
+    for n, rung in enumerate((None, *task.retry)):
         began = time.perf_counter()
         try:
             if rung is not None:
@@ -97,7 +98,7 @@ def compute(task: Task) -> str:
             said = " ".join(str(error).split())
             tries.append({"rung": rung, "error": said, "seconds": time.perf_counter() - began})
             write_json(tries_of(task.root, task.name), tries)
-            if not isinstance(error, NotConverged) or rung is (task.retry[-1] if task.retry else None):
+            if not isinstance(error, NotConverged) or n == len(task.retry):
                 raise
         else:
             tries.append({"rung": rung, "error": None, "seconds": time.perf_counter() - began})
