@@ -216,9 +216,9 @@ def convert(
 ) -> None:
     """Convert data of another program: H, S, D, structure and levels; run it again to go on."""
     from nearsight.tasks.convert import convert as run
-    from nearsight.tasks.executors.contract import executor_table
+    from nearsight.tasks.executors.contract import ExecutorTable
 
-    where = None if executor is None else executor_table(executor)
+    where = None if executor is None else ExecutorTable.told(executor)
     with progress_bars() as progress:
         bars = Bars(progress)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
-from pydantic import ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-from nearsight.core.configuration import near_miss
-from nearsight.core.errors import BadInput
+from nearsight.core.configuration import near_miss, validated
+from nearsight.core.errors import BadInput, NearsightError, Unavailable
 from nearsight.core.registry import kinds, load
-from nearsight.core.tables import Told
+from nearsight.core.tables import OfKinds, Told
 
 
 def known_kind(group: str, kind: str) -> str:
@@ -50,3 +51,41 @@ class Part(Told):
             wrong = next((a for a in arguments if a not in taken), None)
             hint = f": no {wrong}{near_miss(wrong, taken)}" if wrong else f": {error}"
             raise BadInput(f"{self.group} {self.kind!r} takes {', '.join(taken) or 'no keys'}{hint}") from error
+
+
+class PartTable(OfKinds):
+    """A table whose `kind` is of the registry's `group`: the class of each kind tells by its `Table` what keys it takes."""
+
+    group: ClassVar[str]
+    kind: str
+
+    @classmethod
+    def of_kind(cls, given: Mapping[str, Any]) -> type[BaseModel]:
+        """See OfKinds."""
+        try:
+            found: type[BaseModel] = load(cls.group, str(given.get("kind"))).Table
+        except (NearsightError, AttributeError):
+            return cls
+        return found
+
+    @classmethod
+    def told(cls, given: Any) -> Self:
+        """The table of the kind that is given, or of a kind's name alone.
+
+        Raises BadInput, with the near miss, for one that is not known, or keys that it does not take.
+        """
+        if isinstance(given, cls):
+            return given
+        table, name = {"kind": given} if isinstance(given, str) else given, cls.group.removesuffix("s")
+        if not isinstance(table, Mapping):
+            raise BadInput(f"{name}: give a kind ({', '.join(kinds(cls.group))}), or a table with one")
+        part = load(cls.group, str(table.get("kind", cls.model_fields["kind"].default)))
+        found: Self = validated(part.Table, table, name)
+        return found
+
+    def part(self, base: type) -> Any:
+        """The class of this kind. Raises Unavailable for an entry point that is no subclass of `base`."""
+        found = load(self.group, self.kind)
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise Unavailable(f"{self.group} {self.kind!r} of another package is no {base.__name__}: tell its authors")
+        return found

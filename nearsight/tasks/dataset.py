@@ -22,9 +22,9 @@ from nearsight.generators.contract import Generator, Recipe, applied, named_pare
 from nearsight.generators.rattle import displaced
 from nearsight.generators.rotations import check_room
 from nearsight.tasks.batch import Report
-from nearsight.tasks.engines.contract import EngineTable, engine_table
+from nearsight.tasks.engines.contract import EngineTable
 from nearsight.tasks.engines.task import Rung
-from nearsight.tasks.executors.contract import ExecutorTable, Limits, executor_table
+from nearsight.tasks.executors.contract import ExecutorTable, Limits
 from nearsight.tasks.ground_states import BuildReport, Plan, Workers, ground_states
 from nearsight.tasks.modes import MOST_COPIES, Harmonic, Modes, harmonic_of, taken_harmonic, thermal
 
@@ -74,12 +74,12 @@ class SetSettings(Versioned):
     @field_validator("engine", mode="before")
     @classmethod
     def _engine_of_its_kind(cls, given: Any) -> Any:
-        return given if isinstance(given, EngineTable) else engine_table(given)
+        return EngineTable.told(given)
 
     @field_validator("executor", mode="before")
     @classmethod
     def _executor_of_its_kind(cls, given: Any) -> Any:
-        return given if isinstance(given, ExecutorTable) else executor_table(given)
+        return ExecutorTable.told(given)
 
     @model_validator(mode="after")
     def _one_recipe(self) -> SetSettings:

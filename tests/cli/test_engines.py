@@ -18,7 +18,7 @@ from nearsight.formats.registry import read
 from nearsight.formats.sets.entry import read_provenance
 from nearsight.tasks.dataset import SetSettings, build
 from nearsight.tasks.engines.abacus import Abacus, AbacusTable
-from nearsight.tasks.engines.contract import engine_of, engine_table
+from nearsight.tasks.engines.contract import EngineTable, engine_of
 from nearsight.tasks.engines.programs import Siesta, SiestaTable
 from nearsight.tasks.sets.listing import failures, list_set
 from tests import cases
@@ -110,7 +110,7 @@ def test_the_input_of_abacus_is_read_again(tmp_path):
     s = cases.water(11.0)
     table = {"kind": "abacus", "pseudopotentials": {"O": "O.upf", "H": "H.upf"}}
     table["orbitals"] = {"O": "O_gga_7au_100Ry_2s2p1d.orb", "H": "H_gga_6au_100Ry_2s1p.orb"}
-    engine = engine_of(engine_table({**table, "kmesh": [2, 1, 1], "parameters": {"scf_nmax": 7}}), Settings())
+    engine = engine_of(EngineTable.told({**table, "kmesh": [2, 1, 1], "parameters": {"scf_nmax": 7}}), Settings())
     engine.write_input(s, tmp_path)
     (tmp_path / "OUT.set").mkdir()
     found, shells = _structure(tmp_path / "OUT.set", "")
@@ -143,10 +143,10 @@ def test_what_is_not_installed_is_one_line(monkeypatch):
     for kind in ("siesta", "openmx", "abacus"):
         monkeypatch.setenv("PATH", "/nowhere")
         with pytest.raises(Unavailable, match=rf"needs the program {kind}"):
-            engine_of(engine_table(kind), Settings()).check([])
+            engine_of(EngineTable.told(kind), Settings()).check([])
     monkeypatch.undo()
     with pytest.raises(BadInput, match="DFT_DATA19"):
-        engine_of(engine_table({"kind": "openmx", "command": "true"}), Settings()).check([])
+        engine_of(EngineTable.told({"kind": "openmx", "command": "true"}), Settings()).check([])
 
 
 def test_pyscf_molecules_and_crystals(tmp_path):

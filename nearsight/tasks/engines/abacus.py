@@ -10,23 +10,20 @@ from pydantic import Field
 
 from nearsight.core.errors import BadInput
 from nearsight.core.structure import SYMBOLS, Structure
-from nearsight.core.tables import PATH
 from nearsight.tasks.engines.programs import Program, ProgramTable
 
 
 class AbacusTable(ProgramTable):
-    """pseudopotentials, orbitals: by element, files in `data`.  ecutwfc_ry, kmesh, xc: of INPUT and KPT.
+    """pseudopotentials, orbitals: by element, files in `data`.  ecutwfc_ry, xc: of INPUT.
 
     parameters: further keys of INPUT.
     """
 
     kind: Literal["abacus"] = "abacus"
-    data: Path | None = Field(None, json_schema_extra={PATH: True})
     pseudopotentials: dict[str, str] = Field({})
     orbitals: dict[str, str] = Field({})
     xc: str = "pbe"
     ecutwfc_ry: float = Field(100.0, gt=0)
-    kmesh: tuple[int, int, int] = (1, 1, 1)
 
 
 class Abacus(Program):
@@ -37,6 +34,10 @@ class Abacus(Program):
     format: ClassVar[str] = "abacus"
     executable: ClassVar[str] = "abacus"
     not_converged: ClassVar[tuple[str, ...]] = ("convergence has NOT been achieved", "NOT CONVERGED")
+    rungs: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "mixing": {"mixing_beta": 0.1, "mixing_gg0": 1.0, "scf_nmax": 500},
+        "smearing": {"smearing_method": "gauss", "smearing_sigma": 0.02},
+    }
 
     def write_input(self, structure: Structure, folder: Path) -> None:
         """INPUT, STRU (Bohr, Cartesian) and KPT (Gamma-centred). Raises BadInput for an element without its two files."""
@@ -64,17 +65,6 @@ class Abacus(Program):
         (folder / "INPUT").write_text("\n".join(lines) + "\n")
         (folder / "KPT").write_text(f"K_POINTS\n0\nGamma\n{' '.join(map(str, t.kmesh))} 0 0 0\n")
         (folder / "STRU").write_text(_stru(structure, symbols, t.pseudopotentials, t.orbitals))
-
-    def rung(self, word: str) -> Mapping[str, Any]:
-        """mixing, smearing and kmesh."""
-        p = self.table.parameters
-        if word == "mixing":
-            return {"parameters": {**p, "mixing_beta": 0.1, "mixing_gg0": 1.0, "scf_nmax": 500}}
-        if word == "smearing":
-            return {"parameters": {**p, "smearing_method": "gauss", "smearing_sigma": 0.02}}
-        if word == "kmesh":
-            return {"kmesh": [n if n == 1 else -(-3 * n // 2) for n in self.table.kmesh]}
-        return super().rung(word)
 
 
 def _word(key: str, value: Any) -> str:

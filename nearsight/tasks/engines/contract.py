@@ -10,32 +10,28 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel
 
 from nearsight.core.configuration import validated
-from nearsight.core.errors import BadInput, NearsightError, Unavailable
-from nearsight.core.registry import load
+from nearsight.core.errors import BadInput
+from nearsight.core.parts import PartTable
 from nearsight.core.structure import Structure
-from nearsight.core.tables import OfKinds, merged
+from nearsight.core.tables import merged
 from nearsight.dft.settings import Settings
 
 #: words of a ladder: what is changed when a calculation has not converged
 WORDS = ("mixing", "variational", "smearing", "kmesh")
 
 
-class EngineTable(OfKinds):
+class EngineTable(PartTable):
     """The table `engine`, of which every kind has its own keys."""
 
+    group: ClassVar[str] = "engines"
     kind: str = "nearsight"
-
-    @classmethod
-    def of_kind(cls, given: Mapping[str, Any]) -> type[BaseModel]:
-        """See OfKinds."""
-        return _table_of("engines", given, cls)
 
 
 class Engine(ABC):
@@ -85,30 +81,12 @@ class Engine(ABC):
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _table_of(group: str, given: Mapping[str, Any], otherwise: type[BaseModel]) -> type[BaseModel]:
-    try:
-        found: type[BaseModel] = load(group, str(given.get("kind"))).Table
-    except (NearsightError, AttributeError):
-        return otherwise
-    return found
-
-
-def engine_table(given: Any) -> EngineTable:
-    """The table of the kind that is given, or of a kind's name alone.
-
-    Raises BadInput, with the near miss, for one that is not known, or keys that it does not take.
-    """
-    table: Mapping[str, Any] = {"kind": given} if isinstance(given, str) else given
-    if not isinstance(table, Mapping):
-        raise BadInput("engine: give a kind (nearsight, pyscf, siesta, openmx, abacus), or a table with one")
-    kind = load("engines", str(table.get("kind", "nearsight")))
-    found: EngineTable = validated(kind.Table, table, "engine")
-    return found
-
-
 def engine_of(table: EngineTable, scf: Settings) -> Engine:
     """Raises Unavailable for an entry point that is no engine."""
-    kind = load("engines", table.kind)
-    if not (isinstance(kind, type) and issubclass(kind, Engine)):
-        raise Unavailable(f"engines {table.kind!r} of another package is no Engine: tell its authors")
-    return kind(table, scf)
+    made: Engine = table.part(Engine)(table, scf)
+    return made
+
+
+def denser(kmesh: Sequence[int]) -> list[int]:
+    """Half as many k-points again along each vector that has more than one."""
+    return [n if n == 1 else ceil(1.5 * n) for n in kmesh]

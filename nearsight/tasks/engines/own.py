@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
-from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +17,7 @@ from nearsight.dft.settings import Settings
 from nearsight.dft.setup import load_species
 from nearsight.formats.files import read_json
 from nearsight.tasks.digest import Origin
-from nearsight.tasks.engines.contract import WORDS, Engine
+from nearsight.tasks.engines.contract import WORDS, Engine, denser
 
 
 class Own(Engine):
@@ -55,7 +54,7 @@ class Own(Engine):
         if word == "kmesh":
             mesh = s.kpoints.mesh
             finer = {"spacing_per_ang": s.kpoints.spacing_per_ang / 1.5}
-            return {"kpoints": finer if mesh is None else {"mesh": [n if n == 1 else ceil(1.5 * n) for n in mesh]}}
+            return {"kpoints": finer if mesh is None else {"mesh": denser(mesh)}}
         raise BadInput(f"retry: {word!r} is not known (known: {', '.join(WORDS)}, or a table of settings)")
 
     def changed(self, change: Mapping[str, Any]) -> Engine:

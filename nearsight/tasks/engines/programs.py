@@ -19,7 +19,7 @@ from nearsight.core.structure import Structure
 from nearsight.core.tables import PATH
 from nearsight.formats import registry
 from nearsight.formats.files import whole_folder
-from nearsight.tasks.engines.contract import Engine, EngineTable
+from nearsight.tasks.engines.contract import Engine, EngineTable, denser
 
 _TAIL = 2000  # bytes of what a program printed that are looked at for its last words
 
@@ -28,19 +28,20 @@ class ProgramTable(EngineTable):
     """command: that starts the program in the folder of its input, such as `mpirun -n 4 siesta`; its output is caught.
 
     data: folder of the program's pseudopotentials (and orbitals).  parameters: of the program, by its own names (of ASE's
-    calculator where it writes the input).
+    calculator where it writes the input).  kmesh: Gamma-centred.
     """
 
     command: str = ""
-    data: Path | None = None
+    data: Path | None = Field(None, json_schema_extra={PATH: True})
     parameters: dict[str, Any] = Field({})
+    kmesh: tuple[int, int, int] = (1, 1, 1)
 
 
 class Program(Engine):
     """One run in a folder of its own, `run/` beside the calculation.
 
-    format: by which the output is read.  executable: the program, where no command says another.  input: name of the input,
-    which is handed to the program on its standard input, or as its argument.
+    format: by which the output is read.  executable: the program, where no command says another.  not_converged: words by
+    which it says so.  rungs: the parameters that a word of the ladder sets.
     """
 
     Table: ClassVar[type[EngineTable]] = ProgramTable
@@ -48,6 +49,7 @@ class Program(Engine):
     executable: ClassVar[str]
     not_converged: ClassVar[tuple[str, ...]] = ()
     ladder: ClassVar[tuple[str, ...]] = ("mixing",)
+    rungs: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     @abstractmethod
     def write_input(self, structure: Structure, folder: Path) -> None:
@@ -60,6 +62,12 @@ class Program(Engine):
     def input(self) -> str | None:
         """The file that is its standard input, if any."""
         return None
+
+    def rung(self, word: str) -> Mapping[str, Any]:
+        """See Engine: parameters by `rungs`; kmesh: half as many points again."""
+        if word in self.rungs:
+            return {"parameters": self.rungs[word]}
+        return {"kmesh": denser(self.table.kmesh)} if word == "kmesh" else super().rung(word)
 
     @property
     def command(self) -> list[str]:
@@ -125,14 +133,12 @@ class Program(Engine):
 
 
 class SiestaTable(ProgramTable):
-    """xc, basis_set, mesh_cutoff_ry, kmesh: of ASE's calculator; parameters: further keys of the fdf file."""
+    """xc, basis_set, mesh_cutoff_ry: of ASE's calculator; parameters: further keys of the fdf file."""
 
     kind: Literal["siesta"] = "siesta"
-    data: Path | None = Field(None, json_schema_extra={PATH: True})
     xc: str = "PBE"
     basis_set: str = "DZP"
     mesh_cutoff_ry: float = Field(200.0, gt=0)
-    kmesh: tuple[int, int, int] = (1, 1, 1)
 
 
 class Siesta(Program):
@@ -143,6 +149,10 @@ class Siesta(Program):
     format: ClassVar[str] = "siesta"
     executable: ClassVar[str] = "siesta"
     not_converged: ClassVar[tuple[str, ...]] = ("SCF_NOT_CONV", "SCF did not converge", "SCF cycle did not converge")
+    rungs: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "mixing": {"SCF.Mixer.Weight": 0.05, "SCF.Mixer.History": 8, "Max.SCF.Iterations": 500},
+        "smearing": {"ElectronicTemperature": "600 K"},
+    }
 
     def input(self) -> str | None:
         """See Program."""
@@ -171,26 +181,13 @@ class Siesta(Program):
             ).write_input(structure.to_ase(), ["energy"], None),
         )
 
-    def rung(self, word: str) -> Mapping[str, Any]:
-        """mixing, smearing and kmesh."""
-        p = self.table.parameters
-        if word == "mixing":
-            return {"parameters": {**p, "SCF.Mixer.Weight": 0.05, "SCF.Mixer.History": 8, "Max.SCF.Iterations": 500}}
-        if word == "smearing":
-            return {"parameters": {**p, "ElectronicTemperature": "600 K"}}
-        if word == "kmesh":
-            return {"kmesh": [n if n == 1 else -(-3 * n // 2) for n in self.table.kmesh]}
-        return super().rung(word)
-
 
 class OpenMXTable(ProgramTable):
-    """xc, energy_cutoff_ry, kmesh: of ASE's calculator; parameters: its further keywords, and those of OpenMX."""
+    """xc, energy_cutoff_ry: of ASE's calculator; parameters: its further keywords, and those of OpenMX."""
 
     kind: Literal["openmx"] = "openmx"
-    data: Path | None = Field(None, json_schema_extra={PATH: True})
     xc: str = "PBE"
     energy_cutoff_ry: float = Field(150.0, gt=0)
-    kmesh: tuple[int, int, int] = (1, 1, 1)
 
 
 class OpenMX(Program):
@@ -201,6 +198,10 @@ class OpenMX(Program):
     format: ClassVar[str] = "openmx"
     executable: ClassVar[str] = "openmx"
     not_converged: ClassVar[tuple[str, ...]] = ("The SCF was not achieved",)
+    rungs: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "mixing": {"scf_init_mixing_weight": 0.02, "scf_mixing_history": 20, "scf_maxiter": 500},
+        "smearing": {"scf_electronic_temperature": 600},
+    }
 
     def check(self, structures: Sequence[Structure]) -> None:
         """See Program; ASE reads the valence of every species in OpenMX's own folder of data."""
@@ -232,17 +233,6 @@ class OpenMX(Program):
             writer.write_input(structure.to_ase())
 
         _written(self, write)
-
-    def rung(self, word: str) -> Mapping[str, Any]:
-        """mixing, smearing and kmesh."""
-        p = self.table.parameters
-        if word == "mixing":
-            return {"parameters": {**p, "scf_init_mixing_weight": 0.02, "scf_mixing_history": 20, "scf_maxiter": 500}}
-        if word == "smearing":
-            return {"parameters": {**p, "scf_electronic_temperature": 600}}
-        if word == "kmesh":
-            return {"kmesh": [n if n == 1 else -(-3 * n // 2) for n in self.table.kmesh]}
-        return super().rung(word)
 
 
 def _written(engine: Program, write: Any) -> None:

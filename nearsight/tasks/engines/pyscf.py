@@ -13,7 +13,7 @@ from nearsight.core.laws import require_lawful
 from nearsight.core.structure import Structure
 from nearsight.formats.deeph import write_folder
 from nearsight.formats.pyscf import PYSCF_BOHR, from_pyscf
-from nearsight.tasks.engines.contract import Engine, EngineTable
+from nearsight.tasks.engines.contract import Engine, EngineTable, denser
 
 
 class PySCFTable(EngineTable):
@@ -72,7 +72,7 @@ class PySCF(Engine):
         if word == "smearing":
             return {"smearing_ha": 2 * (t.smearing_ha or 0.0025), "newton": False}
         if word == "kmesh" and t.kmesh is not None:
-            return {"kmesh": [n if n == 1 else -(-3 * n // 2) for n in t.kmesh]}
+            return {"kmesh": denser(t.kmesh)}
         return super().rung(word)
 
     def compute(self, structure: Structure, folder: Path) -> None:

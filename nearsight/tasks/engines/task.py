@@ -18,7 +18,7 @@ from nearsight.core.structure import Structure
 from nearsight.dft.settings import Settings
 from nearsight.formats.files import read_json, replace_folder, write_json
 from nearsight.formats.sets.entry import read_provenance, sha256_of_file, write_provenance
-from nearsight.tasks.engines.contract import Engine, engine_of, engine_table
+from nearsight.tasks.engines.contract import Engine, EngineTable, engine_of
 
 Rung = str | dict[str, Any]
 
@@ -68,7 +68,7 @@ class Task:
     @property
     def made_by(self) -> Engine:
         """The engine of its tables. Raises NearsightError for tables that are none."""
-        return engine_of(engine_table(self.engine), validated(Settings, self.scf, "scf"))
+        return engine_of(EngineTable.told(self.engine), validated(Settings, self.scf, "scf"))
 
 
 def compute(task: Task) -> str:

@@ -7,17 +7,15 @@ they have to say comes back through `Work.ended`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from nearsight.core.configuration import validated
-from nearsight.core.errors import BadInput, NearsightError, Unavailable
-from nearsight.core.registry import load
-from nearsight.core.tables import OfKinds, Table
+from nearsight.core.parts import PartTable
+from nearsight.core.tables import Table
 from nearsight.tasks.ledger import Job, Outcome
 
 
@@ -28,19 +26,11 @@ class Limits(Table):
     memory_gb: float | None = Field(None, gt=0, le=1e6)
 
 
-class ExecutorTable(OfKinds):
+class ExecutorTable(PartTable):
     """The table `executor`, of which every kind has its own keys."""
 
+    group: ClassVar[str] = "executors"
     kind: str = "local"
-
-    @classmethod
-    def of_kind(cls, given: Mapping[str, Any]) -> type[BaseModel]:
-        """See OfKinds."""
-        try:
-            found: type[BaseModel] = load("executors", str(given.get("kind"))).Table
-        except (NearsightError, AttributeError):
-            return cls
-        return found
 
 
 @dataclass(frozen=True)
@@ -82,22 +72,7 @@ class Executor(ABC):
         """
 
 
-def executor_table(given: Any) -> ExecutorTable:
-    """The table of the kind that is given, or of a kind's name alone.
-
-    Raises BadInput, with the near miss, for one that is not known, or keys that it does not take.
-    """
-    table: Mapping[str, Any] = {"kind": given} if isinstance(given, str) else given
-    if not isinstance(table, Mapping):
-        raise BadInput("executor: give a kind (local, dask, slurm-array), or a table with one")
-    kind = load("executors", str(table.get("kind", "local")))
-    found: ExecutorTable = validated(kind.Table, table, "executor")
-    return found
-
-
 def executor_of(table: ExecutorTable) -> Executor:
     """Raises Unavailable for an entry point that is no executor."""
-    kind = load("executors", table.kind)
-    if not (isinstance(kind, type) and issubclass(kind, Executor)):
-        raise Unavailable(f"executors {table.kind!r} of another package is no Executor: tell its authors")
-    return kind(table)
+    made: Executor = table.part(Executor)(table)
+    return made
