@@ -45,6 +45,7 @@ def run_batch(
     limits: Limits | None = None,
     prepare: Callable[[], None] = lambda: None,
     is_complete: Callable[[str], bool] = lambda name: True,
+    stated: Callable[[str], str | None] = lambda name: None,
 ) -> Batch:
     """Work off the jobs that are not done: of the same digest in the ledger, and with their result in place.
 
@@ -52,7 +53,7 @@ def run_batch(
     config.yaml.  workers: processes, one for each core.  report: called after each job with its outcome, how many are done and
     how many there are.  executor: where they are worked off, by processes of this machine if not told.  limits: of each job.
     prepare: what is to be done in the folder before the first job.  is_complete: whether a result that is there has all that is
-    asked for now.
+    asked for now.  stated: the digest that a result tells itself, for a ledger that was lost.
     Failures are told in the report and in `failures.json`, and tried again by the next call.
     Raises BadInput for a folder that another process uses; Unavailable for a full disk, or an executor that is not there.
     """
@@ -65,14 +66,14 @@ def run_batch(
         ledger = Ledger(target / "ledger.sqlite")
         try:
             worked: list[Outcome] = []
-            ledger.plan(jobs, is_there, is_complete)
+            ledger.plan(jobs, is_there, is_complete, stated)
             with whole_file(target / "config.yaml") as part:
                 part.write_text(yaml.safe_dump(dict(config), sort_keys=False))
             names = {j.name for j in jobs}
             for outcome in collect(target, names):
                 ledger.finish(outcome)
                 worked.append(outcome)
-            todo = ledger.plan(jobs, is_there, is_complete)
+            todo = ledger.plan(jobs, is_there, is_complete, stated)
             if (away := waiting(target)) and there.name != "slurm-array":
                 raise BadInput(
                     f"{len(away)} jobs of this set wait in {target / 'submitted'} for Slurm: --executor slurm-array collects "

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from nearsight.core.configuration import read_table
-from nearsight.core.structure import SYMBOLS, Structure
+from nearsight.core.structure import Structure
 from nearsight.dft.settings import Settings
-from nearsight.dft.setup import load_species
 from nearsight.formats.files import flush, write_json
-from nearsight.formats.ion_xml import write_ion_xml
 from nearsight.formats.poscar import write_poscar
-from nearsight.formats.structures import PROVENANCE_FILE
+from nearsight.formats.sets.entry import read_provenance, write_provenance
 from nearsight.tasks.batch import Report, run_batch
-from nearsight.tasks.digest import Origin, former_digest
+from nearsight.tasks.digest import Origin
 from nearsight.tasks.engines.contract import EngineTable, engine_of
-from nearsight.tasks.engines.own import Own
 from nearsight.tasks.engines.task import Rung, Task, compute
 from nearsight.tasks.executors.contract import ExecutorTable, Limits
 from nearsight.tasks.ledger import Job, Outcome
@@ -47,7 +44,7 @@ class BuildReport:
 class Plan:
     """engine, executor, limits: tables.  retry: rungs after a first try that did not converge; None takes the engine's own.
 
-    command, sources (by number of the structure): for the provenance.
+    command: for the provenance.
     """
 
     engine: EngineTable = EngineTable()
@@ -55,7 +52,6 @@ class Plan:
     limits: Limits = Limits()
     retry: Sequence[Rung] | None = None
     command: str | None = None
-    sources: Mapping[int, str] = field(default_factory=dict)
 
 
 def ground_states(
@@ -81,7 +77,6 @@ def ground_states(
     width, before = max(4, len(str(len(structures) - 1))), origin_before(out)
     plan = plan or Plan(retry=())
     engine = engine_of(plan.engine, scf)
-    own = isinstance(engine, Own)
     retry = list(engine.ladder if plan.retry is None else plan.retry)
     if labels:
         engine.check(structures)
@@ -91,10 +86,11 @@ def ground_states(
     jobs = []
     for n, s in enumerate(structures):
         name = f"{n:0{width}d}"
-        former = former_digest(s, engine.origin, before) if isinstance(engine, Own) else None
-        task = Task(str(out), name, s, *tables, retry, {"command": plan.command, "source": plan.sources.get(n)})
-        jobs.append(Job(name, engine.digest(s), task if labels else (str(out), name, s, scf), former))
-    function, whole = (compute, "result.json" if own else "info.json") if labels else (write_bare, "POSCAR")
+        digest = engine.digest(s)
+        task = Task(str(out), name, s, *tables, retry, {"command": plan.command, "digest": digest})
+        work = task if labels else (str(out), name, s, scf, digest)
+        jobs.append(Job(name, digest, work, engine.former_digest(s, before)))
+    function, whole = (compute, "info.json") if labels else (write_bare, "POSCAR")
     made = run_batch(
         out,
         jobs,
@@ -105,22 +101,22 @@ def ground_states(
         report,
         plan.executor,
         plan.limits,
-        (lambda: _write_species(out / "species", structures, scf)) if own else (lambda: None),
+        lambda: engine.prepare(structures, out),
         lambda name: not labels or engine.is_complete(out / name),
+        lambda name: read_provenance(out / name).get("digest"),
     )
     return BuildReport(out, len(jobs), made.worked, made.failed, made.left)
 
 
-def write_bare(work: tuple[str, str, Structure, Settings]) -> str:
+def write_bare(work: tuple[str, str, Structure, Settings, str]) -> str:
     """One job without labels: the structure and its settings, first under a hidden name. Returns the sha256 of POSCAR."""
-    root, name, structure, settings = work
+    root, name, structure, settings, digest = work
     place, hidden = Path(root) / name, Path(root) / ".work" / name
     if not (place / "POSCAR").exists():
         hidden.mkdir(parents=True, exist_ok=True)
         write_json(hidden / "settings.json", settings.model_dump(mode="json"))
         write_poscar(hidden / "POSCAR", structure)
-        if structure.provenance:
-            write_json(hidden / PROVENANCE_FILE, structure.provenance)
+        write_provenance(hidden, {**structure.provenance, "digest": digest})
         hidden.rename(place)
         flush(place.parent)
     return hashlib.sha256((place / "POSCAR").read_bytes()).hexdigest()
@@ -135,13 +131,3 @@ def origin_before(out: Path) -> Origin | None:
         return None
     scf = read_table(out / "config.yaml").get("scf")
     return Origin(Settings.stored(scf, out / "config.yaml")) if isinstance(scf, Mapping) else None
-
-
-def _write_species(folder: Path, structures: Sequence[Structure], settings: Settings) -> None:
-    """The orbitals and potentials of the set, for whoever computes overlaps or H0 later: `species/<Symbol>.ion.xml`."""
-    numbers = {z for s in structures for z in s.numbers.tolist()}
-    missing = [z for z in numbers if not (folder / f"{SYMBOLS[z]}.ion.xml").exists()]
-    if missing:
-        folder.mkdir(exist_ok=True)
-        for species in load_species(missing, settings).values():
-            write_ion_xml(species, folder / f"{species.symbol}.ion.xml")

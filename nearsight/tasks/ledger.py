@@ -63,15 +63,18 @@ class Ledger:
         jobs: Sequence[Job],
         is_there: Callable[[str], bool],
         is_whole: Callable[[str], bool] = lambda name: True,
+        stated: Callable[[str], str | None] = lambda name: None,
     ) -> list[Job]:
         """Enter new jobs and return those to be worked on: all that are not done with their result in its place.
 
-        is_whole: whether a result that is there has all that is asked for now.
+        is_whole: whether a result that is there has all that is asked for now.  stated: the digest that a result tells itself,
+        which counts where the ledger knows nothing of it: a lost ledger comes back.
         Raises NearsightError where finished jobs were made from other input: one folder holds one set.
         """
         query = "SELECT name, digest, state FROM job"
         rows = {name: (digest, state) for name, digest, state in self.database.query(query)}
         there = [j for j in jobs if is_there(j.name)]
+        rows |= {j.name: (d, "done") for j in there if j.name not in rows and (d := stated(j.name)) is not None}
         foreign = [j.name for j in there if rows.get(j.name, ("", ""))[0] not in (j.digest, j.former or j.digest)]
         if foreign:
             raise BadInput(
@@ -82,7 +85,9 @@ class Ledger:
         todo = [j for j in jobs if j.name not in finished]
         with self.database.transaction():
             self.database.change(
-                "UPDATE job SET digest = ? WHERE name = ?", [(j.digest, j.name) for j in jobs if j.name in finished]
+                "INSERT INTO job (name, digest, state) VALUES (?, ?, 'done') "
+                "ON CONFLICT (name) DO UPDATE SET digest = excluded.digest",
+                [(j.name, j.digest) for j in jobs if j.name in finished],
             )
             self.database.change(
                 "INSERT OR REPLACE INTO job (name, digest, state) VALUES (?, ?, 'pending')",

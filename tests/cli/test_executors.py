@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nearsight.core.errors import BadInput
 from nearsight.formats.registry import read
 from nearsight.formats.sets.entry import read_provenance
 from nearsight.tasks.dataset import SetSettings, build
@@ -117,6 +118,23 @@ def test_a_ladder_is_climbed_and_every_try_recorded(nearsight, h2):
     assert (
         json.loads(nearsight("dataset", "list", h2 / "lost", "--failed", "--json").out)["failed"][0]["name"] == "0000"
     )
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_lost_ledger_comes_back_from_the_folders(nearsight, h2, labels):
+    made = settings(h2, 2, 1, labels=labels)
+    build(made, h2 / "set")
+    before = {p: p.stat().st_mtime_ns for p in (h2 / "set").glob("0*/*")}
+    for path in (h2 / "set").glob("ledger.sqlite*"):
+        path.write_bytes(b"no database" * 999)
+    refused(nearsight("dataset", "list", h2 / "set"), "--rebuild")
+    assert "2 of 2 entries" in nearsight("dataset", "list", h2 / "set", "--rebuild").out
+    with pytest.raises(BadInput, match="another configuration"):
+        build(settings(h2, 2, 1, labels=labels, engine={"step": 1}), h2 / "set")
+    more = build(settings(h2, 3, 1, labels=labels), h2 / "set")
+    assert [o.name for o in more.worked] == ["0002"] and not more.failed
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+    assert build(settings(h2, 3, 1, labels=labels), h2 / "set").worked == ()
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(nearsight, h2):

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from nearsight.core.parts import PartTable
 from nearsight.core.structure import Structure
 from nearsight.core.tables import merged
 from nearsight.dft.settings import Settings
+
+if TYPE_CHECKING:
+    from nearsight.tasks.digest import Origin
 
 #: words of a ladder: what is changed when a calculation has not converged
 WORDS = ("mixing", "variational", "smearing", "kmesh")
@@ -37,11 +40,13 @@ class EngineTable(PartTable):
 class Engine(ABC):
     """A program that computes the Hamiltonian of a structure.
 
-    name: how it is asked for.  Table: what its table `engine` takes.  table: what was given.  scf: the table `scf`.
+    name: how it is asked for.  version: for the provenance, where the folders do not tell it.  Table: what its table `engine`
+    takes.  table: what was given.  scf: the table `scf`.
     ladder: what is tried after a first try that did not converge, where the set does not say; nothing that changes the physics.
     """
 
     name: ClassVar[str]
+    version: ClassVar[str | None] = None
     Table: ClassVar[type[EngineTable]] = EngineTable
     ladder: ClassVar[tuple[str, ...]] = ("mixing", "variational")
 
@@ -51,6 +56,9 @@ class Engine(ABC):
 
     def check(self, structures: Sequence[Structure]) -> None:  # noqa: B027  # most need nothing
         """Raises Unavailable, before the work, for a program that is not installed; BadInput for what it cannot compute."""
+
+    def prepare(self, structures: Sequence[Structure], folder: Path) -> None:  # noqa: B027  # most need nothing
+        """Write into the set's folder, before its first job, what belongs to all of them."""
 
     @abstractmethod
     def compute(self, structure: Structure, folder: Path) -> None:
@@ -79,6 +87,13 @@ class Engine(ABC):
         told = {k: v for k, v in self.table.model_dump(mode="json", exclude_defaults=True).items() if k != "command"}
         parts = [geometry, structure.numbers.tolist(), self.name, told]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+    def former_digest(self, structure: Structure, before: Origin | None) -> str | None:
+        """What an earlier program gave in place of `digest` for the same result, if it gave another.
+
+        before: of the settings that the set was last built with.
+        """
+        return None
 
 
 def engine_of(table: EngineTable, scf: Settings) -> Engine:

@@ -7,16 +7,18 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import nearsight
 from nearsight.core.configuration import validated
 from nearsight.core.errors import BadInput, NotConverged
 from nearsight.core.species import Species
-from nearsight.core.structure import Structure
+from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.tables import merged, todays
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import Settings
 from nearsight.dft.setup import load_species
 from nearsight.formats.files import read_json
-from nearsight.tasks.digest import Origin
+from nearsight.formats.ion_xml import write_ion_xml
+from nearsight.tasks.digest import Origin, former_digest
 from nearsight.tasks.engines.contract import WORDS, Engine, denser
 
 
@@ -24,6 +26,17 @@ class Own(Engine):
     """A try that did not converge is gone on with by the next."""
 
     name: ClassVar[str] = "nearsight"
+    version: ClassVar[str | None] = nearsight.__version__
+
+    def prepare(self, structures: Sequence[Structure], folder: Path) -> None:
+        """The orbitals and potentials, for whoever computes overlaps or H0 later: `species/<Symbol>.ion.xml`."""
+        place = folder / "species"
+        numbers = {z for s in structures for z in s.numbers.tolist()}
+        missing = [z for z in numbers if not (place / f"{SYMBOLS[z]}.ion.xml").exists()]
+        if missing:
+            place.mkdir(exist_ok=True)
+            for species in load_species(missing, self.scf).values():
+                write_ion_xml(species, place / f"{species.symbol}.ion.xml")
 
     def compute(self, structure: Structure, folder: Path) -> None:
         """See Engine."""
@@ -71,6 +84,10 @@ class Own(Engine):
     def digest(self, structure: Structure) -> str:
         """See `tasks.digest`."""
         return self.origin.digest(structure)
+
+    def former_digest(self, structure: Structure, before: Origin | None) -> str | None:
+        """See Engine."""
+        return former_digest(structure, self.origin, before)
 
     @cached_property
     def origin(self) -> Origin:

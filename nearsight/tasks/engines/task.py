@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-import nearsight
 from nearsight.core.configuration import validated
 from nearsight.core.errors import BadInput, NearsightError, NotConverged
 from nearsight.core.structure import Structure
@@ -105,7 +104,7 @@ def compute(task: Task) -> str:
             break
     told = {
         "program": engine.name,
-        "version": nearsight.__version__ if engine.name == "nearsight" else None,
+        "version": engine.version,
         **task.told,
         "time": begun,
         "engine": engine.name,
