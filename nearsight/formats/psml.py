@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NoReturn
 from xml.etree.ElementTree import Element
 
 import numpy as np
@@ -16,8 +15,6 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
-from nearsight.core.display import shown
-from nearsight.core.errors import BadInput
 from nearsight.formats.pseudopotential import (
     Beta,
     Pseudopotential,
@@ -27,7 +24,7 @@ from nearsight.formats.pseudopotential import (
     j_resolved,
 )
 from nearsight.formats.valence import uniform_grid
-from nearsight.formats.xml import read_xml
+from nearsight.formats.xml import XmlSections, read_xml
 
 _SPACING = 0.01  # Bohr
 
@@ -62,52 +59,22 @@ def read_psml(path: str | os.PathLike[str]) -> Pseudopotential:
     return _Psml(path, root).pseudopotential(sha256)
 
 
-class _Psml:
+class _Psml(XmlSections):
     """The sections of one PSML file, with its path for every complaint."""
 
     def __init__(self, path: Path, root: Element) -> None:
-        self.path, self.root = path, root
+        super().__init__(path, root)
         units = (root.get("energy_unit", "hartree"), root.get("length_unit", "bohr"))
         if units != ("hartree", "bohr"):
             self.fail(f"is in {units[0]} and {units[1]}; a file in hartree and bohr is needed")
-        self.grid = self._array(self._section("grid/grid-data"))
+        self.grid = self._table(self.section("grid/grid-data"))
         self.r = uniform_grid(_SPACING)
 
-    def fail(self, what: str) -> NoReturn:
-        raise BadInput(f"{self.path}: {what}")
-
-    def _section(self, tag: str) -> Element:
-        node = self.root.find(tag)
-        if node is None:
-            self.fail(f"section <{tag}> is missing; the file is incomplete, copy it again")
-        return node
-
-    def _array(self, node: Element) -> NDArray[np.float64]:
-        try:
-            data = np.array((node.text or "").split(), dtype=np.float64)
-        except ValueError:
-            self.fail(f"<{node.tag}> holds something that is not a number; copy the file again")
-        if not np.isfinite(data).all():
-            self.fail(f"<{node.tag}> holds a value that is not finite; take another pseudopotential")
-        if len(data) < 4 or (node.get("npts") and self._number(node, "npts") != len(data)):
+    def _table(self, node: Element) -> NDArray[np.float64]:
+        data = self.array(node)
+        if len(data) < 4 or (node.get("npts") and self.number(node, "npts") != len(data)):
             self.fail(f"<{node.tag}> holds {len(data)} numbers, not as many as it announces; copy the file again")
         return data
-
-    def _number(self, node: Element, name: str) -> float:
-        text = node.get(name)
-        try:
-            value = float(text)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            value = float("nan")
-        if not np.isfinite(value):
-            self.fail(f"<{node.tag}> has no number {name} (it says {shown(text)}); take another file")
-        return value
-
-    def _whole(self, node: Element, name: str) -> int:
-        value = self._number(node, name)
-        if value != int(value):
-            self.fail(f"<{node.tag}>: {name} = {value:g} is no whole number; take another file")
-        return int(value)
 
     def _radial(self, node: Element) -> NDArray[np.float64]:
         """f(r) on the uniform grid, zero beyond the file's table."""
@@ -115,18 +82,18 @@ class _Psml:
         if data is None:
             self.fail(f"<{node.tag}> has no radial function; the file is incomplete, copy it again")
         own = node.find("radfunc/grid/grid-data")
-        grid, values = self.grid if own is None else self._array(own), self._array(data)
+        grid, values = self.grid if own is None else self._table(own), self._table(data)
         if len(values) > len(grid) or (np.diff(grid) <= 0).any():
             self.fail(f"<{node.tag}> has more points than the grid, or a grid that does not rise; copy the file again")
         last = grid[len(values) - 1]
         return np.where(self.r <= last, CubicSpline(grid[: len(values)], values)(np.minimum(self.r, last)), 0.0)
 
     def pseudopotential(self, sha256: str) -> Pseudopotential:
-        spec = self._section("pseudo-atom-spec")
-        number, valence = self._whole(spec, "atomic-number"), self._number(spec, "z-pseudo")
+        spec = self.section("pseudo-atom-spec")
+        number, valence = self.whole(spec, "atomic-number"), self.number(spec, "z-pseudo")
         if not 0 < number < len(chemical_symbols):
             self.fail(f"Z = {number} is no element; check <pseudo-atom-spec>")
-        potential = self._section("local-potential")
+        potential = self.section("local-potential")
         local = self._radial(potential)
         if not local.any():
             self.fail("the local potential is zero; copy the file again")
@@ -147,7 +114,7 @@ class _Psml:
             betas=betas,
             coupling=coupling,
             core_density=None if core is None else self._radial(core) / (4 * np.pi),
-            radial_density=self._radial(self._section("valence-charge")) * self.r**2,
+            radial_density=self._radial(self.section("valence-charge")) * self.r**2,
             shells=self._shells(relativistic),
             xc=self._functional(),
             fully_relativistic=relativistic,
@@ -160,14 +127,14 @@ class _Psml:
         found: dict[str, Projectors] = {}
         for section in self.root.findall("nonlocal-projectors"):
             for node in section.findall("proj"):
-                l, energy = self._l(node), self._number(node, "ekb")
+                l, energy = self._l(node), self.number(node, "ekb")
                 name = node.get("set") or section.get("set") or "scalar_relativistic"
                 if energy == 0.0:
                     self.fail(
                         f"the projector l = {l}, seq = {node.get('seq')} of the set {name} has energy zero: the file is"
                         " damaged; take another pseudopotential"
                     )
-                j = self._number(node, "j") if name == "lj" else None
+                j = self.number(node, "j") if name == "lj" else None
                 wave = self.r * self._radial(node)
                 norm = float(np.trapezoid(wave**2, self.r))
                 if abs(norm - 1) > 0.01:
@@ -189,17 +156,17 @@ class _Psml:
         text = node.get("l", "").strip().lower()
         if text in ("s", "p", "d", "f", "g"):
             return "spdfg".index(text)
-        return self._whole(node, "l")
+        return self.whole(node, "l")
 
     def _shells(self, relativistic: bool) -> tuple[ReferenceShell, ...]:
         """The valence configuration, with the energies at which the projectors of each l were made (ONCVPSP: the levels)."""
-        shells = self._section("pseudo-atom-spec/valence-configuration").findall("shell")
+        shells = self.section("pseudo-atom-spec/valence-configuration").findall("shell")
         if not shells:
             self.fail("states no valence shells in <valence-configuration>; take another file")
         levels = self._levels()
         found, count = [], dict[int, int]()
-        for node in sorted(shells, key=lambda s: self._number(s, "n")):
-            n, l, f = self._whole(node, "n"), self._l(node), self._number(node, "occupation")
+        for node in sorted(shells, key=lambda s: self.number(s, "n")):
+            n, l, f = self.whole(node, "n"), self._l(node), self.number(node, "occupation")
             index = count[l] = count.get(l, -1) + 1
             for j in ((l - 0.5, l + 0.5) if l else (0.5,)) if relativistic else (None,):
                 known = levels.get((l, j), levels.get((l, None), []))
@@ -214,11 +181,11 @@ class _Psml:
         for section in self.root.findall("nonlocal-projectors"):
             for node in section.findall("proj"):
                 if node.get("eref") is not None:
-                    j = self._number(node, "j") if node.get("j") else None
-                    levels.setdefault((self._l(node), j), []).append(self._number(node, "eref"))
+                    j = self.number(node, "j") if node.get("j") else None
+                    levels.setdefault((self._l(node), j), []).append(self.number(node, "eref"))
         return levels
 
     def _functional(self) -> str:
         nodes = self.root.findall("pseudo-atom-spec/exchange-correlation/libxc-info/functional")
-        ids = tuple(sorted(self._whole(node, "id") for node in nodes))
+        ids = tuple(sorted(self.whole(node, "id") for node in nodes))
         return _FUNCTIONALS.get(ids, "libxc " + "+".join(str(i) for i in ids))

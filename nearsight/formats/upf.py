@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NoReturn
 from xml.etree.ElementTree import Element
 
 import numpy as np
 from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
-from nearsight.core.display import shown
 from nearsight.core.errors import BadInput
 from nearsight.formats.pseudopotential import (
     Beta,
@@ -20,7 +18,7 @@ from nearsight.formats.pseudopotential import (
     ReferenceShell,
     oncvpsp_shells,
 )
-from nearsight.formats.xml import read_xml
+from nearsight.formats.xml import XmlSections, read_xml
 
 RYDBERG = 0.5  # 1 Ry in Ha, exact
 
@@ -65,51 +63,15 @@ def read_upf(path: str | os.PathLike[str]) -> Pseudopotential:
     return _Upf(path, root).pseudopotential(sha256)
 
 
-class _Upf:
+class _Upf(XmlSections):
     """The sections of one UPF file, with its path for every complaint."""
 
     def __init__(self, path: Path, root: Element) -> None:
-        self.path, self.root = path, root
-        self.header = dict(self._section("PP_HEADER").attrib)
-
-    def fail(self, what: str) -> NoReturn:
-        raise BadInput(f"{self.path}: {what}")
-
-    def _section(self, tag: str) -> Element:
-        node = self.root.find(tag)
-        if node is None:
-            self.fail(f"section {tag} is missing; the file is incomplete, copy it again")
-        return node
+        super().__init__(path, root)
+        self.header = dict(self.section("PP_HEADER").attrib)
 
     def _flag(self, name: str) -> bool:
         return self.header.get(name, "F").strip().lower() in {"t", "true", ".true.", "1"}
-
-    def _array(self, node: Element, count: int | None = None) -> NDArray[np.float64]:
-        try:
-            data = np.array((node.text or "").replace("D", "E").split(), dtype=np.float64)
-        except ValueError:
-            self.fail(f"{node.tag} holds something that is not a number; copy the file again")
-        if count is not None and data.size != count:
-            self.fail(f"{node.tag} holds {data.size} numbers where {count} are needed; copy the file again")
-        if not np.isfinite(data).all():
-            self.fail(f"{node.tag} holds a value that is not finite; take another pseudopotential")
-        return data
-
-    def _field(self, node: Element, name: str) -> float:
-        text = node.get(name)
-        try:
-            value = float(text)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            value = float("nan")
-        if not np.isfinite(value):
-            self.fail(f"{node.tag} has no number {name} (it says {shown(text)}); take another file")
-        return value
-
-    def _whole(self, node: Element, name: str) -> int:
-        value = self._field(node, name)
-        if value != int(value):
-            self.fail(f"{node.tag}: {name} = {value:g} is no whole number; take another file")
-        return int(value)
 
     def pseudopotential(self, sha256: str) -> Pseudopotential:
         kind = self.header.get("pseudo_type", "NC").strip().upper()
@@ -118,8 +80,8 @@ class _Upf:
         symbol = self.header.get("element", "").strip().capitalize()
         if symbol not in atomic_numbers or symbol == "X":
             self.fail(f"element {symbol!r} is unknown; check PP_HEADER")
-        r = self._array(self._section("PP_MESH/PP_R"))
-        if self.header.get("mesh_size") and self._whole(self._section("PP_HEADER"), "mesh_size") != r.size:
+        r = self.array(self.section("PP_MESH/PP_R"))
+        if self.header.get("mesh_size") and self.whole(self.section("PP_HEADER"), "mesh_size") != r.size:
             self.fail(
                 f"PP_R has {r.size} points where the header announces {self.header['mesh_size']}; copy the file again"
             )
@@ -132,13 +94,13 @@ class _Upf:
         return Pseudopotential(
             symbol=symbol,
             number=atomic_numbers[symbol],
-            valence=self._field(self._section("PP_HEADER"), "z_valence"),
+            valence=self.number(self.section("PP_HEADER"), "z_valence"),
             r=r,
-            local=RYDBERG * self._array(self._section("PP_LOCAL"), r.size),
+            local=RYDBERG * self.array(self.section("PP_LOCAL"), r.size),
             betas=betas,
             coupling=coupling,
-            core_density=self._array(core, r.size) if core is not None and self._flag("core_correction") else None,
-            radial_density=self._array(self._section("PP_RHOATOM"), r.size),
+            core_density=self.array(core, r.size) if core is not None and self._flag("core_correction") else None,
+            radial_density=self.array(self.section("PP_RHOATOM"), r.size),
             shells=self._shells(r, relativistic),
             xc=_FUNCTIONALS.get(functional, functional),
             fully_relativistic=relativistic,
@@ -147,25 +109,25 @@ class _Upf:
         )
 
     def _betas(self, r: NDArray[np.float64], relativistic: bool) -> tuple[tuple[Beta, ...], NDArray[np.float64]]:
-        section = self._section("PP_NONLOCAL")
+        section = self.section("PP_NONLOCAL")
         nodes = [node for node in section if node.tag.startswith("PP_BETA")]
-        announced = self._whole(self._section("PP_HEADER"), "number_of_proj")
+        announced = self.whole(self.section("PP_HEADER"), "number_of_proj")
         if len(nodes) != announced:
             self.fail(f"{len(nodes)} projectors where the header announces {announced}; copy the file again")
         betas = []
         for i, node in enumerate(nodes, start=1):
             j = None
             if relativistic:
-                j = self._field(self._section(f"PP_SPIN_ORB/PP_RELBETA.{i}"), "jjj")
-            data = self._array(node)
+                j = self.number(self.section(f"PP_SPIN_ORB/PP_RELBETA.{i}"), "jjj")
+            data = self.array(node)
             if data.size > r.size:
                 self.fail(f"{node.tag} has {data.size} points, the mesh {r.size}; copy the file again")
             values = np.zeros_like(r)
             values[: data.size] = data
-            betas.append(Beta(self._whole(node, "angular_momentum"), j, values))
+            betas.append(Beta(self.whole(node, "angular_momentum"), j, values))
         if not betas:
             return (), np.zeros((0, 0))
-        D = RYDBERG * self._array(self._section("PP_NONLOCAL/PP_DIJ"), len(betas) ** 2).reshape(len(betas), -1)
+        D = RYDBERG * self.array(self.section("PP_NONLOCAL/PP_DIJ"), len(betas) ** 2).reshape(len(betas), -1)
         if (~D.any(axis=1)).any():
             self.fail("PP_DIJ has a row of zeros: a projector without energy; the file is damaged, take another one")
         return tuple(betas), 0.5 * (D + D.T)
@@ -181,15 +143,15 @@ class _Upf:
                 self.fail(f"{node.tag} has the label {label!r}; a label such as 3S is needed to know the shell")
             j = None
             if relativistic:
-                j = self._field(self._section(f"PP_SPIN_ORB/PP_RELWFC.{i}"), "jchi")
+                j = self.number(self.section(f"PP_SPIN_ORB/PP_RELWFC.{i}"), "jchi")
             shells.append(
                 ReferenceShell(
                     n=int(label[0]),
-                    l=self._whole(node, "l"),
+                    l=self.whole(node, "l"),
                     j=j,
-                    occupation=max(0.0, self._field(node, "occupation")),
-                    energy=RYDBERG * self._field(node, "pseudo_energy") if node.get("pseudo_energy") else float("nan"),
-                    wave=self._array(node, r.size),
+                    occupation=max(0.0, self.number(node, "occupation")),
+                    energy=RYDBERG * self.number(node, "pseudo_energy") if node.get("pseudo_energy") else float("nan"),
+                    wave=self.array(node, r.size),
                 )
             )
         return tuple(shells)

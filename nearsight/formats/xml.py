@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import NoReturn
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+import numpy as np
+from numpy.typing import NDArray
+
+from nearsight.core.display import shown
 from nearsight.core.errors import BadInput
 from nearsight.core.reading import MEBIBYTE, read_bytes
 
@@ -64,3 +69,51 @@ def read_xml(path: Path, root: str, kind: str, remedy: str = "copy it again") ->
 
 def _local(tag: str) -> str:
     return tag.rpartition("}")[2]
+
+
+class XmlSections:
+    """The sections of one file, with its path for every complaint: all raise BadInput."""
+
+    def __init__(self, path: Path, root: Element) -> None:
+        self.path, self.root = path, root
+
+    def fail(self, what: str) -> NoReturn:
+        """Refuse the file."""
+        raise BadInput(f"{self.path}: {what}")
+
+    def section(self, tag: str) -> Element:
+        """The element of a path of tags."""
+        node = self.root.find(tag)
+        if node is None:
+            self.fail(f"section <{tag}> is missing; the file is incomplete, copy it again")
+        return node
+
+    def array(self, node: Element, count: int | None = None) -> NDArray[np.float64]:
+        """The numbers that are an element's text, Fortran's exponents among them; as many as are needed."""
+        try:
+            data = np.array((node.text or "").replace("D", "E").split(), dtype=np.float64)
+        except ValueError:
+            self.fail(f"<{node.tag}> holds something that is not a number; copy the file again")
+        if count is not None and data.size != count:
+            self.fail(f"<{node.tag}> holds {data.size} numbers where {count} are needed; copy the file again")
+        if not np.isfinite(data).all():
+            self.fail(f"<{node.tag}> holds a value that is not finite; take another pseudopotential")
+        return data
+
+    def number(self, node: Element, name: str) -> float:
+        """An attribute."""
+        text = node.get(name)
+        try:
+            value = float(text)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            value = float("nan")
+        if not np.isfinite(value):
+            self.fail(f"<{node.tag}> has no number {name} (it says {shown(text)}); take another file")
+        return value
+
+    def whole(self, node: Element, name: str) -> int:
+        """An attribute that is a whole number."""
+        value = self.number(node, name)
+        if value != int(value):
+            self.fail(f"<{node.tag}>: {name} = {value:g} is no whole number; take another file")
+        return int(value)

@@ -333,6 +333,7 @@ def test_gth_copper_is_the_one_named_without_its_electrons(tmp_path: Path) -> No
     pp = read_pseudopotential(write(tmp_path, "GTH_POTENTIALS", GTH), "Cu", "lda")
     assert pp.valence == 11
     atom = solve_atom(pp)
+    assert atom.iterations < 30
     assert [(s.n, s.l, s.occupation) for s in atom.shells] == [(4, 0, 1), (3, 2, 10)]
     assert all(-0.25 < s.energy < -0.15 for s in atom.shells)
 

@@ -375,11 +375,11 @@ def test_a_users_folder(tmp_path: Path) -> None:
         (lambda t: t.replace('pseudo_type="NC"', 'pseudo_type="US"'), "norm-conserving"),
         (lambda t: t.replace('is_paw="F"', 'is_paw="T"'), "norm-conserving"),
         (lambda t: t.replace('number_of_proj="6"', 'number_of_proj="7"'), "6 projectors where the header announces 7"),
-        (lambda t: t.replace("PP_LOCAL", "PP_NOTHING"), "PP_LOCAL is missing"),
+        (lambda t: t.replace("PP_LOCAL", "PP_NOTHING"), "<PP_LOCAL> is missing"),
         (lambda t: t.replace("  </PP_LOCAL>", "NaN </PP_LOCAL>"), "1249 numbers where 1248"),
         (
             lambda t: t.replace("<PP_RAB type", "<PP_RAB kind").replace("0.0100", "NaN", 1),
-            "PP_R holds a value that is not",
+            "<PP_R> holds a value that is not",
         ),
         (lambda t: t.replace('label="2S"', 'label="S"'), "label 'S'"),
     ],
