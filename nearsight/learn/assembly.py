@@ -15,6 +15,7 @@ from torch import Tensor
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import BadInput, MissingData, NearsightError, NotConverged
 from nearsight.core.registry import load
+from nearsight.core.spin import spin
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG
 from nearsight.dft.scf import SCF
@@ -125,7 +126,7 @@ def _on_labels(given: _Given) -> Assembled:
         require_one_charge(zip(names, charges, strict=True))
     surveys = [everything.survey(k) for k in range(len(folders.train))]  # what is held out was not learnt
     seen = ((s.structure, s.pairs, q) for s, q in zip(surveys, charges, strict=False))
-    domain = Domain.of(seen, origins[0])
+    domain = Domain.of(seen, origins[0], everything.spin)
     held = [everything.survey(k) for k in range(len(folders.train), len(everything))]
     _tell_unseen(given, domain, ((s.structure, s.pairs) for s in held))
     some = partial(map, train_data.structure, range(min(len(train_data), 20)))
@@ -342,7 +343,9 @@ def _network(
     if start is not None:
         network = start.network.train().to(settings.trainer.device).to(dtype)
         return TrainedModel(network, start.architecture, orbitals or start.reference, domain.joined(start.domain))
-    architecture = _remembered(given) or _architecture(settings.model, Setting(shells, reach or NO_REACH, list(some())))
+    architecture = _remembered(given) or _architecture(
+        settings.model, Setting(shells, reach or NO_REACH, list(some()), spin(domain.spin))
+    )
     network = build(architecture, settings.model.target, settings.trainer.seed).to(dtype)
     return TrainedModel(network.to(settings.trainer.device), architecture, orbitals, domain)
 

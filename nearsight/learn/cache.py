@@ -20,6 +20,7 @@ from nearsight.core.reading import LARGEST, regular_file
 from nearsight.formats.files import whole_file
 
 MAPPED_FROM = 1 << 20  # bytes; smaller files are read whole, so that many samples do not need as many mappings
+COMPLEX = "@complex"  # ends the name of complex numbers, of which the file holds real and imaginary parts
 LOOK_AGAIN = 0.05  # share of the limit that may be written between two looks at what there is
 
 
@@ -73,10 +74,17 @@ class DiskCache:
             with suppress(OSError):
                 path.unlink()
             return None
-        return found if size >= MAPPED_FROM else {k: x.clone() for k, x in found.items()}
+        kept = found if size >= MAPPED_FROM else {k: x.clone() for k, x in found.items()}
+        return {
+            k.removesuffix(COMPLEX): torch.view_as_complex(x) if k.endswith(COMPLEX) else x for k, x in kept.items()
+        }
 
     def save(self, key: str, record: Mapping[str, Tensor]) -> None:
         """Keep a record, if there is room for it."""
+        record = {
+            k + COMPLEX * x.is_complex(): torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+            for k, x in record.items()
+        }
         size = sum(x.numel() * x.element_size() for x in record.values())
         if self.full or not self._room_for(size):
             return

@@ -21,6 +21,7 @@ from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, MissingData, NearsightError
 from nearsight.core.layout import BlockLayout
 from nearsight.core.reading import read_text
+from nearsight.core.spin import Spin, spin
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.formats.files import whole_file
 from nearsight.formats.registry import list_folders, list_structures, read
@@ -292,15 +293,25 @@ class LabelledData:
         """Raises BadInput for a folder of another spin, or of shells that are not the model's."""
         for index, path in enumerate(self.folders):
             found = self.survey(index)
-            if found.spin != model.spin.name:
-                raise BadInput(
-                    f"{path} has spin {found.spin}, the model {model.spin}: networks for spin are not available yet"
-                )
+            model.check_spin(spin(found.spin), path)
             for z, shells in found.shells.items():
                 if model.shells.get(z) != shells:
                     raise BadInput(
                         f"the model has shells {model.shells.get(z)} for element {SYMBOLS[z]}, the data {shells} ({path})"
                     )
+
+    @property
+    def spin(self) -> Spin:
+        """Of the Hamiltonians. Raises BadInput, naming two folders, where they have several."""
+        first = self.survey(0).spin
+        for index, path in enumerate(self.folders):
+            found = self.survey(index).spin
+            if found != first:
+                raise BadInput(
+                    f"{self.folders[0]} has spin {first}, {path} spin {found}: one model has one spin; leave one of the sets "
+                    "out"
+                )
+        return spin(first)
 
     def check_orbitals(self, orbitals: OrbitalReference) -> None:
         """Compare overlaps with those of the orbitals found, for one structure of each folder and way of making it.

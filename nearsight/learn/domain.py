@@ -12,6 +12,7 @@ import torch
 from nearsight.core.display import shown
 from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
+from nearsight.core.spin import NONE, Spin
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG
 from nearsight.learn.origin import Origin
@@ -47,8 +48,12 @@ class Domain:
     spin: str = "none"
 
     @staticmethod
-    def of(found: Iterable[tuple[Structure, Mapping[tuple[int, int], float], float | None]], origin: Origin) -> Domain:
-        """found: of each structure its pairs of elements and its charge, if that is known.  origin: that all share."""
+    def of(
+        found: Iterable[tuple[Structure, Mapping[tuple[int, int], float], float | None]],
+        origin: Origin,
+        spin: Spin = NONE,
+    ) -> Domain:
+        """found: of each structure its pairs of elements and its charge, if that is known.  origin, spin: that all share."""
         elements: set[int] = set()
         reach: dict[tuple[int, int], float] = {}
         charges: dict[str, set[float]] = {}
@@ -63,7 +68,7 @@ class Domain:
         table = {formula: tuple(sorted(q)) for formula, q in sorted(charges.items())}
         if table and set(table.values()) == {(0.0,)}:
             table = {NEUTRAL: (0.0,)}
-        return Domain(tuple(sorted(elements)), dict(sorted(reach.items())), count, origin.settings, table)
+        return Domain(tuple(sorted(elements)), dict(sorted(reach.items())), count, origin.settings, table, spin.name)
 
     def joined(self, earlier: Domain | None) -> Domain:
         """With the elements and pairs of a model that this training began with; the charge is that of the later data."""

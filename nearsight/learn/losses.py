@@ -36,7 +36,7 @@ def gauge_shifts(error: Tensor, overlap: Tensor, sizes: Sequence[int]) -> Tensor
     H and H + mu S are the same physics: the zero of energy of a periodic system has no meaning.
     """
     parts = zip(error.split(list(sizes), -1), overlap.split(list(sizes), -1), strict=True)
-    return torch.cat([-(e * s).sum() / (s * s).sum() * s for e, s in parts], -1)
+    return torch.cat([-(e * s).sum().real / (s * s).sum() * s for e, s in parts], -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +67,8 @@ class BlockLoss:
         if self.kind == "mae":
             return error.abs().mean()
         if self.kind == "mse":
-            return error.square().mean()
-        return 0.5 * (error.abs().mean() + (error.square().mean() + 1e-6).sqrt())
+            return error.abs().square().mean()
+        return 0.5 * (error.abs().mean() + (error.abs().square().mean() + 1e-6).sqrt())
 
     def with_gradient(self, predicted: Tensor, target: Tensor, overlap: Tensor, sizes: Sequence[int]) -> LossValue:
         """The loss with its derivative in `predicted`."""

@@ -19,6 +19,7 @@ from nearsight.core.display import shortened
 from nearsight.core.errors import BadInput, MissingData, Unavailable
 from nearsight.core.laws import largest_energy, require_lawful
 from nearsight.core.layout import BlockLayout
+from nearsight.core.spin import NONE, Spin
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.dft.settings import Settings
 from nearsight.dft.setup import load_species
@@ -235,8 +236,8 @@ def predict(
         assert trained.reference is not None
         overlap, neutral = trained.reference.overlap(found, layout), trained.reference.electrons(found)
     state = charge_state(trained.domain, found, neutral, recorded, charge)
-    spin = "the structure states magnetic moments, the model is one without spin: they are not predicted"
-    remarks = (trained.unseen(found, overlap.layout), state.warning, None if found.moments is None else spin)
+    takes = found.moments is None or "moments" in trained.network.inputs
+    remarks = (trained.unseen(found, overlap.layout), state.warning, None if takes else _ignored(trained.network.spin))
     said = [words for words in remarks if words is not None]
     for words in said:
         warn(words)
@@ -253,6 +254,13 @@ def predict(
     }
     predicted = Calculation(found, overlap, hamiltonian, electrons=state.electrons, result=record)
     write(out, require_lawful(predicted, "the prediction"))
+
+
+def _ignored(spin: Spin) -> str:
+    """What a model says to moments that a structure states where it takes none."""
+    if spin is NONE:
+        return "the structure states magnetic moments, the model is one without spin: they are not predicted"
+    return f"the structure states magnetic moments, the model takes none: it predicts the {spin} state of its training data"
 
 
 predict_folder = predict

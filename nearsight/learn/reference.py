@@ -92,7 +92,9 @@ class OrbitalReference:
         """
         hamiltonian = found.require_hamiltonian()
         if hamiltonian.spin is not NONE:
-            raise BadInput(f"{found.name} has spin {hamiltonian.spin}: networks for it are not available yet")
+            raise BadInput(
+                f"{found.name} has spin {hamiltonian.spin}: the density is learnt without spin; take target total or delta"
+            )
         settings = self.settings
         if found.settings:
             recorded = Settings.stored(found.settings, found.name)

@@ -21,6 +21,7 @@ from nearsight.core.spin import Spin
 from nearsight.learn.cache import DiskCache, matching
 from nearsight.learn.data import Source, TrainingData, hash_of
 from nearsight.models.contract import HamiltonianModel, Prepared
+from nearsight.models.targets import exact as exactly
 
 Record = Mapping[str, Tensor]
 
@@ -82,7 +83,7 @@ def exact_record(model: HamiltonianModel, source: Source) -> dict[str, Tensor]:
     on_site = ((pairs.i == pairs.j) & (pairs.R == 0).all(1))[layout.pair]
     record["on_site"] = on_site if elements else on_site[:0]
     if source.calculation is not None:
-        record["target"] = model.labels(source.calculation, source.inputs).double()
+        record["target"] = exactly(model.labels(source.calculation, source.inputs))
         if elements:
             record["overlap"] = source.calculation.require_overlap().on(source.layout).values[0].double()
     return record
@@ -92,9 +93,14 @@ def complete_record(model: HamiltonianModel, exact: Record) -> dict[str, Tensor]
     """The same as the model takes it: with its fitted baseline, in its precision, on its device."""
     kind = type(model).Sample
     record = _prefixed("sample.", model.complete(kind.of_tensors(matching(exact, "sample."))).tensors())
-    return record | {
-        k: x.to(model.device, model.dtype if x.is_floating_point() else x.dtype) for k, x in _labels(exact)
-    }
+    return record | {k: x.to(model.device, in_precision(x.dtype, model.dtype)) for k, x in _labels(exact)}
+
+
+def in_precision(kind: torch.dtype, dtype: torch.dtype) -> torch.dtype:
+    """What numbers of a kind become in the precision of `dtype`: complex ones stay complex, indices as they are."""
+    if kind.is_complex:
+        return dtype.to_complex()
+    return dtype if kind.is_floating_point else kind
 
 
 def _labels(record: Record) -> list[tuple[str, Tensor]]:

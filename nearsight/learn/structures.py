@@ -212,7 +212,9 @@ class StructureData:
             )
         layout = self.layout(index)
         if found.spin is not NONE:
-            raise BadInput(f"{path} is spinful: networks for spin are not available yet")
+            raise BadInput(
+                f"{path} has spin {found.spin}: the energy loss trains networks without spin; take loss blocks"
+            )
         if not found.basis.same_as(layout.basis):
             raise BadInput(f"{path} was computed with another basis: give its orbitals as data.species")
         return found.on(layout)
@@ -261,5 +263,7 @@ def shared_settings(given: Settings, recorded: Settings | None, model: Settings 
         tables.append({**kept, "basis": {k: v for k, v in kept["basis"].items() if k != "species"}})
     settings = Settings(**merged(*tables, given.given))
     if settings.electrons.spin != "none" or settings.electrons.moments_mu_b is not None:
-        raise BadInput("loss.scf: networks for spin are not available yet; leave spin and moments out")
+        raise BadInput(
+            "loss.scf: the energy loss trains networks without spin; leave spin and moments out, or take loss blocks"
+        )
     return settings

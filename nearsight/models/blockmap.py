@@ -63,21 +63,27 @@ class OrbitalSlots:
             start = stop
         return result
 
-    def coupling(self) -> tuple[Irreps, Tensor]:
-        """The irreps of a block and the orthogonal matrix [P^2, P^2] float64 from them to its elements, row-major."""
+    def coupling(self, rank: int = 0) -> tuple[Irreps, Tensor]:
+        """The irreps of a block and the orthogonal matrix float64 from them to its elements, row-major.
+
+        rank: 0 for a scalar of spin, whose matrix is [P^2, P^2]; 1 for an axial vector, (l1 x l2) x 1, whose matrix is
+        [3 P^2, 3 P^2], the vector's component outermost.
+        """
         first = np.concatenate([[0], np.cumsum([2 * l + 1 for l in self.slots])])
-        kinds: list[list[list[tuple[int, int]]]] = [[[], []] for _ in range(2 * self.l_max + 1)]
+        kinds: list[list[list[tuple[int, int, int]]]] = [[[], []] for _ in range(2 * self.l_max + rank + 1)]
         for a, la in enumerate(self.slots):
             for b, lb in enumerate(self.slots):
                 for l in range(abs(la - lb), la + lb + 1):
-                    kinds[l][(la + lb + l) % 2].append((a, b))
+                    for j in range(abs(l - rank), l + rank + 1):
+                        kinds[j][(la + lb + j) % 2].append((a, b, l))
         irreps = Irreps(tuple(len(k[0]) for k in kinds), tuple(len(k[1]) for k in kinds))
-        matrix = np.zeros((irreps.dim, self.size, self.size))
-        for l, start, c in irreps.blocks():
-            for channel, (a, b) in enumerate(kinds[l][0] + kinds[l][1]):
-                cg = so3.clebsch_gordan(self.slots[a], self.slots[b], l)
-                rows = start + np.arange(2 * l + 1) * c + channel
-                matrix[rows, first[a] : first[a + 1], first[b] : first[b + 1]] = cg.transpose(2, 0, 1)
+        matrix = np.zeros((irreps.dim, 2 * rank + 1, self.size, self.size))
+        for j, start, c in irreps.blocks():
+            for channel, (a, b, l) in enumerate(kinds[j][0] + kinds[j][1]):
+                orbitals = so3.clebsch_gordan(self.slots[a], self.slots[b], l)
+                cg = np.einsum("xyl,lsj->jsxy", orbitals, so3.clebsch_gordan(l, rank, j))
+                rows = start + np.arange(2 * j + 1) * c + channel
+                matrix[rows, :, first[a] : first[a + 1], first[b] : first[b + 1]] = cg
         return irreps, torch.from_numpy(matrix.reshape(irreps.dim, -1))
 
 
@@ -105,19 +111,23 @@ class BlockMap(TensorRecord):
         local = slot[species[matrix.i[pair]], row] * slots.size + slot[species[matrix.j[pair]], column]
         return BlockMap(place[pair], local, layout.transposed.long(), slots.size)
 
-    def elements(self, site: Tensor, edge: Tensor) -> Tensor:
-        """Elements [size] of the hermitian matrix with these on-site blocks [atoms, P^2] and edges' blocks [edges, P^2]."""
-        flat = torch.cat([site.reshape(-1), edge.reshape(-1)])
-        values = flat[self.block * (self.width * self.width) + self.local]
-        return 0.5 * (values + values[self.transposed])
+    def elements(self, site: Tensor, edge: Tensor, sign: int = 1) -> Tensor:
+        """Elements [..., size] of the matrix with these on-site blocks [..., atoms, P^2] and edges' blocks [..., edges, P^2].
+
+        sign: of M_ij(R) = sign M_ji(-R), which the matrix obeys.
+        """
+        lead = site.shape[:-2]
+        flat = torch.cat([site.reshape(*lead, -1), edge.reshape(*lead, -1)], -1)
+        values = flat.index_select(-1, self.block * (self.width * self.width) + self.local)
+        return 0.5 * (values + sign * values.index_select(-1, self.transposed))
 
     def blocks(self, values: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
-        """The way back: blocks [atoms, P, P] and [edges, P, P] of a matrix, zero where it has no element."""
+        """The way back: blocks [..., atoms, P, P] and [..., edges, P, P] of elements [..., size], else zero."""
         p = self.width
-        flat = values.new_zeros((edges.atoms + len(edges)) * p * p)
-        flat[self.block * (p * p) + self.local] = values
-        blocks = flat.view(-1, p, p)
-        return blocks[: edges.atoms], blocks[edges.atoms :]
+        flat = values.new_zeros(*values.shape[:-1], (edges.atoms + len(edges)) * p * p)
+        flat[..., self.block * (p * p) + self.local] = values
+        blocks = flat.view(*values.shape[:-1], -1, p, p)
+        return blocks[..., : edges.atoms, :, :], blocks[..., edges.atoms :, :, :]
 
     def stored(self, edges: Edges) -> Tensor:
         """Edges that are pairs of the matrix, in their order."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -22,14 +22,16 @@ from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
 from nearsight.core.registry import kinds, load
-from nearsight.core.spin import NONE, Spin
+from nearsight.core.spin import NONE, Spin, by_components
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.tables import OfKinds
+from nearsight.core.units import HARTREE_EV
 from nearsight.models.records import TensorRecord
 from nearsight.models.targets import TOTAL, Inputs, Prediction, Target
 from nearsight.models.targets import target as find_target
 
 Told = Callable[[int, int], None]  # how much of some work is done, and all of it
+UNLEARNT = 1e-3 / HARTREE_EV  # Ha; what of a label a model may leave out as the noise of its ground state
 LEAST_SHARE = 0.01  # of the largest scale, where scales are fitted to a few structures only
 
 
@@ -65,12 +67,13 @@ class Setting:
     """What a model is built for.
 
     shells: angular momenta of each element's shells.  reach: longest distance of a pair of the matrix [Bohr].
-    structures: some of those to train on.
+    structures: some of those to train on.  spin: of their matrices.
     """
 
     shells: Mapping[int, tuple[int, ...]]
     reach: float
     structures: Sequence[Structure]
+    spin: Spin = NONE
 
 
 class Prepared(TensorRecord, ABC):
@@ -178,15 +181,39 @@ class HamiltonianModel(nn.Module, ABC):
     def labels(self, calculation: Calculation, inputs: Inputs) -> Tensor:
         """What the prediction's values should be, float64. Raises BadInput for a calculation of another spin."""
         found = calculation.require_hamiltonian()
-        if found.spin is not self.spin:
+        self.check_spin(found.spin, calculation.name)
+        labels = self.target.labels(calculation, self.of_spin(inputs))
+        learnable = self.learnable(labels)
+        left = float((labels - learnable).abs().max()) if labels.numel() else 0.0
+        if left > UNLEARNT:
             raise BadInput(
-                f"the data have spin {found.spin}, the model {self.spin}: networks for it are not available yet"
+                f"{calculation.name} has elements of H up to {left * HARTREE_EV:.2g} eV that time reversal turns, those of a "
+                f"magnetic state: this model takes no moments; train a model of kind xdeeph on it"
             )
-        return self.target.labels(calculation, inputs)
+        return learnable
+
+    def check_spin(self, found: Spin, name: object) -> None:
+        """Raises BadInput for data of another spin than the model's. name: of the data."""
+        if found is not self.spin:
+            raise BadInput(
+                f"{name} has spin {found}, the model {self.spin}: one model has one spin, that of its training data; "
+                "train another one on this data"
+            )
+
+    def learnable(self, values: Tensor) -> Tensor:
+        """Labels [components, size] without what the model cannot give by its symmetry."""
+        return values
+
+    def of_spin(self, inputs: Inputs) -> Inputs:
+        """With H0 as a matrix of the model's spin: one without spin counts for both."""
+        h0 = inputs.initial_hamiltonian
+        if h0 is None or by_components(len(h0)) is self.spin:
+            return inputs
+        return replace(inputs, initial_hamiltonian=self.spin.embed(h0))
 
     def matrix(self, structure: Structure, layout: BlockLayout, inputs: Inputs | None = None) -> BlockMatrix:
         """The predicted Hamiltonian [Ha], float64, on a layout and its device."""
-        known = inputs or Inputs()
+        known = self.of_spin(inputs or Inputs())
         values = self(self.prepare(structure, layout, known)).matrix(known)
         return BlockMatrix(layout, values.to(layout.device), self.spin)
 

@@ -15,8 +15,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from nearsight.core.layout import BlockLayout
+from nearsight.core.spin import NONE, Spin
+from nearsight.core.spin import spin as find_spin
+from nearsight.core.spin_parts import SpinParts
 from nearsight.core.structure import Structure
-from nearsight.models.contract import LastLayer, ModelConfig, Told, silent
+from nearsight.models.contract import LastLayer, ModelConfig, Setting, Told, silent
 from nearsight.models.graph import Graph
 from nearsight.models.interactions import BondFrameModel, EdgeConvolution
 from nearsight.models.layers import Gate, Linear
@@ -27,6 +30,10 @@ from nearsight.models.so2 import (
 )
 from nearsight.models.statistics import fit_scales, fit_statistics
 from nearsight.models.targets import TOTAL, Inputs, Prediction, Target
+
+SPINOR_PSEUDO = (
+    2  # channels at least of pseudo tensors of each l, which spin-orbit coupling is as often made of as of true ones
+)
 
 PRESETS: dict[str, dict[str, Any]] = {
     "small": {
@@ -89,7 +96,9 @@ class DeepH2(BondFrameModel):
     shells: angular momenta of each element's shells.  cutoff: reach of one message [Bohr].  reach: longest distance of a
     matrix pair [Bohr].  irreps: features of atoms.  edge, hidden: channels in the edge's frame (even m = 0, odd m = 0, then
     m = 1, 2, ...).  layers: interactions; the prediction depends on atoms within (layers + 1) cutoffs and one more edge.
-    neighbours: mean number within the cutoff.  Highest l and m are raised to what the orbitals need.
+    neighbours: mean number within the cutoff.  spin: of the matrices; with collinear spin those of the state that the data
+    have, between spinors the part that time reversal leaves, which without moments is all of H.  Highest l and m are raised to
+    what the orbitals need.
 
     A new network gives zero, so that the first prediction is the cluster expansion.
     """
@@ -113,10 +122,12 @@ class DeepH2(BondFrameModel):
         radial: int = 16,
         width: int = 64,
         neighbours: float = 12.0,
+        spin: str = NONE.name,
     ) -> None:
         super().__init__(shells, target)
+        parts = SpinParts.without_moments(find_spin(spin))
         node, edge_irreps, hidden_irreps = self.begin(
-            2 * max(max(s) for s in shells.values()),
+            2 * max(max(s) for s in shells.values()) + max(p.rank for p in parts.parts),
             cutoff=cutoff,
             reach=reach,
             irreps=irreps,
@@ -126,8 +137,9 @@ class DeepH2(BondFrameModel):
             radial=radial,
             width=width,
             neighbours=neighbours,
+            pseudo=0 if parts.is_real else SPINOR_PSEUDO,
         )
-        self.readout = BlockReadout(shells, cutoff, reach, node.l_max)
+        self.readout = BlockReadout(shells, cutoff, reach, node.l_max, parts)
         elements = len(self.shells)
         self.pair = EdgeConvolution(node, edge_irreps, hidden_irreps, [self.readout.frame], width, final=True)
         self.site_gate = Gate(node)
@@ -135,6 +147,21 @@ class DeepH2(BondFrameModel):
         self.site_factor = nn.Parameter(torch.ones(elements, sum(node.channels)))
         self.site_leave = Linear(node, self.readout.irreps, 0.0)
         self.register_buffer("column", node.channel_of_column(), persistent=False)
+
+    @classmethod
+    def arguments(cls, config: Any, setting: Setting) -> dict[str, Any]:
+        """Keyword arguments of the constructor, from the table and the data; the spin is that of the data."""
+        spin = {} if setting.spin is NONE else {"spin": setting.spin.name}
+        return super().arguments(config, setting) | spin
+
+    @property
+    def spin(self) -> Spin:
+        """That of its training data."""
+        return self.readout.parts.spin
+
+    def learnable(self, values: Tensor) -> Tensor:
+        """Values [components, size] without what its parts cannot hold: of spinors, what time reversal turns."""
+        return self.readout.parts.values(self.readout.parts.of_values(values))
 
     @property
     def locality(self) -> float:
@@ -144,7 +171,7 @@ class DeepH2(BondFrameModel):
     @property
     def geometry_settings(self) -> dict[str, Any]:
         """Cutoff, orbitals, and the highest l of the frames."""
-        return {"cutoff": self.cutoff, "shells": self.shells, "l_max": self.irreps.l_max}
+        return {"cutoff": self.cutoff, "shells": self.shells, "l_max": self.irreps.l_max, "spin": self.spin}
 
     def geometry(self, structure: Structure, layout: BlockLayout, inputs: Inputs) -> Graph:
         """Edges and frames. Raises BadInput for an element that the model does not know."""
@@ -157,16 +184,17 @@ class DeepH2(BondFrameModel):
 
     @torch.no_grad()
     def fit_baseline(self, samples: Iterable[tuple[Graph, Tensor]], told: Told = silent) -> None:
-        """Cluster expansion and scales from samples and labels [1, size], Ha."""
+        """Cluster expansion and scales from samples and labels [components, size], Ha."""
         fit_statistics(self.readout, self._on_device(samples), told)
 
     @torch.no_grad()
     def fit_scales(self, samples: Iterable[tuple[Graph, Tensor]], share: float) -> None:
-        """Scales from samples and labels [1, size], Ha, none below `share` of the largest; no expansion."""
+        """Scales from samples and labels [components, size], Ha, none below `share` of the largest; no expansion."""
         fit_scales(self.readout, self._on_device(samples), share)
 
     def _on_device(self, samples: Iterable[tuple[Graph, Tensor]]) -> list[tuple[Graph, Tensor]]:
-        return [(graph.to(self.device), labels[0].to(self.device)) for graph, labels in samples]
+        parts = self.readout.parts
+        return [(graph.to(self.device), parts.of_values(labels).to(self.device)) for graph, labels in samples]
 
     def fitted(self) -> dict[str, Tensor]:
         """Coefficients of the cluster expansion, and scales of edges."""
@@ -200,15 +228,15 @@ class DeepH2(BondFrameModel):
         ]
 
     def forward(self, graph: Graph) -> Prediction:
-        """Matrix elements [1, size], Ha, of a prepared graph."""
+        """Matrix elements [components, size], Ha, of a prepared graph."""
         edges = graph.edges
         x, edge, radial, first = self.pass_messages(edges, graph.wigner)
         edge = self._all_edges(edge, first, edges.messages)
         [pairs] = self.pair(x, edge, radial, edges.i, edges.j, graph.wigner)
         site = self.site_gate(self.site_enter(x))
         site = self.site_leave(site * self.site_factor[edges.species][:, self.column])
-        values = self.readout(graph, site, flatten_frame(pairs))
-        return Prediction(values[None], graph.sizes, self.target)
+        values = self.readout.elements(graph, site, flatten_frame(pairs))
+        return Prediction(values, graph.sizes, self.target)
 
     def _all_edges(self, edge: Frame, first: Tensor, n: int) -> Frame:
         """Edge features of message edges, followed by the first features of the other edges."""

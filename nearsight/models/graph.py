@@ -23,7 +23,8 @@ class Graph(Prepared):
 
     edges: of the structure; the frame of an edge looks from i to j.  blocks: where each matrix element is.
     wigner: D^l, l = 1.., into each edge's frame.  orbital_frames: the same for all orbital slots of an atom [edges, P, P].
-    sizes: elements of each structure.  baseline: [size] and scale: [edges, P^2], filled in by the readout (else empty).
+    sizes: elements of each structure.  baseline: [channels, size] and scale: [edges, frame.dim], filled in by the
+    readout (else empty).
     """
 
     edges: Edges
@@ -70,6 +71,6 @@ class Graph(Prepared):
             wigner=tuple(edgewise(w, edges) for w in zip(*(g.wigner for g in samples), strict=True)),
             orbital_frames=edgewise([g.orbital_frames for g in samples], edges),
             sizes=tuple(n for g in samples for n in g.sizes),
-            baseline=torch.cat([g.baseline for g in samples]),
+            baseline=torch.cat([g.baseline for g in samples], -1),
             scale=edgewise([g.scale for g in samples], edges),
         )

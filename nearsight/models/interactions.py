@@ -140,14 +140,16 @@ class BondFrameModel(HamiltonianModel):
         radial: int,
         width: int,
         neighbours: float,
+        pseudo: int = 0,
     ) -> tuple[Irreps, FrameIrreps, FrameIrreps]:
         """Make the layers; the features of atoms, of edges and within a convolution, with l and m as high as l_max at least.
 
         cutoff: of messages, reach: of the longest edge [Bohr].  irreps, edge, hidden: as in a table (DeepH2Config).
-        neighbours: mean number in the cutoff.  Raises BadInput for sizes of which no network can be made.
+        neighbours: mean number in the cutoff.  pseudo: channels of pseudo tensors that each l has at least.
+        Raises BadInput for sizes of which no network can be made.
         """
         check_sizes(cutoff, reach, neighbours, edge, hidden, layers=layers, radial=radial, width=width)
-        self.irreps = node = Irreps.parse(irreps).reaching(l_max)
+        self.irreps = node = Irreps.parse(irreps).reaching(l_max).with_pseudo(pseudo)
         self.edge_irreps, inner = (frame_irreps(f, node.l_max) for f in (edge, hidden))
         self.cutoff, self.layers, self.neighbours = cutoff, layers, neighbours
         self.embedding = nn.Parameter(torch.randn(len(self.shells), width) / 2)

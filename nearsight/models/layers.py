@@ -8,10 +8,11 @@ true channels come first.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import pi, sqrt
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
@@ -74,6 +75,14 @@ class Irreps:
         more = max(0, l_max - self.l_max)
         return Irreps(self.true + (self.true[-1],) * more, self.pseudo + (self.pseudo[-1],) * more)
 
+    def parities(self, l: int) -> tuple[int, int]:
+        """Channels of an l, true and pseudo; none beyond the highest."""
+        return (self.true[l], self.pseudo[l]) if l <= self.l_max else (0, 0)
+
+    def with_pseudo(self, count: int) -> Irreps:
+        """With at least so many pseudo channels of every l from 1 on."""
+        return Irreps(self.true, tuple(max(p, count) if l else p for l, p in enumerate(self.pseudo)))
+
     def channel_of_column(self) -> Tensor:
         """Index of the (l, channel) of each column [dim], counted over all l."""
         columns, first = [], 0
@@ -81,6 +90,22 @@ class Irreps:
             columns.append((first + torch.arange(c)).repeat(2 * l + 1))
             first += c
         return torch.cat(columns)
+
+
+def join_irreps(several: Sequence[Irreps]) -> tuple[Irreps, list[Tensor]]:
+    """All channels of several, in their order within an l and parity, and the columns that each has among them [its dim]."""
+    top = max(f.l_max for f in several) + 1
+    counts = [[f.parities(l) for l in range(top)] for f in several]
+    joint = Irreps(*(tuple(sum(c[l][p] for c in counts) for l in range(top)) for p in (0, 1)))
+    columns: list[list[np.ndarray]] = [[] for _ in several]
+    for l, start, width in joint.blocks():
+        true, pseudo = 0, joint.true[l]
+        for own, count in zip(columns, counts, strict=True):
+            t, p = count[l]
+            channel = np.concatenate([true + np.arange(t), pseudo + np.arange(p)])
+            own.append((start + width * np.arange(2 * l + 1)[:, None] + channel).ravel())
+            true, pseudo = true + t, pseudo + p
+    return joint, [torch.from_numpy(np.concatenate(own).astype(np.int64)) for own in columns]
 
 
 def parity_mask(rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from nearsight.core.calculation import Calculation
@@ -34,6 +35,11 @@ class Inputs:
         if value is None:
             raise MissingData(f"the model needs the {name.replace('_', ' ')} of a structure, which is not given")
         return value
+
+
+def exact(values: Tensor) -> Tensor:
+    """In double precision; complex numbers stay complex."""
+    return values.to(torch.complex128) if values.is_complex() else values.double()
 
 
 class Target(ABC):
@@ -70,7 +76,7 @@ class _Total(Target):
         return calculation.require_hamiltonian().values
 
     def matrix(self, values: Tensor, inputs: Inputs) -> Tensor:
-        return values.double()
+        return exact(values)
 
 
 class _Delta(Target):
@@ -85,7 +91,8 @@ class _Delta(Target):
 
     def matrix(self, values: Tensor, inputs: Inputs) -> Tensor:
         h0: Tensor = inputs.require("initial_hamiltonian")
-        return values.double() + h0.to(values.device)
+        found = exact(values)
+        return found + h0.to(found)
 
 
 TOTAL, DELTA = _Total(), _Delta()

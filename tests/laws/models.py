@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from nearsight.core.calculation import Calculation
 from nearsight.core.errors import NearsightError
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
+from nearsight.core.spin import COLLINEAR, NONE, SPINOR, Spin
 from nearsight.core.structure import Structure
 from nearsight.learn.cache import DiskCache, matching
 from nearsight.learn.data import Source
@@ -63,10 +65,12 @@ class ModelLaws:
     """What training, prediction and files rely on.
 
     kind: as registered.  arguments: keyword arguments of a small model.  shells: of H, C and O, with all that it serves.
+    spin: of the data that it was made for.
     """
 
     kind: ClassVar[str]
     arguments: ClassVar[Mapping[str, Any]]
+    spin: ClassVar[Spin] = NONE
     shells: ClassVar[Mapping[int, tuple[int, ...]]] = {1: (0, 0, 1), 6: (0, 0, 1, 2), 8: (0, 1, 1, 2)}
 
     @pytest.fixture(params=TOLERANCE, ids=["single", "double"])
@@ -104,12 +108,16 @@ class ModelLaws:
     def source(self, structure: Structure, seed: int = 0) -> Source:
         """A structure with a random hermitian label and H0."""
         layout, generator = self.layout(structure), torch.Generator().manual_seed(seed)
-        h, h0, s = (
-            BlockMatrix(layout, torch.randn(1, layout.size, generator=generator, dtype=torch.float64)).hermitian()
-            for _ in range(3)
-        )
+        s, h, h0 = (self.random(layout, kind, generator) for kind in (NONE, self.spin, self.spin))
         calculation = Calculation(structure, s, h)
-        return Source(structure, layout, Inputs(s.values[0], h0.values), calculation)
+        return Source(structure, layout, Inputs(s.values[0], h0.values, structure.moments), calculation)
+
+    def random(self, layout: BlockLayout, kind: Spin, generator: torch.Generator) -> BlockMatrix:
+        """A hermitian matrix that a model of this kind can give."""
+        dtype = torch.complex128 if kind is SPINOR else torch.float64
+        values = torch.randn(kind.components, layout.size, generator=generator, dtype=dtype)
+        matrix = BlockMatrix(layout, values, kind).hermitian()
+        return matrix.with_values(self.model().learnable(matrix.values)) if kind is SPINOR else matrix
 
     def predicted(
         self, network: HamiltonianModel, structure: Structure, layout: BlockLayout | None = None
@@ -198,7 +206,7 @@ class ModelLaws:
             samples.append(network.prepare(s, source.layout, source.inputs))
         for order in ([0], [0, 0], [1, 0], [0, 2], [2, 0, 1]):
             found = network(type(network).Sample.batch([samples[k] for k in order]))
-            found.values.square().sum().backward()
+            found.values.abs().square().sum().backward()
             for k, part in zip(order, found.parts(), strict=True):
                 with torch.no_grad():
                     values = network(samples[k]).values
@@ -247,11 +255,19 @@ class ModelLaws:
     def test_the_table_of_a_training_makes_the_model(self) -> None:
         kind = registry.load("models", self.kind)
         config = kind.Config(kind=self.kind)
-        arguments = kind.arguments(config, Setting(self.shells, 6.5, [crystal()]))
+        arguments = kind.arguments(config, Setting(self.shells, 6.5, [crystal()], self.spin))
         assert json.loads(json.dumps(arguments)) == arguments
         network = build({**self.architecture, "arguments": arguments}, config.target)
         assert torch.isfinite(self.predicted(network, crystal()).values).all()
         assert json.dumps({k: str(v) for k, v in network.geometry_settings.items()})
+
+    def test_data_of_another_spin_are_refused(self) -> None:
+        source, network = self.source(crystal()), self.model()
+        other = COLLINEAR if self.spin is NONE else NONE
+        values = torch.zeros(other.components, source.layout.size, dtype=torch.float64)
+        wrong = replace(source.calculation, hamiltonian=BlockMatrix(source.layout, values, other))
+        with pytest.raises(NearsightError, match=f"has spin {other}, the model {self.spin}"):
+            network.labels(wrong, source.inputs)
 
     def test_an_unknown_element_is_named(self) -> None:
         structure = crystal()
@@ -259,3 +275,32 @@ class ModelLaws:
         layout = BlockLayout(Basis.of(strange.numbers, {**self.shells, 14: (0, 1)}), Pairs.within(strange, 5.0))
         with pytest.raises(NearsightError, match="never saw Si: it knows H, C, O"):
             self.model().matrix(strange, layout)
+
+
+class WithoutMoments(ModelLaws):
+    """Of spinors, where a model is told no moments: inherit with `spin = SPINOR`."""
+
+    def test_time_reversal_changes_no_bit(self, dtype, device) -> None:
+        matrix = self.predicted(self.model(dtype, device), crystal())
+        assert float(matrix.values.imag.abs().max()) > 1e-3  # it has spin-orbit coupling
+        assert torch.equal(matrix.time_reversed().values, matrix.values)
+
+    def test_levels_come_in_pairs(self) -> None:
+        """Kramers: E_n(k) twice where -k is k, and E_n(-k) = E_n(k) anywhere."""
+        h = self.predicted(self.model(), crystal())
+        half = torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.0, 0.5]], dtype=torch.float64)
+        levels = torch.linalg.eigvalsh(h.at_k(half))
+        assert torch.allclose(levels[..., 0::2], levels[..., 1::2], atol=1e-10)
+        k = torch.tensor([[0.1, -0.2, 0.37]], dtype=torch.float64)
+        there, back = (torch.linalg.eigvalsh(h.at_k(x)) for x in (k, -k))
+        assert torch.allclose(there, back, atol=1e-10)
+        assert float((there[..., 0::2] - there[..., 1::2]).abs().max()) > 1e-3  # no inversion: split elsewhere
+
+    def test_a_magnetic_state_is_refused(self) -> None:
+        source, network = self.source(crystal()), self.model()
+        h = source.calculation.require_hamiltonian()
+        field = h.spin.embed(torch.ones(h.layout.size, dtype=h.values.dtype)).clone()
+        field[h.spin.diagonal[1]] *= -1
+        magnetic = replace(source.calculation, hamiltonian=h.with_values(h.values + 0.01 * field))
+        with pytest.raises(NearsightError, match=r"0\.27 eV that time reversal turns.*xdeeph"):
+            network.labels(magnetic, source.inputs)

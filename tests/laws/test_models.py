@@ -13,10 +13,11 @@ import torch
 import yaml
 
 from nearsight.core.errors import NearsightError
+from nearsight.core.spin import COLLINEAR, SPINOR
 from nearsight.formats.registry import read
 from nearsight.learn.model import TrainedModel, predict
 from nearsight.learn.train import train
-from tests.laws.models import ModelLaws
+from tests.laws.models import ModelLaws, WithoutMoments
 from tests.laws.test_training import data, lines, weights
 
 __all__ = ["data"]  # a fixture
@@ -41,6 +42,17 @@ class TestDeepH2(ModelLaws):
                 x.copy_(0.03 * torch.randn(x.shape, generator=generator, dtype=x.dtype))
         network.readout.site_scale.fill_(0.3)
         network.readout.log_scale.coefficients.fill_(math.log(0.2))
+
+
+class TestCollinearDeepH2(TestDeepH2):
+    spin = COLLINEAR
+    arguments: ClassVar = {**TestDeepH2.arguments, "layers": 1, "spin": "collinear"}
+
+
+class TestSpinorDeepH2(WithoutMoments, TestDeepH2):
+    spin = SPINOR
+    arguments: ClassVar = {**TestDeepH2.arguments, "layers": 1, "spin": "spinor"}
+    shells: ClassVar = {1: (0, 1), 6: (0, 0, 1), 8: (0, 1, 2)}
 
 
 @pytest.fixture(autouse=True)
