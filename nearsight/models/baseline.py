@@ -8,7 +8,9 @@ terms <i|V_k|j>, whatever the atoms do. With the neighbour density of atom i,
 an off-site block is a linear function of (A_i, A_j), seen in the frame of the bond, times functions of r_ij; an on-site
 block is one of A_i and, for what is not additive (screening, exchange-correlation), of its products A_i x A_i. Both are
 equivariant, exact in the limit, and fixed by ridge regression in seconds (statistics.py); the network learns the rest.
-Always in float64: the coefficients cancel.
+Always in float64: the coefficients cancel. Their number grows as the elements cubed, and what they say of surroundings that
+were not fitted does not get better with it: for more than SURROUNDED elements only what needs no surroundings is expanded, a
+constant of each element, and for each pair of elements a function of the distance.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from nearsight.models.layers import Irreps, RadialBasis, envelope
 from nearsight.models.so2 import FrameIrreps, into_frame
 
 CHUNK = 2000  # edges whose features are in memory at one time
+SURROUNDED = 5  # elements, at most, for an expansion in the surroundings
 
 
 class ClusterExpansion(nn.Module):
@@ -31,19 +34,28 @@ class ClusterExpansion(nn.Module):
 
     elements: how many.  irreps, frame: of the orbital block.  cutoff: of the neighbour density, reach: of the pairs [Bohr].
     site: for each element, l and parity [features, channels]; edge: for each ordered pair of elements and m.
+    surroundings: whether neighbours enter; else only what an element, and a pair at its distance, has always.
     """
 
     radial_weight: Tensor
     across_weight: Tensor
 
     def __init__(
-        self, elements: int, irreps: Irreps, frame: FrameIrreps, cutoff: float, reach: float, l_max: int
+        self,
+        elements: int,
+        irreps: Irreps,
+        frame: FrameIrreps,
+        cutoff: float,
+        reach: float,
+        l_max: int,
+        surroundings: bool = True,
     ) -> None:
         super().__init__()
-        self.elements, self.irreps, self.frame, self.cutoff, self.l_max = elements, irreps, frame, cutoff, l_max
+        self.elements, self.irreps, self.frame, self.cutoff = elements, irreps, frame, cutoff
+        self.surroundings, self.l_max = surroundings, l_max if surroundings else 0
         radial = max(2, min(6, 12 // elements))
         self.products = max(1, min(4, 6 // elements))  # radial functions that enter products
-        across = 5 if elements == 1 else 4
+        across = 8 if not surroundings else 5 if elements == 1 else 4
         self.radial, self.across = RadialBasis(radial, cutoff), RadialBasis(across, max(cutoff, 1.05 * reach))
         self.register_buffer("radial_weight", 1 / torch.arange(1, radial + 1).double(), persistent=False)
         self.register_buffer("across_weight", 1 / torch.arange(1, across + 1).double(), persistent=False)
@@ -62,6 +74,8 @@ class ClusterExpansion(nn.Module):
 
     def _shapes(self) -> dict[str, tuple[int, int]]:
         c, p = self.density.true[0], len(self.across_weight)
+        if not self.surroundings:
+            return {"site_0_0": (1, self.irreps.true[0]), "edge_0": (p, self.frame.even)}
         shapes = {}
         for l, true, pseudo in self._site_channels():
             for parity, channels in enumerate((true, pseudo)):
@@ -86,7 +100,12 @@ class ClusterExpansion(nn.Module):
         return products + (self.density.true[0] + (l == 0) if parity == 0 else 0)
 
     def densities(self, graph: Graph) -> list[Tensor]:
-        """A_i for each l [atoms, 2l+1, elements * radial], radial fastest; each l and n weighted by how rough it is."""
+        """A_i for each l [atoms, 2l+1, elements * radial], radial fastest; each l and n weighted by how rough it is.
+
+        Without surroundings [atoms, 1, 0].
+        """
+        if not self.surroundings:
+            return [graph.edges.distance.new_zeros(graph.edges.atoms, 1, 0)]
         n, c = graph.edges.messages, self.density.true[0]
         r = graph.edges.distance[:n]
         radial = self.radial(r) * envelope(r, self.cutoff)[:, None] * self.radial_weight
@@ -102,6 +121,8 @@ class ClusterExpansion(nn.Module):
 
     def site_features(self, densities: list[Tensor], l: int, parity: int) -> Tensor:
         """[atoms, 2l+1, features]: the density, its products, and 1 (l = 0)."""
+        if not self.surroundings:
+            return densities[0].new_ones(len(densities[0]), 1, 1)
         parts = [densities[l]] if parity == 0 else []
         n = len(densities[0])
         few = [d.view(n, d.shape[1], self.elements, -1)[..., : self.products].flatten(2) for d in densities]
@@ -118,10 +139,12 @@ class ClusterExpansion(nn.Module):
 
     def edge_features(self, graph: Graph, densities: list[Tensor], edges: Tensor) -> list[Tensor]:
         """m = 0: [edges, features]; m > 0: [edges, 2, features]."""
+        across = self.across(graph.edges.distance[edges]) * self.across_weight
+        if not self.surroundings:
+            return [across]
         flat = torch.cat([d.flatten(1) for d in densities], 1)
         wigner = [w[edges] for w in graph.wigner[: self.l_max]]
         ends = [into_frame(self.density, flat[index[edges]], wigner) for index in (graph.edges.i, graph.edges.j)]
-        across = self.across(graph.edges.distance[edges]) * self.across_weight
         result = []
         for m in range(min(self.l_max, len(self.frame.pairs)) + 1):
             both = torch.cat([ends[0][m], ends[1][m]], -1)

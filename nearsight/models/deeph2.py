@@ -19,6 +19,7 @@ from nearsight.core.spin import NONE, Spin
 from nearsight.core.spin import spin as find_spin
 from nearsight.core.spin_parts import SpinParts
 from nearsight.core.structure import Structure
+from nearsight.models.baseline import SURROUNDED
 from nearsight.models.contract import LastLayer, ModelConfig, Setting, Told, silent
 from nearsight.models.graph import Graph
 from nearsight.models.interactions import BondFrameModel, EdgeConvolution
@@ -97,8 +98,8 @@ class DeepH2(BondFrameModel):
     matrix pair [Bohr].  irreps: features of atoms.  edge, hidden: channels in the edge's frame (even m = 0, odd m = 0, then
     m = 1, 2, ...).  layers: interactions; the prediction depends on atoms within (layers + 1) cutoffs and one more edge.
     neighbours: mean number within the cutoff.  spin: of the matrices; with collinear spin those of the state that the data
-    have, between spinors the part that time reversal leaves, which without moments is all of H.  Highest l and m are raised to
-    what the orbitals need.
+    have, between spinors the part that time reversal leaves, which without moments is all of H.  surroundings: of the cluster
+    expansion (baseline.py).  Highest l and m are raised to what the orbitals need.
 
     A new network gives zero, so that the first prediction is the cluster expansion.
     """
@@ -123,6 +124,7 @@ class DeepH2(BondFrameModel):
         width: int = 64,
         neighbours: float = 12.0,
         spin: str = NONE.name,
+        surroundings: bool = True,
     ) -> None:
         super().__init__(shells, target)
         parts = SpinParts.without_moments(find_spin(spin))
@@ -139,7 +141,7 @@ class DeepH2(BondFrameModel):
             neighbours=neighbours,
             pseudo=0 if parts.is_real else SPINOR_PSEUDO,
         )
-        self.readout = BlockReadout(shells, cutoff, reach, node.l_max, parts)
+        self.readout = BlockReadout(shells, cutoff, reach, node.l_max, parts, surroundings)
         elements = len(self.shells)
         self.pair = EdgeConvolution(node, edge_irreps, hidden_irreps, [self.readout.frame], width, final=True)
         self.site_gate = Gate(node)
@@ -152,7 +154,7 @@ class DeepH2(BondFrameModel):
     def arguments(cls, config: Any, setting: Setting) -> dict[str, Any]:
         """Keyword arguments of the constructor, from the table and the data; the spin is that of the data."""
         spin = {} if setting.spin is NONE else {"spin": setting.spin.name}
-        return super().arguments(config, setting) | spin
+        return super().arguments(config, setting) | spin | {"surroundings": len(setting.shells) <= SURROUNDED}
 
     @property
     def spin(self) -> Spin:

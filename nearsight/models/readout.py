@@ -113,6 +113,7 @@ class BlockReadout(nn.Module):
         reach: float,
         l_max: int,
         parts: SpinParts | None = None,
+        surroundings: bool = True,
     ) -> None:
         super().__init__()
         self.slots = OrbitalSlots(shells)
@@ -122,7 +123,7 @@ class BlockReadout(nn.Module):
         size, elements = self.irreps.dim, len(self.slots.numbers)
         self.register_buffer("site_scale", torch.ones(elements, size))
         self.log_scale = RadialTable(elements**2, reach, size)
-        self.cluster = ClusterExpansion(elements, self.irreps, self.frame, cutoff, reach, l_max)
+        self.cluster = ClusterExpansion(elements, self.irreps, self.frame, cutoff, reach, l_max, surroundings)
         self._cast: tuple[torch.device, torch.dtype, list[PartCoupling]] | None = None
 
     def couplings(self, like: Tensor) -> list[PartCoupling]:

@@ -9,7 +9,7 @@ import torch
 from nearsight.core.errors import NearsightError
 from nearsight.models import decompositions
 from nearsight.models.decompositions import singular_values, symmetric_eigen
-from nearsight.models.statistics import Regression
+from nearsight.models.statistics import Folds, Regression
 
 
 def features(rank: int = 5) -> torch.Tensor:
@@ -62,10 +62,10 @@ def test_singular_values_of_a_singular_matrix(giving_up: int) -> None:
 
 def test_a_ridge_fit_of_dependent_features_predicts(giving_up: int) -> None:
     x, truth = features(), torch.arange(12.0, dtype=torch.float64)[:, None]
-    regression = Regression()
+    regression = Regression(Folds.of([0] * 4))
     for k in range(4):
         regression.add(k, x[10 * k : 10 * k + 10], x[10 * k : 10 * k + 10] @ truth)
-    assert torch.allclose(x @ regression.solve(), x @ truth, atol=1e-4 * float((x @ truth).abs().max()))
+    assert torch.allclose(x @ regression.solve().whole, x @ truth, atol=1e-4 * float((x @ truth).abs().max()))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e200])
@@ -74,7 +74,7 @@ def test_what_is_not_finite_is_one_line(bad: float) -> None:
     x[3, 3] = bad
     with pytest.raises(NearsightError, match="not finite"):
         symmetric_eigen(x.T @ x)
-    regression = Regression()
+    regression = Regression(Folds.of([0]))
     regression.add(0, x, x[:, :1])
     with pytest.raises(NearsightError, match="not finite"):
         regression.solve()

@@ -55,6 +55,12 @@ class TestSpinorDeepH2(WithoutMoments, TestDeepH2):
     shells: ClassVar = {1: (0, 1), 6: (0, 0, 1), 8: (0, 1, 2)}
 
 
+class TestWithoutSurroundings(TestDeepH2):
+    """As it is for many elements: no neighbour enters the cluster expansion."""
+
+    arguments: ClassVar = {**TestDeepH2.arguments, "surroundings": False}
+
+
 @pytest.fixture(autouse=True)
 def _toy(third_party) -> None:
     third_party("nearsight.models", toy="tests.toy_model:Model")

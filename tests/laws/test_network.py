@@ -135,6 +135,47 @@ def test_the_cluster_expansion_is_found_again_from_data() -> None:
         assert float(error.square().mean().sqrt()) < 0.02 * float(target.std())
 
 
+COMPOSITIONS = [[6, 1, 6, 1, 6, 1], [6, 6, 6, 1, 6, 1], [6, 1, 1, 1, 6, 1], [6, 1, 1, 1, 1, 1], [6, 6, 6, 6, 6, 1]]
+
+
+def of_compositions(seed: int, count: int) -> list[Structure]:
+    """So many copies of each, every atom displaced."""
+    generator, a = torch.Generator().manual_seed(seed), crystal()
+    shifts = [0.4 * torch.randn(a.positions.shape, generator=generator, dtype=torch.float64) for _ in range(5 * count)]
+    return [Structure(a.cell, a.positions + d, torch.tensor(COMPOSITIONS[k % 5])) for k, d in enumerate(shifts)]
+
+
+def test_what_holds_for_all_compositions_is_found_where_they_are_left_out() -> None:
+    shells = {6: (0, 1), 1: (0,)}
+    teacher, pupil = model(shells=shells), model(shells=shells)
+    graphs = [teacher.geometry(s, layout_of(s, shells=shells), Inputs()) for s in of_compositions(5, 7)]
+    samples = [(graph, teacher.complete(graph).baseline[None]) for graph in graphs]
+    pupil.fit_baseline([s for k, s in enumerate(samples) if k % 5])
+    for graph, [target] in samples[::5]:
+        assert float((pupil.complete(graph).baseline - target).square().mean()) < 0.01 * float(target.square().mean())
+
+
+def test_a_baseline_that_does_not_help_other_compositions_is_not_taken() -> None:
+    """Labels of each composition are an expansion of its own: copies are predicted, other compositions are not."""
+    shells = {6: (0, 1), 1: (0,)}
+    pupil = model(shells=shells)
+    teachers, samples = [], []
+    for k in range(5):
+        teachers.append(model(shells=shells))
+        for name, x in teachers[k].readout.cluster.named_buffers():
+            if name.startswith(("site", "edge")):
+                x.normal_(generator=torch.Generator().manual_seed(100 + k))
+    for k, s in enumerate(of_compositions(6, 5)):
+        graph = pupil.geometry(s, layout_of(s, shells=shells), Inputs())
+        samples.append((graph, teachers[k % 5].complete(graph).baseline[None]))
+    pupil.fit_baseline([s for k, s in enumerate(samples) if k % 5])
+    for graph, [target] in samples[::5]:
+        assert float((pupil.complete(graph).baseline - target).square().mean()) < 1.3 * float(target.square().mean())
+    spread = pupil.readout.site_scale.square().mean()
+    within = torch.cat([pupil.readout.components(g, y[0])[0] for g, y in samples]).square().mean()
+    assert float(spread) > 0.3 * float(within)  # what is left, not what a fit leaves of its own data
+
+
 def test_irreps_are_read_and_a_wrong_one_is_named() -> None:
     irreps = Irreps.parse("4x0e + 3x1o+2x1e+1x2o")
     assert irreps == Irreps((4, 3, 0), (0, 2, 1))
