@@ -14,7 +14,7 @@ import typer
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from nearsight.cli.checking import check
-from nearsight.cli.console import Bars, console, figure, print_json, progress_bars, spinner
+from nearsight.cli.console import Bars, console, figure, print_figures, print_json, progress_bars, spinner
 from nearsight.cli.dataset import Executor, dataset_app
 from nearsight.cli.group import Group
 from nearsight.cli.motion import md, relax
@@ -96,9 +96,16 @@ def train(
     words: Annotated[list[str] | None, set_option("train")] = None,
 ) -> None:
     """Train a network on Hamiltonians, or on the energy functional; run it again to go on where it was stopped."""
+    from nearsight.learn.parallel import Ranks
     from nearsight.learn.train import train_from_config
+    from nearsight.tasks.held_out import held_out_figures
 
     report = train_from_config(config, out, words)
+    if Ranks.join("cpu").first:
+        with spinner("figures of what was held out"):
+            found = held_out_figures(out, max(20.0, 6 * report["minutes"]))
+        if found is not None:
+            print_figures(found.to_json(), "of what was held out")
     said = f"{report['best_is']}: {figure(report['best'])} {report['best_unit']}"
     if report["last"]["energy"] is not None and report["validation_mae_meV"] is not None:
         said += f"; mean error of the Hamiltonians validated on: {figure(report['validation_mae_meV'])} meV"
@@ -126,6 +133,23 @@ def predict(
     found = structure if vacuum is None else read_structure(structure, vacuum)
     predict_folder(model, found, out, device, charge, warn)
     print(f"Hamiltonian and overlap in {out}")
+    if vacuum is None and structure.is_dir():
+        _beside_the_ground_state(structure, out)
+
+
+def _beside_the_ground_state(structure: Path, out: Path) -> None:
+    """Print how far a prediction is from the ground state in the folder that it was made for, if there is one."""
+    from nearsight.formats.registry import find, read
+    from nearsight.properties.compare import compare as measure
+    from nearsight.properties.compare import superposed_atoms
+
+    known = read(structure) if find(structure) is not None else None
+    ground = known is not None and known.hamiltonian is not None and known.converged is not False
+    if known is None or not ground or known.result.get("prediction") or known.result.get("initial_hamiltonian"):
+        return
+    with spinner("comparing with the ground state"):
+        result = measure(known, read(out), superposed=superposed_atoms(known)).to_json()
+    print_figures(result)
 
 
 @app.command()
@@ -183,20 +207,15 @@ def compare(
     """How far apart are two Hamiltonians of one structure, and their bands?"""
     from nearsight.formats.registry import read
     from nearsight.properties.compare import compare as measure
+    from nearsight.properties.compare import superposed_atoms
 
     with spinner("comparing"):
-        result = measure(read(reference), read(other), window_ev=window).to_json()
+        known = read(reference)
+        result = measure(known, read(other), window_ev=window, superposed=superposed_atoms(known)).to_json()
     if json:
         print_json(result)
         return
-    from rich.table import Table
-
-    table = Table("difference", "value", box=None, pad_edge=False, header_style="bold")
-    for name, value in result.items():
-        inner = value.items() if isinstance(value, dict) else [("", value)]
-        for key, number in inner:
-            table.add_row(f"{name} {key}".strip(), figure(number))
-    console().print(table)
+    print_figures(result)
 
 
 @app.command()

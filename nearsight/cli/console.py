@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -74,3 +75,32 @@ def figure(value: Any) -> str:
     if value is None:
         return "unknown"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+MOST_ROWS = 12  # of one table within a table: the largest; all are in the JSON
+
+
+def print_figures(result: Mapping[str, Any], title: str = "difference") -> None:
+    """A table of a comparison's figures (`Comparison.to_json`), beside them those of superposed atoms, where it has them."""
+    from rich.table import Table
+
+    beside: Mapping[str, Any] = result.get("superposed_atoms") or {}
+    columns = [title, "value", *(["superposed atoms"] if beside else [])]
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+
+    def row(name: str, value: Any, other: Any) -> None:
+        table.add_row(name, figure(value), *([figure(other)] if beside else []))
+
+    for name, value in result.items():
+        if name == "superposed_atoms":
+            continue
+        other = beside.get(name)
+        if not isinstance(value, dict):
+            row(name, value, other)
+            continue
+        largest = sorted(value, key=lambda k: -value[k])[:MOST_ROWS]
+        for key in [k for k in value if k in largest]:
+            row(f"{name} {key}", value[key], (other or {}).get(key))
+        if len(value) > MOST_ROWS:
+            table.add_row(f"{name}: {len(value) - MOST_ROWS} smaller ones", "", *([""] if beside else []))
+    console().print(table)

@@ -27,6 +27,11 @@ class DataRecord:
         table = {"train": self.train, "validation": self.validation, "orbitals": self.orbitals}
         write_json(folder / FILE, table)
 
+    @staticmethod
+    def read(folder: Path) -> DataRecord | None:
+        """That of a model's folder; None of an earlier version. Raises BadInput for a file that is damaged."""
+        return _read(folder / FILE)
+
     def require_same(self, folder: Path) -> None:
         """Refuse to go on in a model's folder with data or a split that are not those that it began with.
 
