@@ -158,7 +158,16 @@ def bands(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Picture: png, pdf or svg.")] = None,
     path: Annotated[str | None, typer.Option(help="Corners to visit, e.g. GAMMA-M-K-GAMMA.")] = None,
     points: Annotated[int | None, typer.Option(help="k-points on the path.", min=2)] = None,
-    window: Annotated[tuple[float, float], typer.Option(help="Energies shown.", metavar="EV EV")] = (-10.0, 10.0),
+    window: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            help="Energies shown, from the Fermi level.", metavar="EV EV", show_default="-10 10, or all states"
+        ),
+    ] = None,
+    states: Annotated[int | None, typer.Option(help="How many states about the Fermi level.", min=1)] = None,
+    solver: Annotated[
+        str, typer.Option(help="dense (all states), sparse (some, of large systems), or auto: what fits.")
+    ] = "auto",
     project: Annotated[
         str | None, typer.Option(help="Show what is on which atom, element, l, orbital, spin, or several: element,l.")
     ] = None,
@@ -171,7 +180,10 @@ def bands(
     from nearsight.formats.outputs import PICTURES, claim_file, distinct_names
     from nearsight.report.plot import check_window, plot_bands
 
-    check_window(window)
+    if window is not None:
+        check_window(window)
+    if solver not in ("auto", "dense", "sparse"):
+        raise BadInput(f"--solver {solver}: take auto, dense or sparse")
     if project is not None and len(folders) > 1:
         raise BadInput("--project draws one calculation: give one folder")
     first, names = folders[0], distinct_names(folders)
@@ -179,22 +191,37 @@ def bands(
     claim_file(picture, PICTURES, folders)
     if json is not None:
         claim_file(json, (), [*folders, picture])
+    from nearsight.core.units import HARTREE_EV
     from nearsight.formats.files import write_json
     from nearsight.formats.registry import read
     from nearsight.properties.spectra import bands as compute
     from nearsight.properties.spectra import bands_together
 
-    with spinner("diagonalising"):
+    words: dict[str, Any] = {"solver": solver, "states": states, "window_ev": window}
+    with progress_bars() as progress:
+        bars = Bars(progress)
+        bars.stage("diagonalising")
         calculations = [read(folder) for folder in folders]
         if project is None:
-            found = bands_together(calculations, path, points, fold)
+            found = bands_together(calculations, path, points, fold, bars, **words)
         else:
-            found = [compute(calculations[0], path=path, points=points, project=project)]
+            found = [compute(calculations[0], path=path, points=points, project=project, progress=bars, **words)]
     results = dict(zip(names, found, strict=True))
-    plot_bands(list(results.items()), picture, window_ev=window)
+    few = [b for b in found if b.first]
+    shown = window or (-10.0, 10.0)
+    if window is None and few and few[0].fermi_level is not None:
+        ends = [(e - few[0].fermi_level) * HARTREE_EV for e in (few[0].energies.min(), few[0].energies.max())]
+        shown = (float(ends[0]) - 0.02, float(ends[1]) + 0.02)
+    plot_bands(list(results.items()), picture, window_ev=shown)
     if json is not None:
         write_json(json, {name: b.to_json() for name, b in results.items()})
-    print(f"bands in {picture}")
+    by = (
+        ""
+        if not few
+        else f", {few[0].energies.shape[2]} states at each k"
+        + (" by the sparse solver" if few[0].solver == "sparse" else "")
+    )
+    print(f"bands in {picture}{by}")
 
 
 @app.command()

@@ -78,6 +78,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "dos": "nearsight.properties.dos:dos",
         "gap": "nearsight.properties.gap:gap",
         "charges": "nearsight.properties.charges:charges",
+        "levels": "nearsight.properties.levels:levels",
     },
     "generators": {
         "rattle": "nearsight.generators.rattle:Rattle",

@@ -26,6 +26,7 @@ COMMANDS = (
     ("dos",),
     ("gap",),
     ("charges",),
+    ("levels",),
     ("dataset",),
     ("dataset", "build"),
     ("dataset", "list"),

@@ -68,6 +68,15 @@ class TestCharges(PropertyLaws):
         return torch.cat([result.electrons["mulliken"], result.electrons["lowdin"], orders, result.valences])
 
 
+class TestLevels(PropertyLaws):
+    kind = "levels"
+    given = {"window": (-12, 12)}  # noqa: RUF012
+
+    def invariants(self, result):
+        e = result.energies
+        return torch.stack([e.mean(), e.min(), e.max(), torch.tensor(result.fermi_level)])
+
+
 def test_every_property_is_under_the_laws():
     assert {c.kind for c in PropertyLaws.__subclasses__()} >= set(kinds("properties"))
 

@@ -1,0 +1,201 @@
+"""Large eigenproblems: sparse H(k), factors, inertia, states near an energy; against dense matrices."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import nearsight
+from nearsight.core.basis import Basis
+from nearsight.core.blocks import BlockMatrix
+from nearsight.core.errors import BadInput, NearsightError, Unavailable
+from nearsight.core.layout import BlockLayout
+from nearsight.core.pairs import Pairs
+from nearsight.core.spin import COLLINEAR, NONE, SPINOR
+from nearsight.core.units import HARTREE_EV
+from nearsight.electrons.eigen import eigenvalues
+from nearsight.electrons.sparse import factor as factors
+from nearsight.electrons.sparse.factor import Shift, factor_for
+from nearsight.electrons.sparse.levels import SparseLevels
+from nearsight.electrons.sparse.pardiso import library
+from nearsight.electrons.sparse.pencil import SparseProblem
+from nearsight.formats.deeph import write_folder
+from nearsight.properties.near_fermi import NearFermi
+from nearsight.properties.spectra import bands
+from tests import cases
+from tests.laws.properties import KINDS, graphene, with_spin
+
+K = torch.tensor([[0.0, 0.0, 0.0], [0.13, -0.27, 0.4]], dtype=torch.float64)
+with_mkl = pytest.mark.skipif(library() is None, reason="MKL is not installed")
+EV = 1e-6 / HARTREE_EV
+
+
+def crystal(kind=NONE, elements=(6, 6), atoms=40, cell=16.0):
+    """A random crystal with random H and an overlap near 1, hermitian; complex elements where there are spinors."""
+    g = torch.Generator().manual_seed(1)
+    positions = torch.rand(atoms, 3, generator=g, dtype=torch.float64) * cell
+    numbers = [elements[n % len(elements)] for n in range(atoms)]
+    s = cases.structure([[cell, 0, 0], [0, cell, 0], [1.0, 2.0, cell]], positions.tolist(), numbers)
+    layout = BlockLayout(Basis.of(s.numbers, {6: (0, 1), 1: (0,), 8: (0, 0, 1)}), Pairs.within(s, 7.0))
+    dtype = torch.complex128 if kind is SPINOR else torch.float64
+    h = 0.1 * torch.randn(kind.components, layout.size, generator=g, dtype=dtype)
+    overlap = BlockMatrix(layout, 0.01 * torch.randn(1, layout.size, generator=g, dtype=torch.float64)).hermitian()
+    values = overlap.values.clone()
+    for pair in layout.pairs.on_site.tolist():
+        n, a = int(layout.shapes[pair, 0]), int(layout.boundaries[pair])
+        values[0, a : a + n * n] += torch.eye(n, dtype=values.dtype).flatten()
+    return BlockMatrix(layout, h, kind).hermitian(), overlap.with_values(values)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=repr)
+@pytest.mark.parametrize("elements", [(6, 6), (6, 1)], ids=["blocks", "elements"])
+def test_sparse_matrices_are_the_dense_ones(kind, elements):
+    h, s = crystal(kind, elements, atoms=7, cell=6.0)
+    problem = SparseProblem.of(h, s)
+    for k in K:
+        for spin in range(kind.matrices):
+            dense = h.at_k(k[None])[spin, 0].numpy(), s.embed(kind).at_k(k[None])[spin, 0].numpy()
+            pencil = problem.at(k, spin)
+            found = pencil.hamiltonian.scipy.toarray(), pencil.overlap.scipy.toarray()
+            for a, b in zip(dense, found, strict=True):
+                assert np.abs(np.linalg.eigvalsh(a) - np.linalg.eigvalsh(b)).max() < 1e-12
+                assert np.abs(np.sort_complex(a.ravel()) - np.sort_complex(b.ravel())).max() < 1e-12
+
+
+def small(monkeypatch):
+    """As if MKL were not there."""
+    monkeypatch.setattr(factors, "library", lambda: None)
+
+
+@pytest.mark.parametrize("by", [pytest.param("mkl", marks=with_mkl), "scipy"])
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("elements", [(6, 6), (6, 1)], ids=["blocks", "elements"])
+def test_inertia_counts_the_levels_below(by, single, elements, monkeypatch):
+    if by == "scipy":
+        small(monkeypatch)
+    h, s = crystal(elements=elements)
+    problem = SparseProblem.of(h, s)
+    for k in K:
+        e = eigenvalues(h, s, k[None]).flatten()
+        pencil = problem.at(k)
+        shift = Shift(pencil, factor_for(pencil, single), single)
+        for n in (0, 3, len(e) // 2, len(e) - 2):
+            sigma = 0.5 * float(e[n] + e[n + 1])
+            assert shift.at(sigma) == n + 1
+            b = np.random.default_rng(0).normal(size=(len(e), 3))
+            assert np.abs(shift.apply(shift.solve(b)) - b).max() < (1e-3 if single else 1e-8)
+
+
+@pytest.mark.parametrize("by", [pytest.param("mkl", marks=with_mkl), "scipy"])
+@pytest.mark.parametrize("kind", KINDS, ids=repr)
+def test_the_window_is_that_of_all_states(kind, by, monkeypatch):
+    """More rows than the small systems that are diagonalised whole."""
+    if by == "scipy":
+        small(monkeypatch)
+    h, s = crystal(kind, atoms=90 if kind is not SPINOR else 60, cell=20.0)
+    e = eigenvalues(h, s, K)
+    first = tuple(int(n) for n in (e[:, 0] < 0.1).sum(1) - 10)
+    found = SparseLevels(h, s).window(K, first, 24, 0.1)
+    for spin, a in enumerate(first):
+        assert float((found.energies[spin] - e[spin, :, a : a + 24]).abs().max()) < EV
+
+
+@with_mkl
+def test_levels_of_high_multiplicity_are_all_found():
+    """Twelve copies of a molecule: every level twelve times, more than a block of the Krylov method sees at once."""
+    copies, atoms = 12, 10
+    g = torch.Generator().manual_seed(2)
+    one = torch.rand(atoms, 3, generator=g, dtype=torch.float64) * 8
+    positions = [(one + torch.tensor([30.0 * n, 0, 0], dtype=torch.float64)) for n in range(copies)]
+    cell = [[30.0 * copies, 0, 0], [0, 60, 0], [0, 0, 60]]
+    s = cases.structure(cell, torch.cat(positions).tolist(), [6] * atoms * copies)
+    layout = BlockLayout(Basis.of(s.numbers, {6: (0, 1)}), Pairs.within(s, 7.0))
+    p = layout.pairs
+    first = p.find(p.i % atoms, p.j % atoms, p.R)
+    size = 16 * int(layout.pairs.on_site[atoms]) if atoms < len(layout.pairs.on_site) else layout.size
+    some = torch.randn(1, size, generator=g, dtype=torch.float64)
+    index = (16 * first[:, None] + torch.arange(16)).flatten()
+    h = BlockMatrix(layout, 0.1 * some[:, index]).hermitian()
+    values = torch.zeros(1, layout.size, dtype=torch.float64)
+    for pair in p.on_site.tolist():
+        values[0, 16 * pair : 16 * pair + 16] = torch.eye(4, dtype=torch.float64).flatten()
+    overlap = BlockMatrix(layout, values)
+    e = eigenvalues(h, overlap, K[:1])[0, 0]
+    assert float((e[:12] - e[0]).abs().max()) < 1e-9
+    found = SparseLevels(h, overlap).window(K[:1], (100,), 44, float(e[120])).energies[0, 0]
+    assert float((found - e[100:144]).abs().max()) < EV
+
+
+@with_mkl
+def test_electrons_are_counted_without_levels():
+    h, s = crystal(COLLINEAR)
+    solver, e = SparseLevels(h, s), eigenvalues(h, s, K[:1])
+    at = solver.zero_temperature(31.0, K[0], within=0)
+    assert int((e < at).sum()) == 31
+    with pytest.raises(BadInput, match="do not fit"):
+        solver.zero_temperature(1e4, K[0])
+
+
+def test_what_is_not_there_is_said(monkeypatch):
+    h, s = crystal()
+    small(monkeypatch)
+    monkeypatch.setattr(factors, "SCIPY_ROWS", 10)
+    with pytest.raises(Unavailable, match="nearsight\\[sparse\\]"):
+        SparseLevels(h, s).count(0.0, K[0])
+    broken = h.values.clone()
+    broken[0, 0] = torch.nan
+    with pytest.raises(BadInput, match="not finite"):
+        SparseLevels(h.with_values(broken), s)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=repr)
+def test_bands_of_few_states_are_those_of_all(kind):
+    c = with_spin(graphene(), kind)
+    every = bands(c, path="GAMMA-M-K", points=5)
+    few = bands(c, path="GAMMA-M-K", points=5, solver="sparse", states=4)
+    cut = bands(c, path="GAMMA-M-K", points=5, solver="dense", states=4)
+    assert few.first == cut.first and few.solver == "sparse" and every.first == ()
+    assert float((few.energies - cut.energies).abs().max()) < EV
+    with pytest.raises(NearsightError, match="--states"):
+        bands(c, path="GAMMA-M-K", points=5, solver="sparse", states=1000)
+
+
+def test_the_fermi_level_is_that_of_all_levels():
+    c = replace(graphene(), fermi_level=None, electrons=8.0)
+    dense = nearsight.properties.spectra.fermi_level_of(c)
+    near = NearFermi.of(c, 8.0, 0.25, 0.025 / HARTREE_EV)
+    assert abs(near.fermi_level - dense) < 1e-3 / HARTREE_EV
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    from nearsight.cli.commands import main
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["nearsight", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return run
+
+
+def test_the_command_says_which_solver(tmp_path, run):
+    write_folder(tmp_path / "g", graphene())
+    for solver in ("dense", "sparse"):
+        status, out, err = run("levels", tmp_path / "g", "--states", 4, "--solver", solver, "--json", tmp_path / solver)
+        assert status == 0 and f"4 states at k = 0 0 0, {solver} solver" in out, err
+    a, b = (json.loads((tmp_path / solver).read_text()) for solver in ("dense", "sparse"))
+    assert a["first_state"] == b["first_state"]
+    assert np.abs(np.array(a["energies_eV"]) - b["energies_eV"]).max() < 1e-6
+    status, out, err = run(
+        "bands", tmp_path / "g", "--states", 4, "--solver", "sparse", "--points", 4, "-o", tmp_path / "b.png"
+    )
+    assert status == 0 and "4 states at each k by the sparse solver" in out, err
+    status, _, err = run("bands", tmp_path / "g", "--solver", "sparsest")
+    assert status == 1 and "auto, dense or sparse" in err
