@@ -145,6 +145,8 @@ class BudgetConfig(Table):
 
     max_minutes, max_epochs: whichever comes first ends the training; schedules run over that budget.  validations: how many
     over the budget.  resume: go on from the checkpoint in the output folder.  cache_gb: what samples may take in memory.
+    clock: what minutes are counted by: `wall`, or `cpu`, the time that this process had a core, which is the same on a machine
+    that others use too.
     """
 
     max_minutes: float | None = Field(20.0, gt=0)
@@ -152,6 +154,7 @@ class BudgetConfig(Table):
     validations: int = Field(40, ge=1)
     device: str = "cpu"
     cache_gb: float = Field(4.0, gt=0)
+    clock: Literal["wall", "cpu"] = "wall"
     resume: bool = True
 
 

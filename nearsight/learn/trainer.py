@@ -50,6 +50,7 @@ class Trainer:
         self.trained, self.store, self.held_out = assembled.trained, assembled.store, assembled.held_out
         self.loss, self.validator = assembled.loss, assembled.validator
         self.newton = assembled.newton
+        self.clock = time.process_time if self.trainer.clock == "cpu" else time.perf_counter
         self.told, self.bar = told, bar
         self.network: HamiltonianModel = self.trained.network
         self.average: HamiltonianModel = copy.deepcopy(self.network)
@@ -81,10 +82,10 @@ class Trainer:
                 batches = [list(range(len(self.store)))]  # one step takes all structures
             self.progress.batches = len(batches)
             while self.progress.position < len(batches) and self.share() < 1:
-                started = time.perf_counter()
+                started = self.clock()
                 self._step(batches[self.progress.position])
                 self.progress.position += 1
-                self.progress.elapsed += self._agreed(time.perf_counter() - started)
+                self.progress.elapsed += self._agreed(self.clock() - started)
                 self.bar.advance(self.share(), self.recent[-1] if self.recent else None, self.progress)
                 if self.trainer.max_minutes and self.share() - self.progress.validated >= 1 / self.trainer.validations:
                     self._validated()
@@ -113,6 +114,7 @@ class Trainer:
         sizes = self.loss.sizes(sample)
         shares = [a / b if b else 0.0 for a, b in zip(sizes, self.ranks.total(sizes), strict=True)]
         loss = 0.0
+        self.network.at_step(None if self.loss.keeps else self.progress.step)
         if sample is not None:
             predicted = self.network(sample.prepared)
             found = self.loss(predicted, sample, shares)
@@ -194,7 +196,7 @@ class Trainer:
 
     def _validated(self) -> None:
         """Validate the averaged weights, keep them if they are the best, and write all that a resumed run needs."""
-        started = time.perf_counter()
+        started = self.clock()
         p = self.progress
         (total, on_site, off_site), figures = self._validate()
         loss = sum(self.recent) / len(self.recent) if self.recent else None
@@ -224,7 +226,7 @@ class Trainer:
             "meV" if self.loss.labels is None or self.validator is not None else self.loss.labels.unit,
         )
         self.recent = []
-        p.elapsed += self._agreed(time.perf_counter() - started)
+        p.elapsed += self._agreed(self.clock() - started)
         p.validated = self.share()
         self._write(self.last)
         self.bar.say(self.last)

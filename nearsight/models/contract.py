@@ -226,6 +226,12 @@ class HamiltonianModel(nn.Module, ABC):
     def fit_scales(self, samples: Iterable[tuple[Any, Tensor]], share: float) -> None:
         """Fit the scales alone, none below `share` of the largest: for few structures, or provisional labels."""
 
+    def at_step(self, step: int | None) -> None:
+        """Told before each step of a training on labels, the same in all processes: what of the network this step is to train.
+
+        None: all of it.  A model that is trained as a whole at each step does nothing.
+        """
+
     def fitted(self) -> Mapping[str, Tensor]:
         """What `fit_baseline` has set and `complete` uses, by name."""
         return {}

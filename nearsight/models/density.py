@@ -3,13 +3,17 @@
 Atoms pass messages as in deeph2, and what is read from them are coefficients of n - n_atoms (density_form.py), 80 numbers an
 atom: no edges of the matrix are carried through the network, so that a step costs a tenth of one of deeph2. The coefficients
 are in the scale of the data: for each element, l and radial combination the spread of the best fits, and for l = 0 their mean.
+
+What limits such a network is the number of structures, not of weights: it fits those it is trained on four times better than
+others, each network in a way of its own. So there are several of them, each trained in turn on what the others are not trained
+on at that step, and the density is their mean, which costs nothing beside F[n].
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -37,7 +41,8 @@ LEAST_SPREAD = 0.05  # of the largest spread of an l
 class DensityConfig(DeepH2Config):
     """Keys of deeph2, and those of the form of the density.
 
-    target: density.  exponents: of the Gaussians [Bohr^-2].  l_max: highest l of the density on an atom.
+    target: density.  exponents: of the Gaussians [Bohr^-2].  l_max: highest l of the density on an atom.  members: networks
+    whose mean the density is, trained in turn.
     """
 
     elsewhere: ClassVar[Mapping[str, str]] = {}
@@ -49,6 +54,7 @@ class DensityConfig(DeepH2Config):
     cutoff_ang: float = Field(5.5, gt=0, le=50)
     exponents: tuple[float, ...] | None = None
     l_max: int = Field(3, ge=0, le=6)
+    members: int = Field(4, ge=1, le=64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +99,8 @@ class DensitySample(Prepared):
 class DeepH2Density(BondFrameModel):
     """Structure -> coefficients of n - n_atoms, equivariant under all of O(3), strictly local but for the neutrality.
 
-    Arguments as of DeepH2; exponents [Bohr^-2], l_max: of the form of the density.  A new network gives the mean of the data.
+    Arguments as of DeepH2; exponents [Bohr^-2], l_max: of the form of the density; members: networks, this one and others like
+    it, whose mean is given.  A new network gives the mean of the data.
     """
 
     Config = DensityConfig
@@ -117,6 +124,7 @@ class DeepH2Density(BondFrameModel):
         neighbours: float = 12.0,
         exponents: Sequence[float] | None = None,
         l_max: int = 3,
+        members: int = 1,
     ) -> None:
         self.form: DensityForm = default_form(None if exponents is None else tuple(exponents), l_max)
         name = target.name if isinstance(target, Target) else target
@@ -143,13 +151,17 @@ class DeepH2Density(BondFrameModel):
         self.register_buffer("column", node.channel_of_column(), persistent=False)
         self.register_buffer("mean", torch.zeros(elements, self.form.count))
         self.register_buffer("scale", torch.ones(elements, self.form.count))
+        alike: dict[str, Any] = {"cutoff": cutoff, "irreps": irreps, "edge": edge, "hidden": hidden, "layers": layers}
+        alike |= {"radial": radial, "width": width, "neighbours": neighbours, "exponents": exponents, "l_max": l_max}
+        self.others = nn.ModuleList(type(self)(shells, target, **alike) for _ in range(members - 1))
+        self.trained: int | None = None
 
     @classmethod
     def arguments(cls, config: DensityConfig, setting: Setting) -> dict[str, Any]:
         """Keyword arguments of the constructor, from the table and the data."""
         shared = {k: v for k, v in super().arguments(config, setting).items() if k != "reach"}  # no edge of the matrix
         form = default_form(config.exponents, config.l_max)
-        return {**shared, "exponents": list(form.exponents), "l_max": form.l_max}
+        return {**shared, "exponents": list(form.exponents), "l_max": form.l_max, "members": config.members}
 
     @property
     def locality(self) -> float:
@@ -214,18 +226,37 @@ class DeepH2Density(BondFrameModel):
                 mean = part.mean((0, 1)) if l == 0 and means else part.new_zeros(self.form.radial)
                 spread = (part - mean).square().mean((0, 1)).sqrt()
                 spread = spread.clamp(min=least * float(spread.max()) + 1e-6)
-                self.mean[z, columns] = mean.repeat(2 * l + 1).to(self.mean)
-                self.scale[z, columns] = spread.repeat(2 * l + 1).to(self.scale)
+                for member in self.members:
+                    member.mean[z, columns] = mean.repeat(2 * l + 1).to(self.mean)
+                    member.scale[z, columns] = spread.repeat(2 * l + 1).to(self.scale)
 
     def fitted(self) -> dict[str, Tensor]:
         """Nothing that a sample depends on."""
         return {}
 
+    @property
+    def members(self) -> list[DeepH2Density]:
+        """The networks whose mean is given."""
+        return [self, *cast("Iterable[DeepH2Density]", self.others)]
+
+    def at_step(self, step: int | None) -> None:
+        """One member is trained at a step, and it alone is what `forward` gives; None: all are trained, and their mean given."""
+        self.trained = None if step is None else step % len(self.members)
+        for k, member in enumerate(self.members):
+            for name, p in member.named_parameters():
+                if not name.startswith("others."):
+                    p.requires_grad_(self.trained in (None, k))
+
     def forward(self, sample: DensitySample) -> Prediction:
         """Coefficients [1, size] of the density's difference from atoms, each structure neutral."""
+        chosen = self.members if self.trained is None else [self.members[self.trained]]
+        values = torch.stack([member.coefficients(sample) for member in chosen]).mean(0)
+        return Prediction(values.flatten()[None], sample.sizes, self.target)
+
+    def coefficients(self, sample: DensitySample) -> Tensor:
+        """Of this member alone [atoms, count]."""
         edges = sample.edges
         x, _, _, _ = self.pass_messages(edges, sample.wigner)
         site = self.gate(self.enter(x)) * self.factor[edges.species][:, self.column]
         values = self.leave(site) * self.scale[edges.species] + self.mean[edges.species]
-        values = self.form.neutral(values, sample.sizes)
-        return Prediction(values.flatten()[None], sample.sizes, self.target)
+        return self.form.neutral(values, sample.sizes)

@@ -210,3 +210,29 @@ def test_what_does_not_fit_is_refused(data: Path, tmp_path: Path):
         train({**table(data), "model": {"target": "delta"}, "loss": "density"}, tmp_path / "b")
     with pytest.raises(NearsightError, match="exponents"):
         default_form((0.5, 0.5))
+
+
+def test_members_are_trained_in_turn_and_their_mean_is_given():
+    shells = {str(z): [0, 1] if z > 1 else [0] for z in (1, 6, 8)}
+    architecture = {"kind": "deeph2-density", "shells": shells, "arguments": {**SMALL, "members": 3}}
+    model = build(architecture, "density", 1).double()
+    assert isinstance(model, DeepH2Density)
+    with torch.no_grad():
+        for k, member in enumerate(model.members):
+            for p in member.leave.parameters():
+                p.normal_(generator=torch.Generator().manual_seed(k))
+    sample = model.frames(skew())
+    each = [member.coefficients(sample).flatten() for member in model.members]
+    assert float((each[0] - each[1]).abs().max()) > 1e-3
+    assert torch.allclose(model(sample).values[0], torch.stack(each).mean(0), atol=1e-14)
+    for step in range(4):
+        model.zero_grad(set_to_none=True)
+        model.at_step(step)
+        found = model(sample).values
+        assert torch.equal(found[0], each[step % 3])
+        found.square().sum().backward()
+        trained = {k for k, m in enumerate(model.members) if m.embedding.grad is not None}
+        assert trained == {step % 3}
+    model.at_step(None)
+    assert all(p.requires_grad for p in model.parameters())
+    assert torch.allclose(model(sample).values[0], torch.stack(each).mean(0), atol=1e-14)
