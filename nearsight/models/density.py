@@ -240,7 +240,7 @@ class DeepH2Density(BondFrameModel):
         return [self, *cast("Iterable[DeepH2Density]", self.others)]
 
     def at_step(self, step: int | None) -> None:
-        """One member is trained at a step, and it alone is what `forward` gives; None: all are trained, and their mean given."""
+        """One member is trained at a step, and `forward` gives it alone; None: all are, and it gives their mean."""
         self.trained = None if step is None else step % len(self.members)
         for k, member in enumerate(self.members):
             for name, p in member.named_parameters():
