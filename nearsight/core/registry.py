@@ -23,6 +23,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "models": {
         "deeph2": "nearsight.models.deeph2:DeepH2",
         "deeph2-density": "nearsight.models.density:DeepH2Density",
+        "deeph_e3": "nearsight.models.deeph_e3:DeepHE3",
     },
     "terms": {
         "ions": "nearsight.dft.terms.ions:Ions",

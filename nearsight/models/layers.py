@@ -148,7 +148,7 @@ class Linear(nn.Module):
             start, c = first[l]
             mask = getattr(self, f"mask{l}")
             weight = self.weights[str(l)] if mask is None else self.weights[str(l)] * mask
-            y = (x[:, start : start + (2 * l + 1) * c].reshape(-1, c) @ weight).reshape(len(x), -1)
+            y = (x[:, start : start + (2 * l + 1) * c].reshape(-1, c) @ weight).reshape(len(x), (2 * l + 1) * width)
             if l == 0 and len(self.bias):
                 y = y + torch.nn.functional.pad(self.bias, (0, width - len(self.bias)))
             result.append(y)

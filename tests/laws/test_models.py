@@ -61,6 +61,16 @@ class TestWithoutSurroundings(TestDeepH2):
     arguments: ClassVar = {**TestDeepH2.arguments, "surroundings": False}
 
 
+class TestDeepHE3(TestDeepH2):
+    kind = "deeph_e3"
+    arguments: ClassVar = {
+        **{k: TestDeepH2.arguments[k] for k in ("cutoff", "reach", "radial", "width")},
+        "layers": 1,
+        "l_edge": 3,
+        "irreps": "4x0e+3x1o+2x2e+2x3o+1x4e+2x1e+1x2o",
+    }
+
+
 @pytest.fixture(autouse=True)
 def _toy(third_party) -> None:
     third_party("nearsight.models", toy="tests.toy_model:Model")
