@@ -101,7 +101,7 @@ def add(
         str | None, typer.Option("--from", help="Their format; found if not told.", metavar="NAME")
     ] = None,
 ) -> None:
-    """Take calculations into a data set; what it holds already (same content) is refused."""
+    """Take calculations into a data set; what it holds already from another source is refused. Run it again to go on."""
     for source in sources:
         if not source.exists() and len(sources) == 1:
             raise BadInput(f"no such file or folder: {source}")
@@ -116,7 +116,8 @@ def add(
                 progress.console.print(f"{source}: {error}", highlight=False, markup=False, soft_wrap=True)
 
         made = run(target, sources, read_as, told, shlex.join(["nearsight", *sys.argv[1:]]))
-    print(f"{len(made.added)} added to {target}")
+    before = f", {len(made.there)} there already" if made.there else ""
+    print(f"{len(made.added)} added to {target}{before}")
     if made.refused:
         source, why = made.refused[0]
         raise BadInput(f"{len(made.refused)} were not added, first {source}: {why}")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nearsight.core.errors import DISK_FULL, BadInput, NearsightError
+from nearsight.core.errors import DISK_FULL, BadInput, NearsightError, Notice
 
 NO_MEMORY = "there is not enough memory: take a coarser mesh, fewer k-points, a smaller cell or less vacuum"
 
@@ -34,6 +34,10 @@ def run(app: Callable[[], object]) -> None:
     import warnings
 
     warnings.filterwarnings("ignore", module="seekpath")  # it warns of every cell that is nearly of higher symmetry
+    shown = warnings.showwarning
+    warnings.showwarning = lambda message, category, *rest: (
+        warn(str(message)) if issubclass(category, Notice) else shown(message, category, *rest)
+    )
     handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     for number, handler in handlers.items():
         if handler in (signal.SIG_DFL, signal.default_int_handler):
@@ -54,6 +58,7 @@ def run(app: Callable[[], object]) -> None:
         else:
             fail(usage(error), 2)
     finally:
+        warnings.showwarning = shown
         for number, handler in handlers.items():
             signal.signal(number, handler)
 

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from nearsight.cli.console import Bars, progress_bars
-from nearsight.cli.group import Group
+from nearsight.cli.group import Group, is_there
 from nearsight.cli.properties import first_line, flags
+from nearsight.core.errors import BadInput
 from nearsight.core.registry import kinds, load
 
 structures_app = typer.Typer(
@@ -31,7 +32,6 @@ def angles(
 ) -> None:
     """List the commensurate angles of a twisted bilayer, with the atoms of each cell."""
     from nearsight.cli.console import print_json
-    from nearsight.core.errors import BadInput
     from nearsight.formats.structures import read_atoms
     from nearsight.generators.twist import commensurate_angles
 
@@ -58,9 +58,21 @@ def add_generators(arguments: list[str]) -> None:
     structures_app.registered_commands = [
         c for c in structures_app.registered_commands if not getattr(c.callback, "is_generator", False)
     ]
+    if wanted in kinds("generators"):
+        _parents_there(words[2:], arguments)
     for name in kinds("generators"):
         run = _command(name) if name == wanted else _nothing()
         structures_app.command(name, help=first_line("generators", name))(run)
+
+
+def _parents_there(words: list[str], arguments: list[str]) -> None:
+    """Raises BadInput for a file to begin with that is not there: before anything heavy is loaded."""
+    if any(a in ("-h", "--help") for a in arguments):
+        return
+    for word in words:
+        before = arguments[arguments.index(word) - 1]
+        if not before.startswith("-") and Path(word).suffix[1:2].isalpha() and not is_there(word):
+            raise BadInput(f"no such file: {word}")
 
 
 def _nothing() -> Callable[..., None]:

@@ -30,6 +30,10 @@ class Unavailable(NearsightError):  # noqa: N818
     """What is asked for is sound, but this machine or this installation lacks what it takes: a GPU, an optional package."""
 
 
+class Notice(UserWarning):
+    """What is done with an input that says less, or more, than one thing: told, and gone on with."""
+
+
 #: what is said wherever a disk is full
 DISK_FULL = "No space left on device: make room, and the same command goes on"
 

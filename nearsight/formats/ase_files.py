@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import lzma
 import re
+import warnings
 import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from nearsight.core.errors import BadInput
+from nearsight.core.errors import BadInput, Notice
 from nearsight.core.memory import limited
 from nearsight.core.reading import MEBIBYTE, regular_file
 
@@ -46,17 +47,25 @@ def stream(path: Path) -> Iterator[Atoms]:
 
 
 def last_frame(path: Path) -> Atoms:
-    """The last frame of a file. Raises BadInput as `stream`."""
+    """The last frame of a file; a Notice where there are more. Raises BadInput as `stream`."""
     import ase.io
+    from ase.io.formats import filetype, ioformats
 
     room = _check_file(path)
     try:
         with limited(room):
-            atoms = ase.io.read(path, index=-1)
+            single = ioformats[filetype(str(path))].single
+            found = ase.io.read(path, index=-1 if single else "-2:")
     except Exception as error:  # as in `stream`
         raise _unreadable(path, error) from error
-    assert not isinstance(atoms, list)
-    return atoms
+    frames = found if isinstance(found, list) else [found]
+    if not frames:
+        raise _unreadable(path, ValueError("no structure in it"))
+    if len(frames) > 1:
+        warnings.warn(
+            f"{path} has several structures: the last one is taken ({path / '0'} names the first)", Notice, stacklevel=2
+        )
+    return frames[-1]
 
 
 def _check_file(path: Path) -> float:

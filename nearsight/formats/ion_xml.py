@@ -21,7 +21,7 @@ from nearsight.core.errors import BadInput
 from nearsight.core.species import Orbital, Projector, RadialFunction, Species
 from nearsight.formats.basis_files import BasisFormat
 from nearsight.formats.soundness import HIGHEST_L, check_species
-from nearsight.formats.xml import read_xml
+from nearsight.formats.xml import LARGEST_COUNT, read_xml
 
 RYDBERG = 0.5  # 1 Ry in Ha, exact
 _SIESTA_XC = {"ca": "lda", "pz": "lda", "pb": "pbe", "ps": "pbesol"}  # words of a pseudopotential's header
@@ -195,8 +195,8 @@ class _Element:
         return self._whole(self.attribute_number(name), name)
 
     def _whole(self, value: float, name: str) -> int:
-        if value != int(value):
-            raise self.fail(f"{name} = {value:g} is no whole number")
+        if value != int(value) or abs(value) > LARGEST_COUNT:
+            raise self.fail(f"{name} = {value:g} is no whole number that such a file has")
         return int(value)
 
     def _finite(self, text: str, name: str) -> float:

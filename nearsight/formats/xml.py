@@ -20,6 +20,7 @@ from nearsight.core.errors import BadInput
 from nearsight.core.reading import MEBIBYTE, read_bytes
 
 LARGEST = 64 * MEBIBYTE  # of the known files of pseudopotentials and species, none has 2
+LARGEST_COUNT = 10**6
 _DEEPEST = 24
 _MOST_ELEMENTS = 20_000
 
@@ -114,6 +115,6 @@ class XmlSections:
     def whole(self, node: Element, name: str) -> int:
         """An attribute that is a whole number."""
         value = self.number(node, name)
-        if value != int(value):
-            self.fail(f"<{node.tag}>: {name} = {value:g} is no whole number; take another file")
+        if value != int(value) or abs(value) > LARGEST_COUNT:
+            self.fail(f"<{node.tag}>: {name} = {value:g} is no whole number that such a file has; take another file")
         return int(value)

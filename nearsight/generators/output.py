@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nearsight.core.errors import BadInput
 from nearsight.core.structure import Structure
-from nearsight.formats.files import whole_file, whole_folder, write_json
+from nearsight.formats.files import sweep, whole_file, whole_folder, write_json
 from nearsight.formats.outputs import can_write, claim_file, claim_folder
 from nearsight.formats.structures import INDEX, provenance_place
 
@@ -36,6 +36,7 @@ def claim(out: Path | str, inputs: Iterable[Path | str] = (), several: bool = Fa
     """
     path = Path(out)
     if path.exists():
+        sweep(path)  # of a writer that died when all was in its place
         raise BadInput(f"{out} is there already: remove it, or name another place with -o")
     if not path.suffix:
         claim_folder(path, "structures", inputs)

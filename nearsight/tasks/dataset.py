@@ -16,7 +16,7 @@ from nearsight.core.tables import PATH, Table, Versioned
 from nearsight.core.versions import KEY, checked_version
 from nearsight.dft.settings import Settings
 from nearsight.formats.outputs import claim_folder
-from nearsight.formats.registry import read_structure
+from nearsight.formats.registry import list_structures, read_structure
 from nearsight.formats.structures import check_structure
 from nearsight.generators.contract import Generator, Recipe, applied, named_parents
 from nearsight.generators.rattle import displaced
@@ -124,16 +124,18 @@ def read_settings(path: Path | str, words: tuple[str, ...] = ()) -> SetSettings:
 def structures_of(
     settings: SetSettings, out: Path, report: Report = lambda outcome, done, total: None
 ) -> list[Structure]:
-    """All structures of a set, in order: for each file its copies.
+    """All structures of a set, in order: for each structure of each file its copies.
 
     out: the folder of the set, which keeps the modes of file n in `modes/n`.
     Raises NearsightError for one that cannot be computed.
     """
-    files = settings.files
     if settings.generate:
         return generated(settings)
-    if not files:
+    if not settings.files:
         raise BadInput("the list of structures is empty")
+    files = [
+        str(name) for file in settings.files for name in (list_structures(file) if Path(file).exists() else [file])
+    ]
     made = []
     for n, file in enumerate(files):
         structure = read_structure(file, settings.vacuum_ang)

@@ -54,6 +54,7 @@ overlap no.xyz -o x
 relax no.xyz -o r
 md no.xyz -o r
 example no
+structures rattle no.xyz -o r.extxyz
 """
 
 

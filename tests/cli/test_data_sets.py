@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import nearsight as ns
 from nearsight.core.errors import MissingData
 from nearsight.dft.result import Result
 from nearsight.dft.settings import Settings
@@ -113,3 +114,20 @@ def test_a_script_without_a_guard_builds_its_set(h2):
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "begun\n0\n"), done
+
+
+def test_every_structure_of_a_file_gives_its_copies(nearsight, tmp_path):
+    frame = '2\nLattice="4 0 0 0 4 0 0 0 4"\nH 0 0 0\nH 0 0 {}\n'
+    (tmp_path / "many.extxyz").write_text("".join(frame.format(d) for d in (0.7, 0.8, 0.9)))
+    (tmp_path / "set.yaml").write_text(
+        "structure: [many.extxyz, many.extxyz/1]\ndistort: {count: 2, sigma_ang: 0.01, clip_ang: 0.02}\nlabels: false\n"
+        "scf: {basis: sz, mesh_cutoff_ry: 60, kmesh: [1, 1, 1]}\n"
+    )
+    done = nearsight("dataset", "build", tmp_path / "set.yaml", "-o", tmp_path / "set")
+    assert done.status == 0 and "warning" not in done.err
+    distances = [ns.read_structure(tmp_path / "set" / f"{n:04d}").to_ase().get_distance(0, 1) for n in range(8)]
+    assert distances == pytest.approx([0.7, 0.7, 0.8, 0.8, 0.9, 0.9, 0.8, 0.8], abs=0.08)
+    said = nearsight(
+        "scf", tmp_path / "many.extxyz", "-o", tmp_path / "out", "--set", "mesh_cutoff_ry=60", "--basis", "sz"
+    )
+    assert said.status == 0 and said.err.startswith("warning: ") and "many.extxyz/0 names the first" in said.err

@@ -111,8 +111,9 @@ def test_calculations_of_any_program_are_taken_in_once(nearsight, waters, tmp_pa
     again = nearsight(
         "dataset", "add", made, H2O, tmp_path / "copy", made, tmp_path / "nowhere", waters / "config.yaml"
     )
-    refused(again, "5 were not added")
-    assert again.err.count("not added again") == 2 and "is the set itself" in again.err and "no such file" in again.err
+    refused(again, "4 were not added")
+    assert "1 there already" in again.out
+    assert again.err.count("not added again") == 1 and "is the set itself" in again.err and "no such file" in again.err
     assert len(told(nearsight, made)["entries"]) == 6
     other = tmp_path / "other" / "h2o"
     write(other, replace(c := read(GRAPHENE), hamiltonian=2.0 * c.require_hamiltonian()))

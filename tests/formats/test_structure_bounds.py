@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nearsight.core.errors import BadInput
+from nearsight.core.errors import BadInput, Notice
 from nearsight.core.structure import Structure, check_bounds
 from nearsight.core.units import BOHR_ANG
 from nearsight.formats.poscar import read_poscar
@@ -151,3 +151,5 @@ def test_frames_of_a_sound_file_are_read_within_the_limits(tmp_path: Path) -> No
     frame = '2\nLattice="3 0 0 0 3 0 0 0 4"\nHe 0 0 0\nHe 0 0 2\n'
     (tmp_path / "a.xyz").write_text(5 * frame)
     assert len(list(read_frames(tmp_path / "a.xyz"))) == len(frames(tmp_path / "a.xyz")) == 5
+    with pytest.warns(Notice, match="several structures: the last one is taken"):
+        read_structure(tmp_path / "a.xyz")

@@ -15,7 +15,7 @@ from nearsight.core import registry as parts
 from nearsight.core.errors import BadInput, NearsightError, Unavailable
 from nearsight.formats import registry
 from nearsight.formats.deeph import OWNED, DeepH
-from nearsight.formats.files import flush, locked, whole_file, whole_folder, workplace
+from nearsight.formats.files import flush, locked, sweep_folder, whole_file, whole_folder, workplace
 from nearsight.formats.outputs import claim_folder
 from nearsight.formats.sets.database import FILE, Database
 from nearsight.formats.sets.entry import PROVENANCE, Entry, describe, read_provenance, sha256_of_file, write_provenance
@@ -28,10 +28,14 @@ _OURS = frozenset({"species", "modes", "submitted", FILE, "config.yaml"})  # nam
 
 @dataclass(frozen=True)
 class Added:
-    """added: (source, name in the set).  refused: (source, why) of those that were not taken."""
+    """added: (source, name in the set).  there: the same, of those that an earlier call took from the very same source.
+
+    refused: (source, why) of those that were not taken.
+    """
 
     folder: Path
     added: tuple[tuple[Path, str], ...]
+    there: tuple[tuple[Path, str], ...]
     refused: tuple[tuple[Path, str], ...]
 
 
@@ -55,8 +59,8 @@ def add(
 
     sources: calculations of any known format, folders of them, data sets.  read_as: name of their format, else it is found.
     report: told each source with what was wrong, how many are done and how many there are.  command: for the provenance.
-    What cannot be read, or is in the set already (same content), is refused and the rest goes on.  Several processes may add
-    to one set at once.
+    What cannot be read, or is in the set already (same content) from another source, is refused and the rest goes on: the same
+    call again, after it was cut off, takes what is left.  Several processes may add to one set at once.
     Raises BadInput for a folder that is none of a data set; Unavailable where nothing can be written.
     """
     folder = Path(folder)
@@ -71,7 +75,8 @@ def add(
         except NearsightError as error:
             refused.append((source, str(error)))
             report(source, str(error), 0, len(sources))
-    added: list[tuple[Path, str]] = []
+    added, there = list[tuple[Path, str]](), list[tuple[Path, str]]()
+    sweep_folder(folder / "species")
     with Manifest.of(folder, create=True) as manifest:
         manifest.refresh()
         for done, run in enumerate(runs):
@@ -80,14 +85,24 @@ def add(
                 added.append((run.path, _take(manifest, run, read_as, command)))
             except Unavailable:
                 raise
+            except _There as error:
+                there.append((run.path, error.name))
             except NearsightError as error:
                 said = " ".join(str(error).split())
                 refused.append((run.path, said))
             report(run.path, said, done + 1, len(runs))
-        for root in dict.fromkeys(r.root for r in runs if any(r.path == path for path, _ in added)):
+        for root in dict.fromkeys(r.root for r in runs if any(r.path == path for path, _ in (*added, *there))):
             for line in _take_species(root, folder):
                 report(root, line, len(runs), len(runs))
-    return Added(folder, tuple(added), tuple(refused))
+    return Added(folder, tuple(added), tuple(there), tuple(refused))
+
+
+class _There(BadInput):
+    """An earlier call took this very source: name is of its entry."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"is in the set as {name}")
+        self.name = name
 
 
 def _begin(folder: Path) -> None:
@@ -145,7 +160,8 @@ def _take(manifest: Manifest, run: _Run, read_as: str | None, command: str | Non
         }
         before = read_provenance(run.path) if run.path.is_dir() else {}
         parent = before.get("parent") or _parent_in(run.path)
-        write_provenance(made, {**told, **before, "parent": parent, "source": before.get("source") or told["source"]})
+        source = before.get("source") or told["source"]
+        write_provenance(made, {**told, **before, "parent": parent, "source": source})
         entry = describe(made)
         return _enter(manifest, made, entry, f"{run.prefix}{run.path.stem if run.path.is_file() else run.path.name}")
 
@@ -154,6 +170,8 @@ def _enter(manifest: Manifest, made: Path, entry: Entry, wanted: str) -> str:
     """Put a finished folder in its place under a free name and enter it, in one transaction with the question for doubles."""
     with manifest.database.transaction():
         if (holder := manifest.holder(entry.sha256)) is not None:
+            if read_provenance(manifest.folder / holder).get("source") == read_provenance(made).get("source"):
+                raise _There(holder)
             raise BadInput(f"the same content (sha256 {entry.sha256[:12]}) is in the set as {holder}: not added again")
         name = _free_name(manifest, wanted)
         try:
