@@ -124,14 +124,20 @@ def predict(
     charge: Annotated[
         float | None, typer.Option(help="Of the cell; by default that of the training data.", metavar="E")
     ] = None,
+    moments: Annotated[
+        str | None,
+        typer.Option(help="Of each atom, for a model that takes them: 1,-1 (along z) or 0,0,3;0,3,0.", metavar="MU_B"),
+    ] = None,
 ) -> None:
     """Predict the Hamiltonian of a structure with a trained network."""
+    from nearsight.cli.moments import moments_of
     from nearsight.cli.process import warn
     from nearsight.formats.registry import read_structure
     from nearsight.learn.model import predict as predict_folder
 
     found = structure if vacuum is None else read_structure(structure, vacuum)
-    predict_folder(model, found, out, device, charge, warn)
+    given = None if moments is None else moments_of(moments)
+    predict_folder(model, found, out, device, charge, warn, given)
     print(f"Hamiltonian and overlap in {out}")
     if vacuum is None and structure.is_dir():
         _beside_the_ground_state(structure, out)

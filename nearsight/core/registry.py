@@ -22,6 +22,7 @@ from nearsight.core.errors import BadInput, Unavailable
 BUILT_IN: dict[str, dict[str, str]] = {
     "models": {
         "deeph2": "nearsight.models.deeph2:DeepH2",
+        "xdeeph": "nearsight.models.xdeeph:XDeepH",
         "deeph2-density": "nearsight.models.density:DeepH2Density",
         "deeph_e3": "nearsight.models.deeph_e3:DeepHE3",
     },

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nearsight.core.blocks import BlockMatrix
 from nearsight.core.spin import COLLINEAR, NONE, SPINOR, Spin
 
 _ONE = ((1, 0), (0, 1))
@@ -115,3 +116,17 @@ class SpinParts:
     def rest(self, values: Tensor) -> Tensor:
         """What of a matrix's values [components, ...] these parts do not hold."""
         return values - self.values(self.of_values(values)).to(values.dtype)
+
+
+def as_vectors(moments: Tensor) -> Tensor:
+    """Moments of atoms [atoms, 3], of those along one axis [atoms] with the axis along z."""
+    return torch.nn.functional.pad(moments[:, None], (2, 0)) if moments.ndim == 1 else moments
+
+
+def as_spinor(matrix: BlockMatrix) -> BlockMatrix:
+    """A matrix of any spin between spinors; of collinear spin with its axis along z."""
+    if matrix.spin is not COLLINEAR:
+        return matrix.embed(SPINOR)
+    up, down = matrix.values
+    zero = torch.zeros_like(up)
+    return BlockMatrix(matrix.layout, torch.stack([up, zero, zero, down]) + 0j, SPINOR)

@@ -15,7 +15,7 @@ from torch import Tensor
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import BadInput, MissingData, NearsightError, NotConverged
 from nearsight.core.registry import load
-from nearsight.core.spin import spin
+from nearsight.core.spin import NONE, spin
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG
 from nearsight.dft.scf import SCF
@@ -230,6 +230,10 @@ def _on_energy(given: _Given, energy: EnergyLossConfig) -> Assembled:
         given, domain, ((s, element_pairs(s, held.layout(k))) for k in range(len(held)) for s in [held.structure(k)])
     )
     trained = _network(given, shells, reach, lambda: some, orbitals, domain)
+    if trained.network.spin is not NONE:
+        raise BadInput(
+            f"loss energy trains networks without spin, this one is {trained.network.spin}: take loss blocks"
+        )
     store, held_out = _stores(given, trained, data, held)
     if start is None and not given.resumed:
         _statistics(given, trained, store, data, term)

@@ -22,6 +22,7 @@ from nearsight.core.errors import BadInput, MissingData, NearsightError
 from nearsight.core.layout import BlockLayout
 from nearsight.core.reading import read_text
 from nearsight.core.spin import Spin, spin
+from nearsight.core.spin_parts import as_vectors
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.formats.files import whole_file
 from nearsight.formats.registry import list_folders, list_structures, read
@@ -131,7 +132,7 @@ class Reference(Protocol):
 class Survey:
     """What a training must know of a folder before it makes samples.
 
-    digest: of structure and matrices.  shells: angular momenta of each element's shells.  reach: longest distance of a
+    digest: of structure, matrices and moments.  shells: angular momenta of each element's shells.  reach: longest distance of a
     pair [Bohr].  spin: of the Hamiltonian.  pairs: of elements, with the longest distance of a block of theirs [Bohr].
     origin: how the folder says that it was made.
     """
@@ -249,6 +250,8 @@ def survey_of(found: Calculation) -> Survey:
     shells = {z: tuple(s) for z, s in found.basis.shells.items()}
     matrices = found.require_hamiltonian(), found.require_overlap()
     digest = content(found.structure, layout, *matrices)
+    if found.moments is not None:
+        digest = hashlib.sha256(f"{digest} {hash_of(found.moments)}".encode()).hexdigest()
     pairs = element_pairs(found.structure, layout)
     return Survey(digest, found.structure, matrices[0].spin.name, shells, reach, pairs, Origin.of(found))
 
@@ -372,7 +375,18 @@ def _source(path: Path, known: Calculation | None, reference: Reference | None, 
         h0 = reference.initial_hamiltonian(found.structure).on(layout).values
     if "functional" in inputs and reference is not None:
         functional, found = reference.ground_state_of(found)
-    return Source(found.structure, layout, Inputs(overlap, h0, None, functional), found)
+    moments = moments_of(found, path) if "moments" in inputs else None
+    return Source(found.structure, layout, Inputs(overlap, h0, moments, functional), found)
+
+
+def moments_of(found: Calculation, name: object) -> Tensor:
+    """The moment of each atom [atoms, 3], mu_B, of a calculation. Raises MissingData, with its name, where there is none."""
+    if found.moments is None:
+        raise MissingData(
+            f"{name} gives no magnetic moments, and this model needs each atom's (mulliken_moments of result.json, or "
+            "magmom.txt of the old layout): compute it with spin, or train kind deeph2"
+        )
+    return as_vectors(found.moments)
 
 
 def content(structure: Structure, layout: BlockLayout, *matrices: BlockMatrix) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import nearsight
 from nearsight.core.basis import Basis
@@ -20,6 +21,7 @@ from nearsight.core.errors import BadInput, MissingData, Unavailable
 from nearsight.core.laws import largest_energy, require_lawful
 from nearsight.core.layout import BlockLayout
 from nearsight.core.spin import NONE, Spin
+from nearsight.core.spin_parts import as_vectors
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.dft.settings import Settings
 from nearsight.dft.setup import load_species
@@ -131,15 +133,16 @@ class TrainedModel:
     def inputs(self, structure: Structure, layout: BlockLayout) -> Inputs:
         """What the network needs beside structure and pairs. Raises MissingData where the orbitals are not known."""
         names = self.network.inputs
-        if not names:
-            return Inputs()
+        moments = _moments(structure) if "moments" in names else None
+        if not names - {"moments"}:
+            return Inputs(moments=moments)
         if self.reference is None:
             raise MissingData("this model needs the orbitals of its data: its folder has lost species/")
         reference = self.reference
         overlap = reference.overlap(structure, layout).values[0] if "overlap" in names else None
         h0 = reference.initial_hamiltonian(structure).on(layout).values if "initial_hamiltonian" in names else None
         functional = reference.functional(structure, self.network.device.type) if "functional" in names else None
-        return Inputs(overlap, h0, None, functional)
+        return Inputs(overlap, h0, moments, functional)
 
     def start_for(self, structure: Structure, settings: Settings) -> BlockMatrix:
         """The prediction [Ha] as the start of a self-consistency cycle with these settings.
@@ -207,12 +210,14 @@ def predict(
     device: str = "cpu",
     charge: float | None = None,
     warn: Callable[[str], None] = warnings.warn,
+    moments: Tensor | None = None,
 ) -> None:
     """Write the calculation folder of a prediction: hamiltonian.h5, overlap.h5, result.json.
 
     structure: a Structure, a file that ASE reads, or a calculation folder (whose overlap and pairs serve a model that does
     not know its orbitals).  charge: of the cell [e]; None: that of the data, as far as they tell it (see `Domain`).  warn:
-    told what result.json lists under `warnings`.
+    told what result.json lists under `warnings`.  moments: of each atom, [atoms] along z or [atoms, 3], mu_B, for a model
+    that takes them; None: those that the structure states, else those of the calculation.
     Raises NearsightError for elements, or a charge, that the model never saw.
     """
     started = time.perf_counter()
@@ -225,6 +230,11 @@ def predict(
     name = None if isinstance(model, TrainedModel) else str(model)
     trained = model if isinstance(model, TrainedModel) else TrainedModel.load(model, device)
     trained.check(found)
+    takes = "moments" in trained.network.inputs
+    if takes:
+        found = _with_moments(found, source, moments)
+    elif moments is not None:
+        raise BadInput("this model takes no magnetic moments: leave --moments out, or take a model of kind xdeeph")
     recorded = None if source is None else Origin.of_settings(source).charge
     if trained.reference is None and source is not None and find(source) is not None:
         given = read(source)
@@ -235,9 +245,10 @@ def predict(
         layout = trained.layout(found)
         assert trained.reference is not None
         overlap, neutral = trained.reference.overlap(found, layout), trained.reference.electrons(found)
+    told = {"moments_mu_b": _moments(found).tolist()} if takes else {}
     state = charge_state(trained.domain, found, neutral, recorded, charge)
-    takes = found.moments is None or "moments" in trained.network.inputs
-    remarks = (trained.unseen(found, overlap.layout), state.warning, None if takes else _ignored(trained.network.spin))
+    ignored = None if takes or found.moments is None else _ignored(trained.network.spin)
+    remarks = (trained.unseen(found, overlap.layout), state.warning, ignored)
     said = [words for words in remarks if words is not None]
     for words in said:
         warn(words)
@@ -247,6 +258,7 @@ def predict(
         "model": name,
         "target": trained.target,
         "charge_e": state.charge,
+        **told,
         "warnings": said,
         "trained_on": trained.record.trained_on,
         "wall_seconds": time.perf_counter() - started,
@@ -254,6 +266,27 @@ def predict(
     }
     predicted = Calculation(found, overlap, hamiltonian, electrons=state.electrons, result=record)
     write(out, require_lawful(predicted, "the prediction"))
+
+
+def _moments(structure: Structure) -> Tensor:
+    """The moment of each atom [atoms, 3], mu_B. Raises MissingData for a structure that states none."""
+    if structure.moments is None:
+        raise MissingData(
+            f"{structure.formula} states no magnetic moments, and this model needs each atom's: give --moments, or initial "
+            "magnetic moments in the file (extxyz: initial_magmoms), or a calculation folder that has them"
+        )
+    return as_vectors(structure.moments)
+
+
+def _with_moments(structure: Structure, source: Path | None, given: Tensor | None) -> Structure:
+    """A structure with the moments that are given, that it states, or that its calculation has. Raises BadInput for others."""
+    if given is None and structure.moments is None and source is not None and find(source) is not None:
+        given = read(source).moments
+    if given is None:
+        return structure
+    if given.shape not in ((len(structure),), (len(structure), 3)) or not bool(torch.isfinite(given).all()):
+        raise BadInput(f"{len(given)} moments for the {len(structure)} atoms of {structure.formula}: give one for each")
+    return replace(structure, moments=given)
 
 
 def _ignored(spin: Spin) -> str:

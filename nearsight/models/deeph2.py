@@ -25,10 +25,7 @@ from nearsight.models.graph import Graph
 from nearsight.models.interactions import BondFrameModel, EdgeConvolution
 from nearsight.models.layers import Gate, Linear
 from nearsight.models.readout import BlockReadout, flatten_frame
-from nearsight.models.so2 import (
-    Frame,
-    FrameLinear,
-)
+from nearsight.models.so2 import FrameLinear
 from nearsight.models.statistics import fit_scales, fit_statistics
 from nearsight.models.targets import TOTAL, Inputs, Prediction, Target
 
@@ -233,17 +230,9 @@ class DeepH2(BondFrameModel):
         """Matrix elements [components, size], Ha, of a prepared graph."""
         edges = graph.edges
         x, edge, radial, first = self.pass_messages(edges, graph.wigner)
-        edge = self._all_edges(edge, first, edges.messages)
+        edge = self.all_edges(edge, first, edges.messages)
         [pairs] = self.pair(x, edge, radial, edges.i, edges.j, graph.wigner)
         site = self.site_gate(self.site_enter(x))
         site = self.site_leave(site * self.site_factor[edges.species][:, self.column])
         values = self.readout.elements(graph, site, flatten_frame(pairs))
         return Prediction(values, graph.sizes, self.target)
-
-    def _all_edges(self, edge: Frame, first: Tensor, n: int) -> Frame:
-        """Edge features of message edges, followed by the first features of the other edges."""
-        rest = len(first) - n
-        if rest == 0:
-            return edge
-        even = torch.nn.functional.pad(first[n:], (0, self.edge_irreps.odd))
-        return [torch.cat([edge[0], even]), *(torch.cat([y, y.new_zeros(rest, *y.shape[1:])]) for y in edge[1:])]

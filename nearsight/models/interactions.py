@@ -197,7 +197,7 @@ class BondFrameModel(HamiltonianModel):
         edge: Frame = [first[:n]]
         for interaction in self.interactions:
             x, update = interaction(x, edge, near, fade, edges, frames)
-            edge = _added(edge, update)
+            edge = added(edge, update)
         return x, edge, radial, first
 
     def _multipoles(self, edges: Edges, frames: Sequence[Tensor], kind: Tensor, radial: Tensor, fade: Tensor) -> Tensor:
@@ -214,6 +214,14 @@ class BondFrameModel(HamiltonianModel):
         x = kind.new_zeros(edges.atoms, self.irreps.dim).index_add(0, edges.i[:n], torch.cat(columns, 1))
         return x + torch.nn.functional.pad(self.first_node(kind), (0, self.irreps.dim - self.irreps.true[0]))
 
+    def all_edges(self, edge: Frame, first: Tensor, n: int) -> Frame:
+        """Edge features of message edges, followed by the first features of the other edges."""
+        rest = len(first) - n
+        if rest == 0:
+            return edge
+        even = torch.nn.functional.pad(first[n:], (0, self.edge_irreps.odd))
+        return [torch.cat([edge[0], even]), *(torch.cat([y, y.new_zeros(rest, *y.shape[1:])]) for y in edge[1:])]
+
 
 def frame_irreps(counts: Sequence[int], l_max: int) -> FrameIrreps:
     """Channels (m = 0 even, m = 0 odd, m = 1, 2, ...), the last as often as m goes up to l_max."""
@@ -222,7 +230,7 @@ def frame_irreps(counts: Sequence[int], l_max: int) -> FrameIrreps:
     return FrameIrreps(even, odd, tuple(pairs))
 
 
-def _added(edge: Frame, update: Frame) -> Frame:
+def added(edge: Frame, update: Frame) -> Frame:
     """edge + update; m and odd channels that `edge` lacks are zero."""
     missing = update[0].shape[1] - edge[0].shape[1]
     zero = torch.nn.functional.pad(edge[0], (0, missing)) if missing else edge[0]

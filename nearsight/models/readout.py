@@ -102,6 +102,7 @@ class BlockReadout(nn.Module):
     H = baseline + scale * network, for each part that its spin gives H (core/spin_parts.py).  The baseline is the cluster
     expansion (see baseline.py).  The scale is the spread of the data about it: on-site for each element and irrep; off-site
     for each pair of elements, pair of shells, L and |m|, as a function of the distance.
+    moments: whether the network is told the atoms' moments.
     """
 
     site_scale: Tensor
@@ -114,6 +115,7 @@ class BlockReadout(nn.Module):
         l_max: int,
         parts: SpinParts | None = None,
         surroundings: bool = True,
+        moments: bool = False,
     ) -> None:
         super().__init__()
         self.slots = OrbitalSlots(shells)
@@ -124,6 +126,7 @@ class BlockReadout(nn.Module):
         self.register_buffer("site_scale", torch.ones(elements, size))
         self.log_scale = RadialTable(elements**2, reach, size)
         self.cluster = ClusterExpansion(elements, self.irreps, self.frame, cutoff, reach, l_max, surroundings)
+        self.expanded = [not (moments and p.odd) for p in self.parts.parts]
         self._cast: tuple[torch.device, torch.dtype, list[PartCoupling]] | None = None
 
     def couplings(self, like: Tensor) -> list[PartCoupling]:
@@ -150,9 +153,18 @@ class BlockReadout(nn.Module):
         """The float64 graph with its baseline and scale, in the precision of the network."""
         edges = graph.edges
         pair = edges.kinds(len(self.slots.numbers))
-        baseline = self.assemble(graph, *self.cluster(graph))
+        baseline = self.assemble(graph, *self.expansion(graph))
         scale = self.log_scale(edges.distance, pair).exp()
         return replace(graph, baseline=baseline, scale=scale).cast(self.site_scale.dtype)
+
+    def expansion(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """What the cluster expansion says, as `components` do; zero in parts that time reversal turns where there are moments,
+        of which the expansion knows nothing."""
+        site, edge = self.cluster(graph)
+        for c, expanded in zip(self.couplings(site), self.expanded, strict=True):
+            if not expanded:
+                site[:, c.site], edge[:, c.frame] = 0.0, 0.0
+        return site, edge
 
     def assemble(self, graph: Graph, site: Tensor, edge: Tensor) -> Tensor:
         """Channels [channels, size] of the hermitian matrix with these irreps of atoms [atoms, irreps.dim] and these O(2)

@@ -238,7 +238,7 @@ def _fit_scales(
         with nullcontext() if fold is None else left_out(readout.cluster, fitted, fold):
             for graph, values in own:
                 site, edge = readout.components(graph, values.double())
-                expanded_site, expanded_edge = readout.cluster(graph)
+                expanded_site, expanded_edge = readout.expansion(graph)
                 stored = graph.blocks.stored(graph.edges)
                 sites.append(site - expanded_site)
                 species.append(graph.edges.species)

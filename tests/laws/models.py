@@ -19,6 +19,7 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
 from nearsight.core.spin import COLLINEAR, NONE, SPINOR, Spin
+from nearsight.core.spin_parts import SpinParts
 from nearsight.core.structure import Structure
 from nearsight.learn.cache import DiskCache, matching
 from nearsight.learn.data import Source
@@ -53,12 +54,14 @@ ROTATIONS = {
 
 
 def crystal() -> Structure:
-    """Three elements, no symmetry, with bonds exactly along +-y and +-z (the poles of the harmonics)."""
+    """Three elements, moments, no symmetry, with bonds exactly along +-y and +-z (the poles of the harmonics)."""
     cell = torch.tensor([[7.0, 0.3, -0.2], [0.4, 6.5, 0.1], [-0.3, 0.2, 8.0]], dtype=torch.float64)
     positions = torch.tensor(
         [[0, 0, 0], [0, 0, 2.1], [0, 1.9, 0], [2.2, 0.4, 0.7], [3.1, 2.9, 4.2], [0, 0, -2.5]], dtype=torch.float64
     )
-    return Structure(cell, positions, torch.tensor([8, 1, 6, 1, 8, 6]))
+    moments = torch.randn(6, 3, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    moments[3] = 0.0  # no magnetic atom
+    return Structure(cell, positions, torch.tensor([8, 1, 6, 1, 8, 6]), moments)
 
 
 class ModelLaws:
@@ -108,9 +111,10 @@ class ModelLaws:
     def source(self, structure: Structure, seed: int = 0) -> Source:
         """A structure with a random hermitian label and H0."""
         layout, generator = self.layout(structure), torch.Generator().manual_seed(seed)
+        moments = torch.zeros_like(structure.positions) if structure.moments is None else structure.moments
         s, h, h0 = (self.random(layout, kind, generator) for kind in (NONE, self.spin, self.spin))
         calculation = Calculation(structure, s, h)
-        return Source(structure, layout, Inputs(s.values[0], h0.values, structure.moments), calculation)
+        return Source(structure, layout, Inputs(s.values[0], h0.values, moments), calculation)
 
     def random(self, layout: BlockLayout, kind: Spin, generator: torch.Generator) -> BlockMatrix:
         """A hermitian matrix that a model of this kind can give."""
@@ -152,7 +156,7 @@ class ModelLaws:
         cells = torch.tensor([[0, 0, 0], [1, 0, 0], [0, -1, 0], [0, 0, 2], [1, 1, 1], [0, 0, 0]])
         shift = torch.tensor([0.3, -1.7, 2.9], dtype=torch.float64)
         positions = structure.positions[order] + cells.double() @ structure.cell + shift
-        moved = Structure(structure.cell, positions, structure.numbers[order])
+        moved = Structure(structure.cell, positions, structure.numbers[order], structure.moments[order])
         here, there = self.predicted(network, structure), self.predicted(network, moved)
         p = there.pairs
         same = here.pairs.find(order[p.i], order[p.j], p.R + cells[p.j] - cells[p.i])
@@ -184,7 +188,7 @@ class ModelLaws:
 
     def test_several_structures_at_once_are_as_one_by_one(self, dtype, device) -> None:
         network, a = self.model(dtype, device), crystal()
-        b = Structure(1.1 * a.cell, 1.1 * a.positions.flip(0), a.numbers.flip(0))
+        b = Structure(1.1 * a.cell, 1.1 * a.positions.flip(0), a.numbers.flip(0), a.moments.flip(0))
         sources = [self.source(s) for s in (a, b, a)]
         samples = [network.prepare(s.structure, s.layout, s.inputs) for s in sources]
         together = type(network).Sample.batch(samples)
@@ -266,7 +270,7 @@ class ModelLaws:
         other = COLLINEAR if self.spin is NONE else NONE
         values = torch.zeros(other.components, source.layout.size, dtype=torch.float64)
         wrong = replace(source.calculation, hamiltonian=BlockMatrix(source.layout, values, other))
-        with pytest.raises(NearsightError, match=f"has spin {other}, the model {self.spin}"):
+        with pytest.raises(NearsightError, match=f"has spin {other}"):
             network.labels(wrong, source.inputs)
 
     def test_an_unknown_element_is_named(self) -> None:
@@ -304,3 +308,73 @@ class WithoutMoments(ModelLaws):
         magnetic = replace(source.calculation, hamiltonian=h.with_values(h.values + 0.01 * field))
         with pytest.raises(NearsightError, match=r"0\.27 eV that time reversal turns.*xdeeph"):
             network.labels(magnetic, source.inputs)
+
+
+class WithMoments(ModelLaws):
+    """Of a model that is told moments: inherit with `spin = SPINOR`. `inert` makes one that no longer ties spins to space."""
+
+    def inert(self, network: HamiltonianModel) -> None:
+        """Leave nothing in the network that a turn of spins alone should not turn, but spin-orbit coupling."""
+
+    def told(self, network: HamiltonianModel, moments: torch.Tensor, structure: Structure | None = None) -> BlockMatrix:
+        return self.predicted(network, replace(structure or crystal(), moments=moments))
+
+    def test_time_reversal_of_the_moments_is_that_of_the_hamiltonian(self, dtype, device) -> None:
+        network, moments = self.model(dtype, device), crystal().moments
+        here, there = self.told(network, moments), self.told(network, -moments)
+        parts = SpinParts.of(SPINOR)
+        for part in parts.of_values(here.values).split([p.width for p in parts.parts]):
+            assert float(part.abs().max()) > 1e-4  # each of a0, a, b0, b is there
+        assert torch.equal(there.values, here.time_reversed().values)
+
+    def test_without_moments_nothing_is_odd(self, dtype) -> None:
+        matrix = self.told(self.model(dtype), torch.zeros(6, 3, dtype=torch.float64))
+        assert torch.equal(matrix.values, matrix.time_reversed().values)
+
+    def test_a_moment_that_vanishes_does_so_smoothly(self) -> None:
+        network, moments = self.model(), crystal().moments.clone()
+        parts, found = SpinParts.of(SPINOR), []
+        for size in (0.0, 1e-4, 2e-4):
+            moments[0] = size * torch.tensor([0.6, 0.0, 0.8], dtype=torch.float64)
+            found.append(parts.of_values(self.told(network, moments).values))
+        once, twice = (x - found[0] for x in found[1:])
+        assert float((twice - 2 * once).abs().max()) < 1e-2 * float(once.abs().max())
+
+    def test_spins_alone_turn_where_nothing_ties_them_to_space(self) -> None:
+        network, moments, turn = self.model(), crystal().moments, random_rotation(11)
+        self.inert(network)
+        once = moments @ turn.T
+        here, there, twice = (self.told(network, m).values for m in (moments, once, once @ turn.T))
+        change = there - here  # in which spin-orbit coupling, which does not turn, is no more
+        assert float((twice - there - SPINOR.rotated(change, turn)).abs().max()) < 1e-10 * float(here.abs().max())
+        parts = SpinParts.of(SPINOR)
+        charge, twist, current, exchange = parts.of_values(change).split([p.width for p in parts.parts])
+        assert float(charge.abs().max()) < 1e-10 and not current.any()
+        assert min(float(twist.abs().max()), float(exchange.abs().max())) > 1e-3
+
+    def test_moments_beyond_their_reach_do_not_matter_at_all(self, dtype) -> None:
+        network, count, step = self.model(dtype), 12, 2.5
+        positions = torch.zeros(count, 3, dtype=torch.float64)
+        positions[:, 0] = step * torch.arange(count)
+        positions[:, 1] = torch.sin(positions[:, 0])
+        cell = 4 * count * step * torch.eye(3, dtype=torch.float64)
+        structure = Structure(cell, positions, torch.tensor([8, 1, 6]).repeat(count)[:count])
+        moments = torch.randn(count, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        other = moments.clone()
+        other[-1] = -1.5 * other[-1].roll(1)
+        here, there = (self.told(network, m, structure) for m in (moments, other))
+        change, pairs = (here.values - there.values).abs().amax(0), here.pairs
+        apart = torch.minimum(*((positions[-1] - positions[k]).norm(dim=1) for k in (pairs.i, pairs.j)))
+        beyond = (apart > network.locality_of_moments)[here.layout.pair]
+        assert bool(beyond.any()) and float(change[beyond].max()) == 0.0 < float(change[~beyond].max())
+
+    def test_missing_moments_are_told(self) -> None:
+        with pytest.raises(NearsightError, match=r"needs the moments of a structure"):
+            self.model().geometry(crystal(), self.layout(crystal()), Inputs())
+
+    def test_collinear_data_are_spinors_along_z(self) -> None:
+        source = self.source(crystal())
+        h = BlockMatrix(source.layout, torch.randn(2, source.layout.size, dtype=torch.float64), COLLINEAR).hermitian()
+        labels = self.model().labels(replace(source.calculation, hamiltonian=h), source.inputs)
+        up, ud, du, down = labels
+        assert torch.allclose(torch.stack([up, down]), h.values + 0j) and not ud.any() and not du.any()

@@ -17,7 +17,7 @@ from nearsight.core.spin import COLLINEAR, SPINOR
 from nearsight.formats.registry import read
 from nearsight.learn.model import TrainedModel, predict
 from nearsight.learn.train import train
-from tests.laws.models import ModelLaws, WithoutMoments
+from tests.laws.models import ModelLaws, WithMoments, WithoutMoments
 from tests.laws.test_training import data, lines, weights
 
 __all__ = ["data"]  # a fixture
@@ -69,6 +69,22 @@ class TestDeepHE3(TestDeepH2):
         "l_edge": 3,
         "irreps": "4x0e+3x1o+2x2e+2x3o+1x4e+2x1e+1x2o",
     }
+
+
+class TestXDeepH(WithMoments, TestDeepH2):
+    kind = "xdeeph"
+    spin = SPINOR
+    arguments: ClassVar = {**TestDeepH2.arguments, "layers": 1, "gaussians": 3, "sums": 2}
+    shells: ClassVar = {1: (0, 1), 6: (0, 0, 1), 8: (0, 1, 2)}
+
+    def disturb(self, network, generator) -> None:
+        super().disturb(network, generator)
+        for field in (network.exchange, network.twist):
+            field.site_scale.fill_(0.3)
+            field.log_scale.coefficients.fill_(math.log(0.2))
+
+    def inert(self, network) -> None:
+        torch.nn.init.zeros_(network.tied)
 
 
 @pytest.fixture(autouse=True)
