@@ -123,6 +123,15 @@ def as_vectors(moments: Tensor) -> Tensor:
     return torch.nn.functional.pad(moments[:, None], (2, 0)) if moments.ndim == 1 else moments
 
 
+def alike(a: BlockMatrix, b: BlockMatrix) -> tuple[BlockMatrix, BlockMatrix]:
+    """Two matrices in the richer spin of both: without spin counts for up and down, an axis stands along z."""
+    if a.spin is b.spin:
+        return a, b
+    if SPINOR in (a.spin, b.spin):
+        return as_spinor(a), as_spinor(b)
+    return a.embed(COLLINEAR), b.embed(COLLINEAR)
+
+
 def as_spinor(matrix: BlockMatrix) -> BlockMatrix:
     """A matrix of any spin between spinors; of collinear spin with its axis along z."""
     if matrix.spin is not COLLINEAR:

@@ -30,6 +30,7 @@ from nearsight.formats.outputs import claim_folder
 from nearsight.formats.registry import find, read, read_structure, write
 from nearsight.formats.structures import check_structure
 from nearsight.learn.charge import charge_state
+from nearsight.learn.data import moments_of
 from nearsight.learn.domain import Domain, element_pairs
 from nearsight.learn.model_files import ModelRecord, build, read_weights, weights_size, write_weights
 from nearsight.learn.origin import Origin
@@ -129,6 +130,16 @@ class TrainedModel:
                 "the model predicts numbers that no Hamiltonian has: its weights or the structure are not sound"
             )
         return matrix
+
+    def seen(self, found: Calculation) -> Calculation:
+        """A calculation as the model sees it: H in its spin, and the structure with the moments that it takes.
+
+        Raises MissingData for a calculation without moments, where it takes them.
+        """
+        structure = found.structure
+        if "moments" in self.network.inputs:
+            structure = replace(structure, moments=moments_of(found, found.name))
+        return replace(found, structure=structure, hamiltonian=self.network.in_its_spin(found.require_hamiltonian()))
 
     def inputs(self, structure: Structure, layout: BlockLayout) -> Inputs:
         """What the network needs beside structure and pairs. Raises MissingData where the orbitals are not known."""

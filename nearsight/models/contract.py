@@ -200,6 +200,10 @@ class HamiltonianModel(nn.Module, ABC):
                 "train another one on this data"
             )
 
+    def in_its_spin(self, hamiltonian: BlockMatrix) -> BlockMatrix:
+        """H of data that serve the model, as a matrix of the model's spin."""
+        return hamiltonian
+
     def learnable(self, values: Tensor) -> Tensor:
         """Labels [components, size] without what the model cannot give by its symmetry."""
         return values

@@ -20,6 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
 from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
@@ -200,7 +201,11 @@ class XDeepH(BondFrameModel):
         """As of every model, of collinear calculations along z."""
         found = calculation.require_hamiltonian()
         self.check_spin(found.spin, calculation.name)
-        return super().labels(replace(calculation, hamiltonian=as_spinor(found)), inputs)
+        return super().labels(replace(calculation, hamiltonian=self.in_its_spin(found)), inputs)
+
+    def in_its_spin(self, hamiltonian: BlockMatrix) -> BlockMatrix:
+        """Between spinors, of collinear data along z."""
+        return as_spinor(hamiltonian)
 
     def geometry(self, structure: Structure, layout: BlockLayout, inputs: Inputs) -> MagneticGraph:
         """Edges, frames, moments. Raises BadInput for an element that the model does not know, MissingData without moments."""

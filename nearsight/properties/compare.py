@@ -19,6 +19,7 @@ from nearsight.core.gauge import gauge_shift
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
 from nearsight.core.spin import NONE, Spin
+from nearsight.core.spin_parts import alike
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.dft.settings import Settings
@@ -97,6 +98,7 @@ def compare(
     window_ev: half width of the band window around the Fermi level [eV].  spectra: bands of both on one path, if they are
         known already; otherwise they are computed on the standard path, with as many points as a minute allows.
     superposed: H0 and S of the structure (`superposed_atoms`), to be compared too; or `beside`, that comparison.
+    Spins that differ are compared as the richer of both, a single axis along z.
     Raises NearsightError where the structures or the bases differ, or a Hamiltonian is missing.
     """
     if not 0 < window_ev < 1e6:
@@ -108,8 +110,7 @@ def compare(
         )
     h_ref, h_other = reference.require_hamiltonian(), _moved(other.require_hamiltonian(), cells)
     s_ref, s_other = reference.require_overlap(), _moved(other.require_overlap(), cells)
-    if h_ref.spin is not h_other.spin:
-        raise BadInput(f"spin {h_ref.spin} cannot be compared with spin {h_other.spin}")
+    h_ref, h_other = alike(h_ref, h_other)
     layout = BlockLayout(h_ref.basis, _union(h_ref.pairs, h_other.pairs, s_ref.pairs, s_other.pairs))
     difference = (h_other.on(layout) - h_ref.on(layout)).values
     overlap = h_ref.spin.embed(s_ref.on(layout).values)

@@ -98,7 +98,7 @@ def held_out_figures(
 
 
 def _compared(model: TrainedModel, folder: Path) -> Comparison:
-    known = read_labelled(folder)
+    known = model.seen(read_labelled(folder))
     layout, overlap = known.require_hamiltonian().layout, known.require_overlap()
     electrons = electrons_of(known)
     path = band_path(known.structure, POINTS)
@@ -110,7 +110,11 @@ def _compared(model: TrainedModel, folder: Path) -> Comparison:
         return compare(known, other, spectra=spectra, beside=superposed)
 
     reference = model.reference
-    h0 = None if reference is None else reference.initial_hamiltonian(known.structure).on(layout)
+    h0 = (
+        None
+        if reference is None
+        else reference.initial_hamiltonian(known.structure).on(layout).embed(known.require_hamiltonian().spin)
+    )
     return measured(model.hamiltonian(known.structure, layout), None if h0 is None else measured(h0, None))
 
 

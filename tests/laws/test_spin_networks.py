@@ -137,3 +137,38 @@ def test_the_vector_of_a_part_turns_as_a_vector() -> None:
         d = wigner(1, turn) if len(own) == 3 else torch.eye(1, dtype=torch.float64)
         assert torch.allclose(d @ own, there, atol=1e-13)
     assert SpinParts.of(NONE).channels == 1
+
+
+def test_moments_are_data_of_xdeeph_and_missing_ones_are_told(tmp_path: Path) -> None:
+    moments = torch.tensor([[0.0, 0.6, 0.8], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, -0.5, 0.0]], dtype=torch.float64)
+    for k in range(4):
+        structure, hamiltonian, overlap = sample(k)
+        field = SpinParts.of(SPINOR).values(torch.cat([torch.zeros(5, 1), moments[k % 4][[1, 2, 0], None]]).double())
+        h = hamiltonian.embed(SPINOR)
+        h = h.with_values(h.values + 0.1 * field * hamiltonian.values)
+        write(tmp_path / f"set/{k:04d}", Calculation(structure, overlap, h, electrons=8.0, moments=moments))
+    settings = config(tmp_path / "set", max_epochs=2)
+    settings["model"] |= {"kind": "xdeeph", "gaussians": 4}
+    train(settings, tmp_path / "model")
+    predict(tmp_path / "model", tmp_path / "set/0000", tmp_path / "own")
+    structure = sample(0)[0]
+    with pytest.raises(NearsightError, match="orbitals of its data"):
+        predict(tmp_path / "model", structure, tmp_path / "other", moments=moments)
+    predict(tmp_path / "model", tmp_path / "set/0000", tmp_path / "turned", moments=-moments)
+    own, turned = (read(tmp_path / x).require_hamiltonian() for x in ("own", "turned"))
+    assert torch.allclose(turned.values, own.time_reversed().values, atol=1e-12)
+    assert read(tmp_path / "own").result["moments_mu_b"] == moments.tolist()
+    with pytest.raises(NearsightError, match="3 moments for the 4 atoms"):
+        predict(tmp_path / "model", tmp_path / "set/0000", tmp_path / "x", moments=moments[:3])
+
+    write(tmp_path / "bare/0000", Calculation(structure, sample(0)[2], own, electrons=8.0))
+    write(tmp_path / "bare/0001", Calculation(structure, sample(0)[2], turned, electrons=8.0))
+    settings["data"]["train"] = str(tmp_path / "bare")
+    with pytest.raises(NearsightError, match=r"bare/000\d gives no magnetic moments, and this model needs each atom's"):
+        train(settings, tmp_path / "next")
+    with pytest.raises(NearsightError, match=r"states no magnetic moments.*--moments"):
+        predict(tmp_path / "model", tmp_path / "bare/0000", tmp_path / "x")
+    settings["data"]["train"] = str(tmp_path / "set")
+    settings["model"] = config(tmp_path / "set")["model"]
+    with pytest.raises(NearsightError, match=r"eV that time reversal turns, those of a magnetic state.*xdeeph"):
+        train(settings, tmp_path / "third")
