@@ -32,6 +32,8 @@ bench: install
 	$(BIN)/python bench/variational.py
 	$(BIN)/python bench/magnetism.py
 	$(BIN)/python bench/step_cost.py
+	OMP_NUM_THREADS=1 $(BIN)/python bench/step_parts.py
+	OMP_NUM_THREADS=1 $(BIN)/python bench/memory.py
 	$(BIN)/python bench/scaling.py
 	$(BIN)/python bench/network_speed.py
 	$(BIN)/python bench/energy_step.py

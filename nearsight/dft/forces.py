@@ -2,7 +2,8 @@
 
 At a ground state the energy is stationary in the density matrix under C^dagger S C = 1, so that
     dOmega/dx = dE/dx at fixed D  -  Tr[W dS/dx],    W(k) = sum_n g f_n e_n C_n C_n^dagger  (energy-weighted density matrix).
-Every term is bound to a system whose positions and cell carry derivatives, and its energy is differentiated there. The result
+Every term that has no closed form for it is bound to a system whose positions and cell carry derivatives, and its energy is
+differentiated there. The result
 is the exact derivative of the energy that is computed, mesh effects included: it agrees with finite differences.
 """
 
@@ -18,7 +19,7 @@ from nearsight.core.blocks import BlockMatrix
 from nearsight.core.display import one_line
 from nearsight.core.structure import Structure
 from nearsight.dft.ground_state import GroundState
-from nearsight.dft.terms import State, System, Term
+from nearsight.dft.terms import BoundTerm, Slopes, State, System, Term
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,7 @@ def forces_and_stress(gs: GroundState) -> Derivatives:
     """
     f = gs.functional
     found = derivatives_at_fixed_density_matrix(
-        f.system, f.choices, gs.density_matrix, gs.density, energy_weighted_density(gs)
+        f.system, f.choices, gs.density_matrix, gs.density, energy_weighted_density(gs), f.terms
     )
     if gs.kpoints.symmetry is None:
         return found
@@ -57,11 +58,13 @@ def derivatives_at_fixed_density_matrix(
     density_matrix: BlockMatrix,
     density: Tensor | None = None,
     weighted: BlockMatrix | None = None,
+    bound: Sequence[BoundTerm] | None = None,
 ) -> Derivatives:
     """-dE/dr and dE/d(strain) / V of the terms at fixed D, less those of Tr[W S] for a matrix W.
 
-    density: of D, where it is known [channels, x, y, z].  Terms are differentiated one after another, so that only one of them
-    keeps what its derivative needs; what all of them share, the densities of D and of the atoms, comes last.
+    density: of D, where it is known [channels, x, y, z].  bound: the terms bound to the system, where they are at hand.
+    Terms are taken one after another, so that only one of them keeps what its derivative needs; what all of them share, the
+    densities of D and of the atoms, comes last.
     """
     still = system.structure
     d = density_matrix.with_values(density_matrix.values.detach())
@@ -80,17 +83,24 @@ def derivatives_at_fixed_density_matrix(
                 if part is not None:
                     total += part
 
+    def add_to(closed: Slopes) -> None:
+        parts = (closed.positions, closed.cell, closed.density, closed.atomic_density)
+        for total, part in zip(totals, parts, strict=True):
+            if part is not None:
+                total += part
+
     with torch.enable_grad():
-        for term in terms:
+        for term, here in zip(terms, bound or [t.on(system) for t in terms], strict=True):
+            closed = here.by_structure(State(system, d, n.detach()))
+            if closed is not None:
+                add_to(closed)
+                continue
             moved = system.moved(structure, atomic)
             add(term.on(moved).energy(State(moved, d, n)))
         if weighted is not None:
             add(-weighted.trace(system.moved(structure, atomic).overlap))
     with torch.no_grad():
-        values = torch.cat([d.spin.densities(d.values), system.grid.atomic_values])
-        adjoints = torch.cat([totals[2].flatten(1), totals[3].flatten()[None]])
-        by_position, by_cell = (
-            x + y for x, y in zip(totals[:2], system.grid.by_structure(values, adjoints), strict=True)
-        )
+        of_densities = system.grid.by_structure(d.spin.densities(d.values), totals[2].flatten(1), totals[3].flatten())
+        by_position, by_cell = (x + y for x, y in zip(totals[:2], of_densities, strict=True))
         stress = (still.cell.T @ by_cell + still.positions.T @ by_position) / still.volume
     return Derivatives(-by_position, 0.5 * (stress + stress.T))

@@ -41,6 +41,14 @@ class AtomicFunction(ABC):
     def __call__(self, vectors: Tensor) -> Tensor:
         """Values [points] at vectors from the atom [points, 3]; differentiable."""
 
+    def gradient(self, vectors: Tensor) -> Tensor:
+        """grad f [points, 3] at vectors from the atom [points, 3]: of the values, or in closed form."""
+        with torch.enable_grad():
+            moving = vectors.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self(moving).sum(), [moving])
+        found: Tensor = slope
+        return found
+
 
 @dataclass(frozen=True, eq=False)
 class Spherical(AtomicFunction):
@@ -68,6 +76,11 @@ class Spherical(AtomicFunction):
     def __call__(self, vectors: Tensor) -> Tensor:
         """f(|r|) [points]; differentiable in the vectors [points, 3], with no slope at the atom."""
         return self.splines.to(vectors)(length(vectors))[:, 0]
+
+    def gradient(self, vectors: Tensor) -> Tensor:
+        """(f'(r) / r) r [points, 3]."""
+        r = length(vectors)
+        return torch.where(r < self.cutoff, self.splines.to(vectors).slope_over_r(r), 0.0)[:, None] * vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +130,27 @@ def superpose_in(
         structure.positions, window.mesh.cell, _Inside(still), _sources(structure, images, functions)
     )
     return total.reshape(window.lengths)
+
+
+def superposition_slopes(
+    mesh: Mesh, structure: Structure, functions: Mapping[int, AtomicFunction], adjoint: Tensor
+) -> tuple[Tensor, Tensor]:
+    """d(sum_r a(r) f(r)) in positions [atoms, 3] and cell [3, 3] for what `superpose` gives, and a field a [x, y, z]."""
+    images = [(a, (0, 0, 0)) for a in range(len(structure))]
+    sources = _sources(structure, images, functions)
+    return _slopes(structure.positions, mesh.cell, _Everywhere(mesh), sources, adjoint.flatten())
+
+
+def superposition_slopes_in(
+    window: Window,
+    structure: Structure,
+    images: Sequence[Image],
+    functions: Mapping[int, AtomicFunction],
+    adjoint: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The same for what `superpose_in` gives, and a field on the window [x, y, z]."""
+    sources = _sources(structure, images, functions)
+    return _slopes(structure.positions, window.mesh.cell, _Inside(window), sources, adjoint.flatten())
 
 
 def _sources(
@@ -202,19 +236,26 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
-        (positions, cell), where = ctx.saved_tensors, ctx.where
-        by_position, by_cell = torch.zeros_like(positions), torch.zeros_like(cell)
-        for a, R, function in ctx.sources:
-            position = _moved(positions[a], R, cell)
-            index, _, place = where.points(position, function.cutoff)
-            with torch.enable_grad():
-                vectors = vectors_to(where.mesh, position, index).detach().requires_grad_()
-                weighted = (grads[0][place] * function(vectors)).sum()
-            (slope,) = torch.autograd.grad(weighted, [vectors])
-            by_center, change = pull_back(where.mesh, position, index, slope)
-            by_position[a] += by_center
-            by_cell += change + torch.outer(cell.new_tensor(R), by_center)
-        return by_position, by_cell, None, None
+        positions, cell = ctx.saved_tensors
+        return *_slopes(positions, cell, ctx.where, ctx.sources, grads[0]), None, None
+
+
+def _slopes(
+    positions: Tensor,
+    cell: Tensor,
+    where: _Everywhere | _Inside,
+    sources: list[tuple[int, tuple[int, int, int], AtomicFunction]],
+    adjoint: Tensor,
+) -> tuple[Tensor, Tensor]:
+    by_position, by_cell = torch.zeros_like(positions), torch.zeros_like(cell)
+    for a, R, function in sources:
+        position = _moved(positions[a], R, cell)
+        index, vectors, place = where.points(position, function.cutoff)
+        slope = adjoint.index_select(0, place)[:, None] * function.gradient(vectors)
+        by_center, change = pull_back(where.mesh, position, index, slope)
+        by_position[a] += by_center
+        by_cell += change + torch.outer(cell.new_tensor(R), by_center)
+    return by_position, by_cell
 
 
 def _moved(position: Tensor, R: tuple[int, int, int], cell: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from nearsight.core.species import RadialFunction
 from nearsight.core.structure import Structure
 from nearsight.integrals.mesh import Mesh
 from nearsight.integrals.splines import UniformSplines, radial_values
+from nearsight.integrals.waves import by_inverse_cell, half_spectrum, squared_length, wave_numbers
 
 WAVE_SPACING = 0.02  # 1/Bohr, of the tabulated transforms
 
@@ -40,7 +41,7 @@ def _transform(function: RadialFunction, k_max: float) -> UniformSplines:
 def superpose(mesh: Mesh, structure: Structure, functions: Mapping[int, RadialFunction]) -> Tensor:
     """sum over atoms and cells of f(|r - R_a|) [x, y, z], with the waves of the mesh only; differentiable in the structure."""
     inverse = torch.linalg.inv(structure.cell)
-    waves = _waves(mesh.shape, structure.cell)
+    waves = wave_numbers(mesh.shape, structure.cell)
     fractional = structure.positions @ inverse
     total: Tensor | float = 0.0
     for z, function in functions.items():
@@ -50,25 +51,81 @@ def superpose(mesh: Mesh, structure: Structure, functions: Mapping[int, RadialFu
         if inverse.requires_grad:
             spectrum = _spectrum(mesh.shape, inverse, function)
         else:  # structures of one cell, as a data set has them, share it
-            spectrum = _kept_spectrum(mesh.shape, tuple(inverse.flatten().tolist()), str(inverse.device), function)
+            spectrum = _kept_spectrum(mesh.shape, *_key(inverse), function)
         total = total + factor * spectrum
     scale = mesh.size / torch.linalg.det(structure.cell).abs()
     return torch.fft.irfftn(total * scale, s=mesh.shape)
 
 
-def _waves(shape: tuple[int, int, int], like: Tensor) -> list[Tensor]:
-    """Whole numbers of waves along each axis."""
-    axes = [torch.fft.fftfreq(n, 1 / n, device=like.device) for n in shape[:2]]
-    axes.append(torch.fft.rfftfreq(shape[2], 1 / shape[2], device=like.device))
-    return [a.to(like) for a in axes]
+@torch.no_grad()
+def superposition_slopes(
+    mesh: Mesh, structure: Structure, functions: Mapping[int, RadialFunction], adjoint: Tensor
+) -> tuple[Tensor, Tensor]:
+    """d(sum_r a(r) f(r)) in positions [atoms, 3] and cell [3, 3] for what `superpose` gives, and a field a [x, y, z].
+
+    The sum is E = 1/V sum_G a(G)* f(|G|) exp(-i G R).  It moves with the places of atoms, with |G| and with V.
+    """
+    inverse, shape = torch.linalg.inv(structure.cell), mesh.shape
+    waves = wave_numbers(shape, structure.cell)
+    fractional = structure.positions @ inverse
+    volume = torch.linalg.det(structure.cell).abs()
+    conjugate = half_spectrum(shape, torch.fft.rfftn(adjoint).conj_physical_()) / volume
+    g = squared_length(shape, inverse).clamp_(min=0).sqrt_()
+    inside = _inside(shape, inverse)
+    energy, by_g2 = volume.new_zeros(()), torch.zeros_like(g)
+    by_fractional = torch.zeros_like(fractional)
+    for z, function in functions.items():
+        which = (structure.numbers == z).nonzero()[:, 0]
+        phases = [torch.exp(-2j * torch.pi * fractional[which, x, None] * waves[x]) for x in range(3)]
+        transform = _transform(function, float(g.max())).to(g)
+        weighted = conjugate * (_kept_spectrum(shape, *_key(inverse), function))
+        by_fractional[which] = _phase_slopes(weighted, phases, waves)
+        factor = torch.einsum("ax,ay,az->xyz", *phases)
+        energy = energy + _real_product(weighted, factor).sum()
+        by_g2 += _real_product(conjugate, factor) * (transform.slope_over_r(g.flatten()).reshape(g.shape) * inside)
+    by_inverse = structure.positions.T @ by_fractional + by_inverse_cell(0.5 * by_g2, inverse)
+    return by_fractional @ inverse.T, -inverse.T @ (by_inverse @ inverse.T + energy * torch.eye(3).to(g))
+
+
+def _phase_slopes(weighted: Tensor, phases: list[Tensor], waves: list[Tensor]) -> Tensor:
+    """d/d(fractional) of Re sum_m w_m exp(-2 pi i m f) [atoms, 3], axis by axis, for w [x, y, z] and phases [atoms, m]."""
+    x, y, z = phases
+    slope = [-2j * torch.pi * m * e for m, e in zip(waves, phases, strict=True)]
+    over_z = (weighted.flatten(0, 1) @ torch.cat([z, slope[2]]).T).reshape(*weighted.shape[:2], 2, len(z))
+    plain, moved = over_z.unbind(2)  # [x, y, atoms]
+    over_y = torch.einsum("xya,ay->xa", plain, y)
+    return torch.stack(
+        [
+            torch.einsum("xa,ax->a", over_y, slope[0]).real,
+            torch.einsum("xya,ay,ax->a", plain, slope[1], x).real,
+            torch.einsum("xya,ay,ax->a", moved, y, x).real,
+        ],
+        1,
+    )
+
+
+def _real_product(a: Tensor, b: Tensor) -> Tensor:
+    """Re a b"""
+    return a.real * b.real - a.imag * b.imag
 
 
 def _spectrum(shape: tuple[int, int, int], inverse: Tensor, function: RadialFunction) -> Tensor:
     """f(|G|) on the waves of a mesh, zero from its Nyquist waves on; inverse: of the cell."""
-    m = torch.stack(torch.meshgrid(*_waves(shape, inverse), indexing="ij"), -1)
-    inside = torch.stack([m[..., x].abs() < 0.5 * n for x, n in enumerate(shape)]).all(0)
-    g = _norm(2 * torch.pi * m @ inverse.T)
-    return _transform(function, float(g.detach().max())).to(g)(g)[..., 0] * inside
+    g2 = squared_length(shape, inverse)
+    zero = torch.zeros_like(g2, dtype=torch.bool)
+    zero[0, 0, 0] = True
+    g = torch.where(zero, 0.0, torch.where(zero, 1.0, g2).sqrt())
+    return _transform(function, float(g.detach().max())).to(g)(g)[..., 0] * _inside(shape, inverse)
+
+
+def _inside(shape: tuple[int, int, int], like: Tensor) -> Tensor:
+    """Below the Nyquist waves along every axis [x, y, z]."""
+    x, y, z = (m.abs() < 0.5 * n for m, n in zip(wave_numbers(shape, like), shape, strict=True))
+    return x[:, None, None] & y[:, None] & z
+
+
+def _key(inverse: Tensor) -> tuple[tuple[float, ...], str]:
+    return tuple(inverse.flatten().tolist()), str(inverse.device)
 
 
 @lru_cache(maxsize=8)
@@ -76,12 +133,6 @@ def _kept_spectrum(
     shape: tuple[int, int, int], inverse: tuple[float, ...], device: str, function: RadialFunction
 ) -> Tensor:
     return _spectrum(shape, torch.tensor(inverse, dtype=torch.float64, device=device).reshape(3, 3), function)
-
-
-def _norm(vectors: Tensor) -> Tensor:
-    squared = vectors.square().sum(-1)
-    zero = squared == 0
-    return torch.where(zero, 0.0, torch.where(zero, 1.0, squared).sqrt())
 
 
 @dataclass(frozen=True)

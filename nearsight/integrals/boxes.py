@@ -52,11 +52,13 @@ class Polynomials:
     """r^l Y_lm, l <= l_max, at the points of a box are polynomials: known from a few of its places, the nodes, exactly.
 
     nodes [nodes, 3]: from the first point of a box [Bohr].  lagrange [nodes, points]: each node's share in every point.
+    gradients [3, nodes, nodes]: its share in the Cartesian gradient at every node [1/Bohr].
     """
 
     l_max: int
     nodes: Tensor
     lagrange: Tensor
+    gradients: Tensor
 
     __repr__ = one_line
 
@@ -71,8 +73,17 @@ class Polynomials:
         def monomials(x: Tensor) -> Tensor:
             return x[None].pow(exponents[:, None]).prod(-1)
 
-        lagrange = torch.linalg.solve(monomials(nodes), monomials(offsets.to(steps) / edges))
-        return Polynomials(l_max, (nodes * edges) @ steps, lagrange)
+        def slopes(x: Tensor, axis: int) -> Tensor:
+            """d monomials / d x of one axis."""
+            lower = exponents.clone()
+            lower[:, axis] = (lower[:, axis] - 1).clamp(min=0)
+            return exponents[:, axis, None] * x[None].pow(lower[:, None]).prod(-1)
+
+        known = monomials(nodes)
+        lagrange = torch.linalg.solve(known, monomials(offsets.to(steps) / edges))
+        along = torch.linalg.solve(known, torch.stack([slopes(nodes, x) / edges[x] for x in range(3)]))
+        gradients = torch.einsum("ax,xnm->anm", torch.linalg.inv(steps), along)
+        return Polynomials(l_max, (nodes * edges) @ steps, lagrange, gradients)
 
     def harmonics(self, corner: Tensor) -> Tensor:
         """r^l Y_lm at the nodes [images * (l_max + 1)^2, nodes], for vectors to the first point of a box [images, 3]."""
@@ -85,7 +96,7 @@ class Batch:
     """Boxes padded to one number of rows.
 
     points [boxes, points]: flat mesh indices (the mesh's size where a box sticks out).  images: whose the rows are, box
-    of the batch.  corner [images, 3]: from each image's atom to the first point of its box.
+    of the batch.  numbers [images]: their elements.  corner [images, 3]: from each image's atom to the first point of its box.
     radial: R(r)/r^l of every shell of every image where it is not zero, one after another.  support [shells, points / 8]: where
     that is, eight points to a byte; the last shell is nowhere.
     harmonics [images * harmonics, nodes]: r^l Y_lm at the nodes of `polynomials`.
@@ -97,6 +108,7 @@ class Batch:
     rows: int
     points: Tensor
     images: Images
+    numbers: Tensor
     corner: Tensor
     radial: Tensor
     support: Tensor
@@ -119,10 +131,13 @@ class Batch:
         if self.dense is not None:
             return self.dense
         dense = self.harmonics.index_select(0, self.harmonic) @ self.polynomials.lagrange
-        where = self.where
-        radial = self.radial.new_zeros(where.shape).masked_scatter_(where, self.radial)
-        dense *= radial.index_select(0, self.shell)
+        dense *= self.radial_functions().index_select(0, self.shell)
         return dense.reshape(self.boxes, self.rows, -1)
+
+    def radial_functions(self) -> Tensor:
+        """R(r)/r^l of every shell at all points [shells, points]."""
+        where = self.where
+        return self.radial.new_zeros(where.shape).masked_scatter_(where, self.radial)
 
     @property
     def where(self) -> Tensor:
@@ -253,31 +268,6 @@ class Boxes:
         parts = [away[..., x, None] * self.mesh.steps[x] for x in range(3)]
         return index, parts[0] + parts[1] + parts[2]
 
-    def slopes(self, batch: Batch, weights: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """d(sum of weights x orbitals) / d(vector from the atom to the point), for weights [boxes, rows, points].
-
-        For each element: atoms [n], mesh indices as the atoms at home see them [n, 3], and slopes [n, 3].
-        """
-        images, size = batch.images, batch.points.shape[1]
-        first = batch.points[:, 0]  # the corner, which is never outside of the mesh
-        n = self.mesh.shape
-        corners = torch.stack([first // (n[1] * n[2]), first // n[2] % n[1], first % n[2]], -1)
-        index, vectors = self.vectors(images, corners)
-        r = torch.where((batch.points < self.mesh.size)[images.box], length(vectors), torch.inf)
-        place = (images.box * batch.rows + images.row)[:, None] + images.rank
-        flat, numbers = weights.flatten(), self.structure.numbers[images.atom]
-        for z, s in self.species.items():
-            image, point = ((r < s.orbital_cutoff) & (numbers == z)[:, None]).nonzero().unbind(1)
-            if len(image):
-                active = images.active[image, : s.orbital_count]
-                at = place[image, : s.orbital_count].clamp(min=0) * size + point[:, None]
-                weight = torch.where(active, flat[at], 0.0)
-                with torch.enable_grad():
-                    moving = vectors[image, point].requires_grad_()
-                    total = (weight * orbitals_of(s)(moving)).sum()
-                (slope,) = torch.autograd.grad(total, [moving])
-                yield images.atom[image], index[image, point], slope
-
     def corners(self, which: Tensor) -> Tensor:
         """First point of boxes which [boxes], counted row-major, as mesh indices [boxes, 3]."""
         n = self.counts
@@ -317,6 +307,7 @@ class Boxes:
             rows=rows,
             points=points,
             images=images,
+            numbers=numbers,
             corner=vectors[:, 0].clone(),
             polynomials=self.polynomials,
             harmonics=self.polynomials.harmonics(vectors[:, 0]),

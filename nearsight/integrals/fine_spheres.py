@@ -45,6 +45,12 @@ class Share(AtomicFunction):
         x = vectors.square().sum(-1) / self.cutoff**2
         return (1 - x).clamp(min=0).pow(6) * (1 + x * (6 + 21 * x))
 
+    def gradient(self, vectors: Tensor) -> Tensor:
+        """dw/dx = -168 x^2 (1 - x)^5, times grad x [points, 3]."""
+        x = vectors.square().sum(-1) / self.cutoff**2
+        slope = x.square() * (1 - x).clamp(min=0).pow(5) * (-336 / self.cutoff**2)
+        return slope[:, None] * vectors
+
 
 def shares(mesh: Mesh, structure: Structure, elements: Collection[int]) -> Tensor:
     """sum_a w_a [x, y, z] of the atoms of some elements on a mesh; differentiable in the structure."""

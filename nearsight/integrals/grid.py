@@ -24,6 +24,7 @@ from nearsight.core.structure import Structure
 from nearsight.integrals.atomic_functions import refuse_second_derivative
 from nearsight.integrals.boxes import Batch, Boxes
 from nearsight.integrals.mesh import Mesh
+from nearsight.integrals.orbital_slopes import OrbitalSlopes
 
 KEPT_DENSE = (
     8_000_000  # dense numbers of a whole system that are kept as such: 64 MB save a tenth of the time of a step
@@ -129,26 +130,36 @@ class GridOrbitals:
         own = transposed == torch.arange(len(transposed), device=transposed.device)
         return torch.where(own, values, values + values[:, transposed])
 
-    def by_structure(self, values: Tensor, adjoint: Tensor) -> tuple[Tensor, Tensor]:
+    def by_structure(self, values: Tensor, adjoint: Tensor, of_atoms: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """d(sum_r a(r) n(r)) in positions [atoms, 3] and cell [3, 3] for densities of values [m, size], adjoints a [m, points].
 
+        of_atoms: adjoint of the density of free atoms [points], which has no part in them.
         d/dphi_i(r) = a(r) sum_j (D_ij + D_ji) phi_j(r), orbital by orbital, and phi_i(r) = phi(r - R) is differentiated.
         """
         at_rest = Structure(self.structure.cell.detach(), self.structure.positions.detach(), self.structure.numbers)
-        boxes = Boxes.of(at_rest, self.species, self.layout, self.mesh.detached)
+        slopes = OrbitalSlopes(Boxes.of(at_rest, self.species, self.layout, self.mesh.detached))
         by_position, by_cell = torch.zeros_like(at_rest.positions), torch.zeros_like(at_rest.cell)
         once = self._once(values)
-        a = torch.cat([adjoint, adjoint.new_zeros(len(adjoint), 1)], 1)
+        a = torch.nn.functional.pad(adjoint, (0, 1))
+        free = None if of_atoms is None else torch.nn.functional.pad(of_atoms, (0, 1))
         for b in self.batches:
             orbitals, lower = b.orbitals(), b.lower
-            weights = torch.zeros_like(orbitals)
+            weights = orbitals.new_zeros(()) if free is None else self._of_free_atoms(b, free)
             for s in range(len(values)):
                 local = _local(once[s], b, lower)
-                weights += torch.bmm(local + local.mT, orbitals) * a[s][b.points][:, None]
-            for atoms, index, slope in boxes.slopes(b, weights):
-                by_position.index_add_(0, atoms, -slope)
-                by_cell += (index.to(slope) / slope.new_tensor(self.mesh.shape)).T @ slope
+                weights = torch.bmm(local + local.mT, orbitals).mul_(a[s][b.points][:, None]).add_(weights)
+            slopes.add(b, weights, by_position, by_cell)
         return by_position, by_cell
+
+    def _of_free_atoms(self, batch: Batch, adjoint: Tensor) -> Tensor:
+        """d/dphi_i(r) = 2 a(r) p_i phi_i(r) with the populations p of free atoms [boxes, rows, points]."""
+        populations = adjoint.new_zeros(len(batch.images.box), max(len(s.orbitals) for s in self.species.values()))
+        for z, s in self.species.items():
+            own = adjoint.new_tensor([o.population / (2 * o.l + 1) for o in s.orbitals])
+            populations[batch.numbers == z, : len(own)] = own
+        by_row = torch.nn.functional.pad(2 * populations.flatten(), (0, 1)).index_select(0, batch.shell)
+        scaled = batch.orbitals() * by_row.reshape(batch.boxes, batch.rows, 1)
+        return scaled.mul_(adjoint[batch.points][:, None])
 
 
 def _local(once: Tensor, b: Batch, lower: Tensor) -> Tensor:

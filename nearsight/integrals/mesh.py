@@ -12,6 +12,7 @@ from torch import Tensor
 from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.memory import check_room
+from nearsight.integrals.waves import squared_length, wave_numbers
 
 
 def fft_size(n: float, multiple: int = 2) -> int:
@@ -90,13 +91,8 @@ class Mesh:
         vector and with them the field between them that a dipole makes: 4 pi / G^2 [1 - exp(-G_xy c/2) cos(G_z c/2)]
         (Ismail-Beigi, Phys. Rev. B 73, 233103 (2006)); exact for densities thinner than c/2.
         """
-        reciprocal = 2 * torch.pi * torch.linalg.inv(self.cell).T
-        device = self.cell.device
-        axes = [torch.fft.fftfreq(n, 1 / n, device=device) for n in self.shape[:2]]
-        axes.append(torch.fft.rfftfreq(self.shape[2], 1 / self.shape[2], device=device))
-        m = torch.stack(torch.meshgrid(*(a.to(self.cell) for a in axes), indexing="ij"), -1)
-        waves = m @ reciprocal
-        g2 = waves.square().sum(-1)
+        inverse = torch.linalg.inv(self.cell)
+        g2 = squared_length(self.shape, inverse)
         home = torch.zeros_like(g2, dtype=torch.bool)
         home[0, 0, 0] = True
         kernel = 4 * torch.pi / torch.where(home, torch.inf, g2)
@@ -105,7 +101,9 @@ class Mesh:
         normal = torch.linalg.cross(self.cell[0], self.cell[1])
         normal = normal / normal.norm()
         half = 0.5 * (self.cell[2] @ normal).abs()
-        g_z = waves @ normal
+        x, y, z = wave_numbers(self.shape, self.cell)
+        along = 2 * torch.pi * inverse.T @ normal
+        g_z = (along[0] * x[:, None] + along[1] * y)[:, :, None] + along[2] * z
         parallel = (g2 - g_z.square()).clamp(min=1e-30).sqrt()
         cut = 1 - torch.exp(-parallel * half) * torch.cos(g_z * half)
         return torch.where(home, -2 * torch.pi * half.square(), kernel * cut)

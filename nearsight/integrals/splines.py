@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -58,9 +59,25 @@ class UniformSplines:
         value = c[..., 0] + t * (c[..., 1] + t * (c[..., 2] + t * c[..., 3]))
         return torch.where((r < self.cutoff)[..., None], value, torch.zeros_like(value))
 
+    def slope_over_r(self, r: Tensor) -> Tensor:
+        """f'(r) / r of the first function at radii r [points] before the end; 0 at the origin."""
+        x = r / self.spacing
+        index = x.long().clamp_(max=len(self.coefficients) - 1)
+        t = x - index
+        c = self._slopes.index_select(0, index)
+        slope = c[:, 0] + t * (c[:, 1] + t * c[:, 2])
+        return torch.where(r < 1e-12, 0.0, slope / r)
+
+    @cached_property
+    def _slopes(self) -> Tensor:
+        """Coefficients of f' of the first function [intervals, 3]."""
+        powers = torch.arange(1, 4, device=self.coefficients.device)
+        return self.coefficients[:, 0, 1:] * powers / self.spacing
+
     def to(self, *args: Any, **kwargs: Any) -> UniformSplines:
         """The same on a device or of a type, with the arguments of `Tensor.to`."""
-        return UniformSplines(self.coefficients.to(*args, **kwargs), self.spacing)
+        moved = self.coefficients.to(*args, **kwargs)
+        return self if moved is self.coefficients else UniformSplines(moved, self.spacing)
 
 
 def radial_values(function: RadialFunction, r: np.ndarray) -> np.ndarray:

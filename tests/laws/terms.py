@@ -118,6 +118,17 @@ class TermLaws:
         close(energy, own, rtol=1e-12, atol=1e-13)
         close(f._matrix([gradient], spin).values, f._matrix([closed], spin).values, rtol=1e-9, atol=1e-10)
 
+    def test_closed_forces_and_stress_are_the_automatic_ones(
+        self, spin: Spin, device: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        system = self.system(device)
+        d = positive_density_matrix(system, spin)
+        closed = derivatives_at_fixed_density_matrix(system, (self.term,), d)
+        monkeypatch.setattr(type(self.term.on(system)), "by_structure", BoundTerm.by_structure)
+        automatic = derivatives_at_fixed_density_matrix(system, (self.term,), d)
+        close(closed.forces, automatic.forces, rtol=1e-8, atol=1e-11)
+        close(closed.stress, automatic.stress, rtol=1e-8, atol=1e-12)
+
     def test_the_kernel_is_the_derivative_of_the_gradient(self, spin: Spin, device: str) -> None:
         f = self.functional(device)
         d, x, y = positive_density_matrix(f.system, spin), direction(f.system, spin), direction(f.system, spin, 1)

@@ -15,7 +15,7 @@ from nearsight.dft.forces import forces_and_stress
 from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.ground_state import ground_state
 from nearsight.dft.scf import SCF
-from nearsight.dft.terms import ALL, DirectTerm, State, Symmetry, Term
+from nearsight.dft.terms import ALL, DirectTerm, NeutralAtom, State, Symmetry, System, Term
 from nearsight.dft.terms.exchange_correlation import ExchangeCorrelation
 from nearsight.electrons import kpoints
 from nearsight.integrals.mesh import mesh_shape
@@ -136,6 +136,13 @@ TestLDA = law_of(ExchangeCorrelation(LDA))
 
 class TestExchangeCorrelationNearNuclei(TermLaws):
     term = ExchangeCorrelation(near_nuclei=2)
+
+
+class TestNeutralAtomOfTheMeshsWaves(TermLaws):
+    term = NeutralAtom()
+
+    def system(self, device: str) -> System:
+        return replace(super().system(device), limited=True)
 
 
 class TestRefinedExchangeCorrelation(TermLaws):

@@ -5,6 +5,7 @@ from nearsight.dft.terms.contract import (
     BoundTerm,
     DirectTerm,
     Gradient,
+    Slopes,
     State,
     Symmetry,
     System,
@@ -17,7 +18,7 @@ from nearsight.dft.terms.neutral_atom import NeutralAtom
 from nearsight.dft.terms.one_body import Kinetic, NonLocal
 from nearsight.xc.functionals import Functional
 
-__all__ = ["ALL", "BoundTerm", "DirectTerm", "Gradient", "State", "Symmetry", "System", "Term", "kohn_sham"]
+__all__ = ["ALL", "BoundTerm", "DirectTerm", "Gradient", "Slopes", "State", "Symmetry", "System", "Term", "kohn_sham"]
 
 
 def kohn_sham(functional: Functional, xc_refinement: int = 1, xc_near_nuclei: int = 1) -> tuple[Term, ...]:

@@ -6,7 +6,8 @@ depend on the density matrix computed once. The bound term knows `energy(state)`
 - `evaluate`: dE/dD, as a matrix in the orbitals and potentials on the mesh, by automatic differentiation in the state's
   density matrix and density. A term may override it with a closed form (a law holds the two equal).
 - forces and stress (dft/forces.py): the term is bound to a system whose positions and cell carry derivatives, and its energy
-  differentiated there. Everything that a `System` gives is differentiable in its structure.
+  differentiated there. Everything that a `System` gives is differentiable in its structure. `by_structure` may give the same
+  in closed form (a law holds the two equal).
 - `kernel`: the second derivative along a change of the density matrix, by automatic differentiation likewise.
 
 tests/laws/terms.py has the law that every term, ours or another's, inherits.
@@ -33,7 +34,7 @@ from nearsight.core.species import RadialFunction, Species
 from nearsight.core.spin import Spin
 from nearsight.core.structure import Structure
 from nearsight.integrals import band_limited, two_center
-from nearsight.integrals.atomic_functions import Spherical, superpose
+from nearsight.integrals.atomic_functions import Spherical, superpose, superposition_slopes
 from nearsight.integrals.grid import GridOrbitals
 from nearsight.integrals.mesh import REMEDY, Mesh
 from nearsight.integrals.projections import Projections
@@ -121,6 +122,12 @@ class System:
             return band_limited.superpose(self.mesh, self.structure, functions)
         return self.superpose(functions)
 
+    def superposition_slopes(self, functions: Mapping[int, RadialFunction], adjoint: Tensor) -> tuple[Tensor, Tensor]:
+        """d(sum_r a(r) f(r)) in positions [atoms, 3] and cell [3, 3] for what `superpose_smooth` gives, and a [x, y, z]."""
+        if self.limited:
+            return band_limited.superposition_slopes(self.mesh, self.structure, functions, adjoint)
+        return superposition_slopes(self.mesh, self.structure, Spherical.each(functions), adjoint)
+
     def moved(self, structure: Structure, atomic_density: Tensor) -> System:
         """This system for a structure with the same values that carries derivatives.
 
@@ -191,6 +198,22 @@ class Gradient:
     __repr__ = one_line
 
 
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """Derivatives of an energy at a fixed density matrix, of which those that are None are zero.
+
+    positions [atoms, 3] (Ha/Bohr).  cell [3, 3] at fixed Cartesian positions and values on the mesh (Ha/Bohr).  density
+    [channels, x, y, z] and atomic_density [x, y, z]: by the value at each point of the mesh (Ha Bohr^3).
+    """
+
+    positions: Tensor | None = None
+    cell: Tensor | None = None
+    density: Tensor | None = None
+    atomic_density: Tensor | None = None
+
+    __repr__ = one_line
+
+
 class BoundTerm(ABC):
     """A term of the energy of one system.
 
@@ -217,6 +240,13 @@ class BoundTerm(ABC):
             energy = self.energy(free)
             matrix, potential = _slopes(energy, free, create_graph=False)
         return energy.detach(), _gradient(state, matrix, potential)
+
+    def by_structure(self, state: State) -> Slopes | None:
+        """How E moves with the structure and the densities, in closed form; None: by automatic differentiation.
+
+        A law holds the two equal.
+        """
+        return None
 
     def kernel(self, state: State, change: State) -> Gradient:
         """(d^2E / dD dD) dD at a state, for a change of the density matrix with that of the density."""

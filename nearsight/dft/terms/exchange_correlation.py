@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, ClassVar
@@ -13,9 +13,18 @@ from torch import Tensor
 from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.spin import Spin
-from nearsight.dft.terms.contract import ALL, BoundTerm, Gradient, State, Symmetry, System, Term
+from nearsight.core.structure import Structure
+from nearsight.dft.terms.contract import ALL, BoundTerm, Gradient, Slopes, State, Symmetry, System, Term
 from nearsight.dft.terms.ripple import ripples
-from nearsight.integrals.atomic_functions import Spherical, refuse_second_derivative
+from nearsight.integrals.atomic_functions import (
+    AtomicFunction,
+    Image,
+    Spherical,
+    refuse_second_derivative,
+    superpose,
+    superposition_slopes,
+    superposition_slopes_in,
+)
 from nearsight.integrals.band_limited import Refinement
 from nearsight.integrals.fine_spheres import FineSphere, Share, fine_spheres, shares
 from nearsight.integrals.mesh import Mesh
@@ -62,7 +71,8 @@ def _whole(system: System, refinement: int, steep: Collection[int]) -> Region:
         mesh = Mesh(refined.fine, mesh.cell)
         for axis in range(3):
             touched = touched.repeat_interleave(refinement, axis)
-    core = system.superpose({z: s.core_density for z, s in system.species.items()}, mesh)
+    cores = Spherical.each({z: s.core_density for z, s in system.species.items()})
+    core = superpose(mesh, system.structure, cores)
     occupied = touched | (core > 0)
     window = Window.around(mesh, occupied)
     # interpolated densities ripple outside of what orbitals touch
@@ -71,7 +81,9 @@ def _whole(system: System, refinement: int, steep: Collection[int]) -> Region:
     weights = None
     if steep:
         weights = 1 - window.cut(shares(mesh, system.structure, steep)).flatten().index_select(0, points)
-    return Region(WholeMesh(window, refined), window.cut(core), points, weights, FLOOR if refined is None else RIPPLE)
+    made = Sources(None, cores, {z: Share() for z in steep})
+    floor = FLOOR if refined is None else RIPPLE
+    return Region(WholeMesh(window, refined), window.cut(core), points, weights, floor, made)
 
 
 def _around_atoms(system: System, steep: Collection[int], factor: int) -> Iterator[Region]:
@@ -83,7 +95,36 @@ def _around_atoms(system: System, steep: Collection[int], factor: int) -> Iterat
     for sphere, images in fine_spheres(system.mesh, structure, steep, factor, reach):
         weights = sphere.superpose(structure, images[:1], share).flatten().index_select(0, sphere.points)
         core = sphere.superpose(structure, images, cores) if cores else None
-        yield Region(sphere, core, sphere.points, weights, RIPPLE)
+        yield Region(sphere, core, sphere.points, weights, RIPPLE, Sources(images, cores, share))
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """What a region's fields are sums of: partial cores and shares of elements' atoms.
+
+    images: whose, the sphere's own first; None: all atoms, on a whole mesh.
+    """
+
+    images: list[Image] | None
+    cores: Mapping[int, AtomicFunction]
+    shares: Mapping[int, AtomicFunction]
+
+    __repr__ = one_line
+
+    def slopes(
+        self, window: Window, structure: Structure, of_core: Tensor | None, of_weights: Tensor | None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """d(E) in positions and cell by way of core and weights, for dE/dcore and dE/dweights [x, y, z] in the window."""
+        found = []
+        for functions, adjoint, sign in ((self.cores, of_core, 1.0), (self.shares, of_weights, -1.0)):
+            if adjoint is None or not functions:
+                continue
+            if self.images is None:
+                found.append(superposition_slopes(window.mesh, structure, functions, sign * window.paste(adjoint)))
+            else:  # a sphere's weight is its own share; of the whole mesh it is what shares leave
+                images = self.images if functions is self.cores else self.images[:1]
+                found.append(superposition_slopes_in(window, structure, images, functions, adjoint))
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +153,7 @@ class Region:
 
     core: partial core density in the window [x, y, z]; None: there is none.  points: of the window, flat, that may hold
     density.  weights: of the volume element at each of them; None: 1.  floor: density below which there is none.
+    sources: what core and weights are made of.
     """
 
     place: WholeMesh | FineSphere
@@ -119,6 +161,7 @@ class Region:
     points: Tensor
     weights: Tensor | None
     floor: float
+    sources: Sources
 
     __repr__ = one_line
 
@@ -163,14 +206,38 @@ class Region:
         self.place.add_down(potential, spin.along_moment(own, lambda: self.place.up(density)))
         return energy
 
+    def slopes(
+        self, functional: Functional, spin: Spin, state: State, potential: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Derivatives in positions and cell, in parts; adds the potential to that of the channels, as `evaluate` does."""
+        density, cell = state.density, state.mesh.cell
+        gradient, active, n, sigma = self.inputs(functional, spin, density)
+        found = by_parts(functional, n, sigma)
+        e = torch.where(active, found.e, 0.0)
+        still, inverse = torch.zeros_like(state.structure.positions), torch.linalg.inv(cell).T
+        yield still, inverse * self._sum(e)
+        element = self.window.mesh.volume_element
+        own = self._spread(torch.where(active, found.by_density, 0.0))
+        if gradient is not None and found.by_sigma is not None:
+            weight = self._spread(torch.where(active, found.by_sigma, 0.0))
+            for v, (flux, moment) in zip(own, _fluxes_with_moments(weight, gradient), strict=True):
+                v -= self.window.divergence(flux)
+                yield still, -(inverse @ moment) * element
+        of_weights = None if self.weights is None else self._at_points(e[None])[0] * element
+        of_core = None if self.core is None or not self.sources.cores else own.sum(0) * (element / len(own))
+        yield from self.sources.slopes(self.window, state.structure, of_core, of_weights)
+        self.place.add_down(potential, spin.along_moment(own, lambda: self.place.up(density)))
+
     def _sum(self, e: Tensor) -> Tensor:
         total = e.sum() if self.weights is None else torch.dot(e, self.weights)
         return total * self.window.mesh.volume_element
 
     def _spread(self, values: Tensor) -> Tensor:
         """Weighted values [m, points] in the window [m, x, y, z], zero elsewhere."""
-        if self.weights is not None:
-            values = values * self.weights
+        return self._at_points(values if self.weights is None else values * self.weights)
+
+    def _at_points(self, values: Tensor) -> Tensor:
+        """Values [m, points] in the window [m, x, y, z], zero elsewhere."""
         flat = values.new_zeros(len(values), prod(self.window.lengths)).index_copy_(1, self.points, values)
         return flat.reshape(len(values), *self.window.lengths)
 
@@ -203,6 +270,32 @@ class BoundExchangeCorrelation(BoundTerm):
         for region in self.regions:
             energy = energy + region.evaluate(self.functional, state.spin, state.density, potential)
         return energy, Gradient(channels=potential)
+
+    @torch.no_grad()
+    def by_structure(self, state: State) -> Slopes:
+        """By way of the potential, the cores, the shares of spheres, and the cell in the gradient of the density."""
+        potential = torch.zeros_like(state.density)
+        by_position, by_cell = torch.zeros_like(state.structure.positions), torch.zeros_like(state.mesh.cell)
+        for region in self.regions:
+            for positions, cell in region.slopes(self.functional, state.spin, state, potential):
+                by_position += positions
+                by_cell += cell
+        return Slopes(by_position, by_cell, potential * state.mesh.volume_element)
+
+
+def _products_of(flux: Tensor, gradient: Tensor) -> Tensor:
+    """sum_r flux_a gradient_b [3, 3]"""
+    return flux.flatten(1) @ gradient.flatten(1).T
+
+
+def _fluxes_with_moments(weight: Tensor, gradient: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """de/d(grad n) [3, x, y, z] of each spin from de/dsigma, and the sum over points of its products with grad n [3, 3]."""
+    if len(gradient) == 1:
+        flux = gradient[0] * weight[0].mul_(2)
+        yield flux, _products_of(flux, gradient[0])
+    else:
+        for flux, own in zip(_fluxes(weight, gradient), gradient, strict=True):
+            yield flux, _products_of(flux, own)
 
 
 def _of_region(region: Region, functional: Functional, state: State) -> Tensor:
