@@ -1,6 +1,6 @@
 /* Counts what a process does to files below a folder, and kills it at the N-th: preloaded by bench/kills.py.
 
-   KILLS names a file of 8192 bytes, shared by all processes: armed, count, at (32-bit integers), then the folder. */
+   KILLS names a file of 8192 bytes, shared by all processes: armed, count, at, log, leader (32-bit integers), then the folder. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -10,17 +10,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-struct shared { int armed, count, at, log; char folder[8176]; };
+struct shared { int armed, count, at, log, leader; char folder[8172]; };
 static struct shared *here;
 
 __attribute__((constructor)) static void begin(void) {
     const char *name = getenv("KILLS");
-    int fd = name ? syscall(257 /* openat */, AT_FDCWD, name, O_RDWR) : -1;
+    int fd = name ? syscall(SYS_openat, AT_FDCWD, name, O_RDWR) : -1;
     if (fd < 0) return;
     void *found = mmap(0, sizeof(struct shared), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     close(fd);
@@ -41,7 +43,10 @@ static void event(const char *what, const char *path) {
     if (strncmp(full, here->folder, strlen(here->folder))) return;
     int n = __sync_add_and_fetch(&here->count, 1);
     if (here->log) dprintf(here->log, "%d %s %s\n", n, what, full + strlen(here->folder));
-    if (n == here->at) kill(0, SIGKILL); /* the group: the command and its workers */
+    if (here->at && n >= here->at) { /* the command's group, and this process's own: all of its workers, at their next event */
+        kill(-here->leader, SIGKILL);
+        kill(0, SIGKILL);
+    }
 }
 
 static void on_fd(const char *what, int fd) {
@@ -112,4 +117,11 @@ int linkat(int f, const char *a, int t, const char *b, int flags) {
     return real(f, a, t, b, flags);
 }
 int symlink(const char *a, const char *b) { REAL(symlink); event("symlink", b); return real(a, b); }
+ssize_t sendfile(int to, int from, off_t *o, size_t n) { REAL(sendfile); on_fd("write", to); return real(to, from, o, n); }
+ssize_t sendfile64(int to, int from, off64_t *o, size_t n) { REAL(sendfile64); on_fd("write", to); return real(to, from, o, n); }
+ssize_t copy_file_range(int from, off64_t *a, int to, off64_t *b, size_t n, unsigned flags) {
+    REAL(copy_file_range);
+    on_fd("write", to);
+    return real(from, a, to, b, n, flags);
+}
 int chmod(const char *a, mode_t m) { REAL(chmod); event("chmod", a); return real(a, m); }

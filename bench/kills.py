@@ -2,17 +2,20 @@
 
     python bench/kills.py [CASE ...] [--most N] [--seed S]        (needs a C compiler, `cc`, for bench/kills.c)
 
-A case is a command, into a new place or over an old result. Its events (opening to write, writing, truncating, flushing,
-renaming, exchanging, linking, removing) are counted in an undisturbed run by a library that is loaded before all others, and
-SIGKILL comes before the n-th, for every n or for a sample of N. Afterwards the result is read: it is what was there, or what
-was to be. Then the command runs again: it succeeds, and leaves nothing that an undisturbed run does not leave.
-Results go to bench/results/kills.json.
+A case of bench/killed/cases.py is a command, into a new place or over an old result. Its events (opening to write, writing,
+truncating, flushing, renaming, exchanging, linking, removing) are counted in an undisturbed run by a library that is loaded
+before all others, and SIGKILL comes before the n-th, for every n or for a sample of N: to the command and to its workers.
+Every try begins with a fresh copy of the same folder, in a session of its own, whose last process is waited for.
+Afterwards the result is read: each part is what was there, or what was to be. Then the command runs again: it succeeds, comes
+to the result of an undisturbed run, and leaves nothing that such a run does not leave.
+Results go to bench/results/kills.json, after every case; the same command leaves out those that are there of the same seed.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import json
 import mmap
 import os
@@ -29,11 +32,11 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from killed.cases import CASES, KEPT, Case, Content
+from killed.cases import CASES, ROOT, Case, Content
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "kills.json"
 SECONDS = 300
+SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: orphans become children of the bench, which waits for them
 
 
 # --- a process that can be killed
@@ -45,36 +48,36 @@ class Control:
     @staticmethod
     def write(path: Path, folder: Path) -> None:
         """A file that counts what happens below a folder."""
-        path.write_bytes(struct.pack("4i", 0, 0, 0, 0) + str(folder).encode().ljust(8176, b"\0"))
+        path.write_bytes(struct.pack("5i", 0, 0, 0, 0, 0) + str(folder).encode().ljust(8172, b"\0"))
 
     def __init__(self, path: Path) -> None:
         with path.open("r+b") as file:
             self.map = mmap.mmap(file.fileno(), 8192)
 
-    def arm(self, at: int, log: int) -> None:
-        """Count from 0, and kill at an event (0: at none)."""
-        self.map[:16] = struct.pack("4i", 1, 0, at, log)
+    def arm(self, at: int, log: int, leader: int) -> None:
+        """Count from 0, and kill the group of the leader at an event (0: at none)."""
+        self.map[:20] = struct.pack("5i", 1, 0, at, log, leader)
 
     def disarm(self) -> int:
         """Stop counting: how many there were."""
-        _, count, _, _ = struct.unpack("4i", self.map[:16])
-        self.map[:16] = struct.pack("4i", 0, 0, 0, 0)
+        count = struct.unpack("5i", self.map[:20])[1]
+        self.map[:20] = struct.pack("5i", 0, 0, 0, 0, 0)
         return count
 
 
 def _command(words: list[str], folder: Path, control: Control, at: int = 0, log: int = 0) -> tuple[int, int]:
-    """Run a command in a forked group of processes: its wait status, and its events."""
+    """Run a command in a forked session: its wait status, and its events. All that it started has ended."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        os.setpgid(0, 0)
+        os.setsid()
         os.chdir(folder)
         out = os.open(folder.parent / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(out, 1)
         os.dup2(out, 2)
         sys.argv = ["nearsight", *words]
         status = 0
-        control.arm(at, log)
+        control.arm(at, log, os.getpid())
         try:
             from nearsight.cli.commands import main
 
@@ -90,88 +93,117 @@ def _command(words: list[str], folder: Path, control: Control, at: int = 0, log:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
-    with contextlib.suppress(OSError):
-        os.setpgid(child, child)
-    end = time.monotonic() + SECONDS
+    end, found = time.monotonic() + SECONDS, None
     while True:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            return status, control.disarm()
-        if time.monotonic() > end:
-            os.killpg(child, signal.SIGKILL)
-            raise SystemExit(f"{words} takes more than {SECONDS} s")
-        time.sleep(0.005)
+        try:
+            ended, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            break
+        if ended == child:
+            found = status
+        elif ended == 0:
+            if time.monotonic() > end:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child, signal.SIGKILL)
+                raise SystemExit(f"{words} takes more than {SECONDS} s")
+            time.sleep(0.005)
+    assert found is not None
+    return found, control.disarm()
+
+
+_MADE: dict[str, Path] = {}  # the folder of a case after its undisturbed run
+
+
+def _copied(source: Path, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, symlinks=True)
 
 
 def _listed(folder: Path) -> set[str]:
     """What is there; the names of cached samples aside, which may be more or fewer."""
     names = {str(p.relative_to(folder)) for p in folder.rglob("*")}
-    return {n for n in names if not n.startswith("cache/")} | {n for n in names if ".part" in n}
+    return {n for n in names if not n.startswith("cache/") or ".part" in n}
+
+
+def _begun(name: str, place: Path) -> Path:
+    """A folder as it is before the command."""
+    case, before = CASES[name], place / f"before-{len(_MADE)}"
+    shutil.rmtree(before, ignore_errors=True)
+    before.mkdir()
+    if case.needs is not None:
+        if case.needs not in _MADE:
+            _undisturbed(case.needs, _begun(case.needs, place), place, Control(Path(os.environ["KILLS"])))
+        shutil.rmtree(before)
+        before = place / f"before-{len(_MADE)}"
+        _copied(_MADE[case.needs], before)
+    case.prepare(before)
+    return before
+
+
+def _undisturbed(name: str, before: Path, place: Path, control: Control) -> int:
+    """How many events an undisturbed run has. It is kept in _MADE."""
+    folder = place / "run"
+    _copied(before, folder)
+    log = os.open(place / "events.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    status, events = _command(CASES[name].words, folder, control, 0, log)
+    os.close(log)
+    if status:
+        raise SystemExit(f"{name}: {(place / 'said.txt').read_text()}")
+    _MADE[name] = place / f"made-{len(_MADE)}"
+    shutil.rmtree(_MADE[name], ignore_errors=True)
+    shutil.copytree(folder, _MADE[name], symlinks=True)
+    return events
 
 
 def kill(name: str, place: Path, control: Control, most: int, seed: int) -> dict[str, Any]:
     """Counts of what became of a case."""
     case, folder = CASES[name], place / "run"
     started = time.perf_counter()
-
-    def fresh() -> Content:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        case.prepare(folder)
-        return case.content(folder)
-
-    if case.needs is not None and case.needs not in KEPT:
-        kill(case.needs, place, control, 0, seed)
-    old = fresh()
-    log = os.open(place / "events.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    status, events = _command(case.words, folder, control, 0, log)
-    os.close(log)
-    if status:
-        raise SystemExit(f"{name}: {(place / 'said.txt').read_text()}")
-    new, names = case.content(folder), _listed(folder)
-    KEPT[name] = place / f"made-{len(KEPT)}"
-    shutil.copytree(folder, KEPT[name])
+    before = _begun(name, place)
+    events = _undisturbed(name, before, place, control)
+    old, new, names = case.content(before), case.content(_MADE[name]), _listed(_MADE[name])
+    if None in new.values() or all(old[key] == new[key] for key in new):
+        raise SystemExit(f"{name}: the bench cannot tell old from new: {old}, {new}")
     random = np.random.default_rng(seed)
-    most = min(most, case.most)
     chosen = range(1, events + 1)
     if events > most:
-        chosen = [] if not most else sorted({1, events, *(1 + random.choice(events, most, replace=False)).tolist()})
-    row = {"events": events, "kills": 0, "old": 0, "new": 0, "part": 0, "lost": 0, "leftovers": 0, "failed": []}
+        chosen = sorted({1, events, *(1 + random.choice(events, most, replace=False)).tolist()})
+    row = {"seed": seed, "events": events, "kills": 0, "old": 0, "new": 0, "between": 0, "lost": 0, "leftovers": 0}
+    failed: list[dict[str, Any]] = []
     for n in chosen:
-        fresh()
+        _copied(before, folder)
         status, _ = _command(case.words, folder, control, n)
         if status == 0:  # fewer events than before
             continue
         row["kills"] += 1
         what = _judged(case, folder, old, new)
-        row[what.split(":")[0]] += 1
         left = sorted(_listed(folder) - names)
         status, _ = _command(case.words, folder, control)
-        again = "" if status == 0 else f"the next run: {(place / 'said.txt').read_text().strip()[-300:]}"
-        if what == "new" and "is there already" in again:  # a command that never writes over a result
-            again = ""
-        if not again and _judged(case, folder, None, new) != "new":
-            again = f"the next run: {_judged(case, folder, None, new)}"
+        said = (place / "said.txt").read_text().strip()[-300:]
+        again = "" if status == 0 or (case.stays and what == "new" and "Traceback" not in said) else f"next run: {said}"
+        if not again and (then := _judged(case, folder, old, new)) != "new":
+            again = f"next run: {then}"
         remains = sorted(_listed(folder) - names)
+        row[what.split(":")[0] if not again else "lost"] += 1
         row["leftovers"] += bool(remains)
-        row["lost"] += bool(again) and not what.startswith("lost")
         if what.startswith("lost") or remains or again:
-            row["failed"].append({"event": n, "after": what, "then": again, "left": left, "remains": remains})
+            failed.append({"event": n, "after": what, "then": again, "left": left, "remains": remains})
             print(f"{name}, event {n}: {what}; {again}; {remains}", flush=True)
-    return row | {"seconds": round(time.perf_counter() - started, 1)}
+    return row | {"seconds": round(time.perf_counter() - started, 1), "failed": failed}
 
 
 def _judged(case: Case, folder: Path, old: Content, new: Content) -> str:
-    """old, new, part (of one that goes on), or lost: and how."""
+    """old, new, between (each part is one of these, or may grow), or lost: and how."""
     try:
         found = case.content(folder)
-    except Exception as error:
+    except Exception as error:  # whatever a reader says of what is not whole
         return f"lost: {type(error).__name__} {str(error)[:300]}"
     if found == new:
         return "new"
     if found == old:
         return "old"
-    return "part" if case.goes_on and (found is not None or old is None) else f"lost: {found}"
+    wrong = [key for key in new if found[key] not in (old[key], new[key]) and key not in case.grows]
+    return f"lost: {wrong}" if wrong else "between"
 
 
 def main() -> None:
@@ -197,6 +229,7 @@ def main() -> None:
                 "OMP_NUM_THREADS": "1",
             }
             raise SystemExit(subprocess.run([sys.executable, *sys.argv], env={**os.environ, **settings}).returncode)
+    ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
     place = Path(os.environ["KILLS"]).parent
     control = Control(Path(os.environ["KILLS"]))
     os.environ["XDG_CACHE_HOME"] = str(place / "home")
@@ -206,16 +239,28 @@ def main() -> None:
     import nearsight.learn.train  # noqa: F401
     # loaded once, before the forks
 
-    rows = json.loads(arguments.results.read_text())["cases"] if arguments.results.exists() else {}
-    names = arguments.cases or list(CASES)
+    told = arguments.results
+    rows = json.loads(told.read_text())["cases"] if told.exists() else {}
+    names, refused = arguments.cases or list(CASES), list[str]()
     for name in names:
-        rows[name] = row = kill(name, place, control, arguments.most, arguments.seed)
-        told = " ".join(
-            f"{k} {row[k]}" for k in ("events", "kills", "old", "new", "part", "lost", "leftovers", "seconds")
-        )
-        print(f"{name:28s} {told}", flush=True)
-        arguments.results.write_text(json.dumps({"cases": rows}, indent=1) + "\n")
-    if any(rows[name]["lost"] or rows[name]["leftovers"] for name in names):
+        most = arguments.most
+        if (
+            name in rows
+            and rows[name]["seed"] == arguments.seed
+            and rows[name]["kills"] >= min(most, rows[name]["events"])
+        ):
+            continue
+        try:
+            rows[name] = row = kill(name, place, control, most, arguments.seed)
+        except SystemExit as error:
+            control.disarm()
+            print(f"{name}: not tried: {error}", flush=True)
+            refused.append(name)
+            continue
+        said = " ".join(f"{k} {v}" for k, v in row.items() if k not in ("seed", "failed"))
+        print(f"{name:28s} {said}", flush=True)
+        told.write_text(json.dumps({"cases": {n: rows[n] for n in CASES if n in rows}}, indent=1) + "\n")
+    if refused or any(rows[name]["lost"] or rows[name]["leftovers"] for name in names):
         raise SystemExit(1)
 
 

@@ -99,7 +99,15 @@ def from_beside(model: type[BaseModel], table: Mapping[str, Any], folder: Path) 
 
     One that exists where the program runs, and not in that folder, stays as it is.
     """
-    return _with_paths(model, table, lambda p: p if Path(p).exists() and not (folder / p).exists() else str(folder / p))
+    return _with_paths(model, table, lambda p: p if is_there(Path(p)) and not is_there(folder / p) else str(folder / p))
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path leads to something; one that no file can have leads to nothing."""
+    try:
+        return path.exists()
+    except OSError:  # too long a name, a loop of links, a folder that must not be looked into
+        return False
 
 
 def absolute(model: type[BaseModel], table: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,19 @@
 """The exceptions that a user is meant to read, by kind."""
 
+import re
+
+_LONGEST_WORD, _LONGEST = 160, 690  # characters: what a file says may be of any length
+_NEWLINES = re.compile(r"\s*[\r\n]+\s*")
+_LONG_WORD = re.compile(rf"[^\s/]{{{_LONGEST_WORD},}}")
+
+
+def one_line(said: object) -> str:
+    """A message in one line that a terminal can show: control characters escaped, the middle of what is endless left out."""
+    text = _NEWLINES.sub(" ", str(said)).strip()
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    text = _LONG_WORD.sub(lambda m: f"{m[0][:60]}...{m[0][-30:]}", text)
+    return text if len(text) <= _LONGEST else f"{text[:440]} ... {text[-240:]}"
+
 
 class NearsightError(Exception):
     """Bad input or a run that cannot go on: one line that says what is wrong and names the remedy.
@@ -8,6 +22,9 @@ class NearsightError(Exception):
     """
 
     status = 1
+
+    def __init__(self, said: object = "") -> None:
+        super().__init__(one_line(said))
 
 
 class BadInput(NearsightError):  # noqa: N818  # it is what the reader was given that is named

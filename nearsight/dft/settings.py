@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from nearsight.core.configuration import stored
+from nearsight.core.errors import BadInput
 from nearsight.core.parts import Part, known_kind
 from nearsight.core.tables import EarlierKeys, Renamed, Table, Versioned, todays
 from nearsight.core.versions import KEY
@@ -291,7 +292,12 @@ class Settings(EarlierKeys, Versioned):
 
         what: the file, for messages.  Raises BadInput for a later schema, or values that are none.
         """
-        table = todays(Settings, table)
+        if not isinstance(table, Mapping):
+            raise BadInput(f"{what} does not hold a table of settings: the file is damaged or foreign")
+        try:
+            table = todays(Settings, table)
+        except ValueError as error:
+            raise BadInput(f"{what} does not hold what it should: {error}") from error
         basis = table.get("basis")
         if (
             isinstance(basis, Mapping) and basis.get("species") is not None

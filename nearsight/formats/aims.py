@@ -115,7 +115,8 @@ def _shells(path: Path, orbitals: NDArray[np.int64], atoms: int) -> list[tuple[i
     while n < len(orbitals):
         atom, l, _ = orbitals[n].tolist()
         here = orbitals[n : n + 2 * l + 1]
-        if not (1 <= atom <= atoms and l >= 0) or here[:, 2].tolist() != list(range(-l, l + 1)):
+        whole = 1 <= atom <= atoms and 0 <= l and len(here) == 2 * l + 1
+        if not whole or here[:, 2].tolist() != list(range(-l, l + 1)):
             raise BadInput(f"{path}: its orbitals are no whole shells of the {atoms} atoms of {GEOMETRY}")
         shells[atom - 1].append(l)
         n += 2 * l + 1
@@ -140,15 +141,22 @@ def _elements(path: Path, orbitals: int) -> tuple[NDArray[Any], NDArray[Any], ND
         column = np.array(columns.split(), dtype=np.int64)[:size] - 1
     except (OSError, ValueError, AttributeError) as error:
         raise BadInput(f"{path} cannot be read as FHI-aims's indices: {error}") from error
-    cell, row, place = _stored(begin, end)
-    if len(column) != size or (len(place) and int(place.max()) >= size) or (R[cell] > FARTHEST).any():
+    counts = _counts(begin, end)
+    near = (R >= -FARTHEST) & (R <= FARTHEST)  # of cells without elements another number may stand there
+    sound = len(column) == size and len(R) == len(counts) == cells and not (end[counts > 0] > size).any()
+    if not sound or int(counts.sum()) > size or not near[counts.any(1)].all():  # each element is of one row
         raise BadInput(f"{path} contradicts itself: it was cut off, or is damaged; copy it again")
+    cell, row, place = _stored(begin, end)
     return row, column[place], -R[cell], place  # stored: <row, cell R| M |column, cell 0>
+
+
+def _counts(begin: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.where((begin > 0) & (end >= begin), end - begin + 1, 0)
 
 
 def _stored(begin: NDArray[np.int64], end: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Cell, row and place of each element, from where (from 1) the elements of each cell's rows begin and end."""
-    counts = np.where((begin > 0) & (end >= begin), end - begin + 1, 0)
+    counts = _counts(begin, end)
     cells, orbitals = counts.shape
     flat = counts.ravel()
     within = np.arange(int(flat.sum())) - np.repeat(np.cumsum(flat) - flat, flat)

@@ -123,15 +123,33 @@ def _xyz_counts(path: Path, file: IO[Any]) -> None:
 
 
 def _vasp_counts(path: Path, file: IO[Any]) -> None:
+    """The counts of the head, which follow its symbols if it has a line of them; and of every head of a trajectory."""
     lines = [file.readline(_LINE) for _ in range(7)]
-    rest = sum(1 for _ in file)
+    trajectory = "xdatcar" in path.name.lower()
+    rest, later, symbols = 0, list[tuple[int, int]](), list[bytes]()
+    for line in file:
+        rest += 1
+        if trajectory:
+            words = line[:_LINE].split()
+            if b"".join(words).isdigit() and b"".join(symbols).isalpha():
+                later.append((rest, _sum(words)))
+            symbols = words
     for line in lines[5:7]:  # without a line of symbols, the counts come first
         words = line.split(b"!")[0].split()
         if words and all(w.isdigit() for w in words):
-            total = sum(int(w[:18]) for w in words)
-            if total > rest + 1:
-                raise BadInput(f"{path} is not a whole file: {total} atoms are announced, {rest} lines follow")
-            return
+            _hold(path, _sum(words), rest)
+            break
+    for at, total in later:
+        _hold(path, total, rest - at)
+
+
+def _sum(words: list[bytes]) -> int:
+    return sum(int(w[:18]) for w in words)
+
+
+def _hold(path: Path, total: int, rest: int) -> None:
+    if total > rest + 1:
+        raise BadInput(f"{path} is not a whole file: {total} atoms are announced, {rest} lines follow")
 
 
 def _any_counts(path: Path, file: IO[Any]) -> None:

@@ -98,6 +98,11 @@ def read_basis(path: str | os.PathLike[str], symbol: str | None = None, shells: 
     return check_basis(form.read(path, symbol, shells), path)
 
 
+def is_folder_of_orbitals(path: Path) -> bool:
+    """Whether a folder is the `species/` of a data set or a model: what its calculations are made of, none itself."""
+    return path.name == "species" and path.is_dir() and any(p.name.endswith(".ion.xml") for p in path.iterdir())
+
+
 def choose(folder: Path, symbol: str, names: Sequence[str] = ()) -> BasisChoice | None:
     """The file of an element in a folder; None where no file of orbitals is named after it.
 

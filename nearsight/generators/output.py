@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nearsight.core.errors import BadInput
 from nearsight.core.structure import Structure
-from nearsight.formats.files import sweep, whole_file, whole_folder, write_json
+from nearsight.formats.files import read_json, sweep, whole_file, whole_folder, write_json
 from nearsight.formats.outputs import can_write, claim_file, claim_folder
 from nearsight.formats.structures import INDEX, provenance_place
 
@@ -35,8 +35,8 @@ def claim(out: Path | str, inputs: Iterable[Path | str] = (), several: bool = Fa
     Unavailable for a place that cannot be written.
     """
     path = Path(out)
+    sweep(path)  # of a writer that died, when all was in its place too
     if path.exists():
-        sweep(path)  # of a writer that died when all was in its place
         raise BadInput(f"{out} is there already: remove it, or name another place with -o")
     if not path.suffix:
         claim_folder(path, "structures", inputs)
@@ -45,10 +45,19 @@ def claim(out: Path | str, inputs: Iterable[Path | str] = (), several: bool = Fa
     if several and not ENDINGS[path.suffix.lower()][1]:
         raise BadInput(f"{out} holds one structure, several are made: name a folder, or a file that ends in .extxyz")
     beside = provenance_place(path)
-    if not _tells(path) and beside.exists():
+    if not _tells(path) and beside.exists() and not _is_of_a_dead_writer(beside):
         raise BadInput(f"{beside} is there already: remove it, or name another place with -o")
     can_write(path, str(out))
     return path
+
+
+def _is_of_a_dead_writer(beside: Path) -> bool:
+    """Whether a file tells how a structure was made that is not there: it is written first, the structure last."""
+    try:
+        told = read_json(beside)
+    except BadInput:
+        return False
+    return isinstance(told, dict) and "generator" in told
 
 
 def _tells(path: Path) -> bool:

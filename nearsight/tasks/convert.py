@@ -12,6 +12,7 @@ from pathlib import Path
 from nearsight.core import registry as parts
 from nearsight.core.errors import BadInput
 from nearsight.formats import registry
+from nearsight.formats.basis_files import is_folder_of_orbitals
 from nearsight.formats.outputs import claim_folder, claim_place
 from nearsight.formats.sets.entry import read_provenance, write_provenance
 from nearsight.tasks.batch import Report, run_batch
@@ -100,8 +101,10 @@ def holds_runs(source: Path, read_as: str | None) -> bool:
 
 
 def runs_in(source: Path, read_as: str | None) -> Iterator[Path]:
-    """Every folder in a folder, every link, and every file that a format recognises, by name."""
+    """Every folder in a folder, every link, and every file that a format recognises, by name; not the orbitals of a set."""
     for path in sorted(source.iterdir()):
+        if is_folder_of_orbitals(path):
+            continue
         if path.name[0] != _HIDDEN and (path.is_dir() or path.is_symlink() or is_run(path, read_as)):
             yield path
 

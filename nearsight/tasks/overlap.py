@@ -12,7 +12,7 @@ from nearsight.core.errors import BadInput
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.dft.overlap import OrbitalSource, overlap_from
 from nearsight.formats import registry
-from nearsight.formats.basis_files import choose
+from nearsight.formats.basis_files import choose, is_folder_of_orbitals
 from nearsight.formats.outputs import claim_folder
 from nearsight.formats.structures import frames
 from nearsight.tasks.batch import Report, run_batch
@@ -123,7 +123,7 @@ def _named(path: Path) -> Iterator[tuple[str, Path]]:
     if not _is_folder_of_structures(path):
         yield from _frames(path)
         return
-    inside = [p for p in sorted(path.iterdir()) if p.name[0] != "." and not _is_of_orbitals(p)]
+    inside = [p for p in sorted(path.iterdir()) if p.name[0] != "." and not is_folder_of_orbitals(p)]
     inside = [p for p in inside if p.is_dir() or _is_named_as_structure(p)]
     if not inside:
         raise BadInput(f"{path} holds no structures: files that ASE reads, or folders with a POSCAR")
@@ -140,11 +140,6 @@ def _frames(path: Path) -> Iterator[tuple[str, Path]]:
     width = max(4, len(str(len(found) - 1)))
     for n, frame in enumerate(found):
         yield (name if len(found) == 1 else f"{name}_{n:0{width}d}"), frame
-
-
-def _is_of_orbitals(path: Path) -> bool:
-    """`species/` of a data set: what its structures are made of, none itself."""
-    return path.name == "species" and path.is_dir() and any(p.name.endswith(".ion.xml") for p in path.iterdir())
 
 
 def _is_named_as_structure(path: Path) -> bool:

@@ -66,6 +66,11 @@ def test_a_folder_of_runs_converts_resumes_and_tells_its_failures(nearsight, tmp
     assert checked.out.count("sound") == 4
 
 
+def test_the_orbitals_of_a_data_set_are_no_run(nearsight, tmp_path):
+    done = nearsight("convert", DATA / "version1" / "set", tmp_path / "out", "--workers", 1)
+    assert (done.status, done.out) == (0, f"3 runs in {tmp_path / 'out'}\n"), done
+
+
 def test_one_run_converts_with_its_levels_and_goes_back(nearsight, tmp_path):
     assert "1 run in" in nearsight("convert", CHAIN, tmp_path / "x").out
     told = json.loads(nearsight("check", tmp_path / "x", "--json").out)

@@ -152,3 +152,18 @@ def test_frames_of_dynamics_on_the_command_line(nearsight, tmp_path):
     assert done.status == 0, done
     assert [a.info["details"]["time_fs"] for a in ase.io.read(tmp_path / "d.extxyz", index=":")] == [2, 4]
     refused(nearsight(*words, "-o", tmp_path / "e.extxyz", "--scf", "3"), "dynamics.scf", "such as {basis: sz}")
+
+
+def test_what_a_dead_writer_left_is_in_nobodys_way(nearsight, graphene, tmp_path):
+    """How it was made, written before the structure; and its folder of work, which the next run sweeps up."""
+    words = ("structures", "supercell", graphene, "-o", tmp_path / "one.vasp", "--repeat", "1,1,1")
+    assert nearsight(*words).status == 0
+    (tmp_path / "one.vasp").unlink()
+    (tmp_path / ".one.vasp.abcdefgh.part").mkdir()
+    assert nearsight(*words).status == 0
+    (tmp_path / ".one.vasp.abcdefgh.part").mkdir()
+    assert "is there already" in nearsight(*words).err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["graphene.cif", "one.vasp", "one.vasp.provenance.json"]
+    (tmp_path / "one.vasp").unlink()
+    (tmp_path / "one.vasp.provenance.json").write_text('{"mine": 1}')
+    assert "is there already" in nearsight(*words).err

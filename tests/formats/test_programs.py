@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -212,6 +214,27 @@ def test_what_is_written_for_aims_is_read(tmp_path, spin):
     c = invented(spin, density=False)
     writers.write_aims(tmp_path / "run", c)
     same(registry.read(tmp_path / "run"), c)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("rs_indices.out", r"(index_hamiltonian\(2,:,:\)\s+)\d+", r"\g<1>99999999999", "contradicts itself"),
+        ("basis-indices.out", r"(?m)^(\s*\d+ \w+ \d+ \d+) 1 -1$", r"\1 1000000 -1", "no whole shells"),
+    ],
+)
+def test_one_number_of_aims_takes_no_memory(tmp_path, file, old, new, said):
+    """A count in a list is held against the list before anything is made of that length."""
+    writers.write_aims(tmp_path / "run", invented(NONE, density=False))
+    path = tmp_path / "run" / file
+    text = re.sub(old, new, path.read_text(), count=1)
+    assert text != path.read_text()
+    path.write_text(text)
+    tracemalloc.start()
+    with pytest.raises(BadInput, match=said):
+        registry.read(tmp_path / "run")
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("spin", [NONE, COLLINEAR, SPINOR])

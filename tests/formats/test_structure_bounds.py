@@ -116,6 +116,9 @@ def test_bounds_hold_for_what_is_sound_and_say_what_is_not() -> None:
         check_bounds(of(torch.full((1, 3), 2e5 / BOHR_ANG, dtype=torch.float64)))
 
 
+XDATCAR = "a\n1\n5 0 0\n0 5 0\n0 0 5\nNa Cl\n1 1\nDirect configuration= 1\n0.1 0.1 0.1\n0.5 0.5 0.5\n"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -126,6 +129,7 @@ def test_bounds_hold_for_what_is_sound_and_say_what_is_not() -> None:
         ),
         ("a.extxyz", '1\nLattice="3 0 0 0 3 0 0 0 3"\nHe 0 0 0\n3000000\n\nHe 0 0 0\n', "3000000 atoms are announced"),
         ("POSCAR_2", POSCAR.replace("1 1\n", "1 99999999999\n"), "100000000000 atoms are announced"),
+        ("XDATCAR", XDATCAR + XDATCAR.replace("1 1\n", "1 99999999999\n"), "100000000000 atoms are announced, 3 lines"),
         ("four.vasp", POSCAR.replace("Na Cl\n1 1\n", "1 99999999999\n"), "100000000000 atoms are announced"),
     ],
 )

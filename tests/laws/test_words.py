@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import nearsight as ns
+from nearsight.core.configuration import is_there
 from nearsight.core.errors import BadInput
 from nearsight.core.tables import settings_of
+from nearsight.dft.settings import Settings
 from nearsight.learn.config import TrainingConfig
 from nearsight.properties.dos import DosOptions
-from nearsight.tasks.dataset import Distort, SetSettings
+from nearsight.tasks.dataset import Distort, SetSettings, read_settings
 
 FOREIGN = (
     "Input should",
@@ -114,3 +117,25 @@ def test_settings_that_are_sound_travel() -> None:
     assert pickle.loads(pickle.dumps(settings)) == settings
     assert settings.given == ns.Settings.model_validate(settings.model_dump(exclude_unset=True)).given
     assert issubclass(BadInput, ns.NearsightError)
+
+
+def test_a_message_is_one_line_that_a_terminal_can_show() -> None:
+    """Whatever a file or a command line says is quoted shortened, without control characters, and the remedy stays."""
+    told = str(BadInput("the key '" + "a" * 5000 + "'\n is not\r known\x1b[31m: " + "[0, " * 1000 + "give another"))
+    assert "\n" not in told and "\x1b" not in told and len(told) <= 700
+    assert told.startswith("the key 'aaaa") and told.endswith("give another")
+    path = "/".join(["folder"] * 40)
+    assert str(BadInput(f"no such file: {path}")) == f"no such file: {path}"  # a path is told in full
+    assert str(BadInput(told)) == told
+
+
+def test_names_that_no_file_can_have(tmp_path: Path) -> None:
+    (tmp_path / "set.yaml").write_text("structure: " + "a" * 5000 + "\n")
+    read_settings(tmp_path / "set.yaml")  # the structure is read, and refused, by the build
+    assert not is_there(Path("a" * 5000)) and not is_there(Path("a\0b")) and is_there(tmp_path)
+
+
+@pytest.mark.parametrize("config", [[1], "x", 3, {"xc": "pbe", "functional": {"xc": "lda"}}])
+def test_stored_settings_that_are_none(config: object, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"result.json does not hold"):
+        Settings.stored(config, "result.json")  # type: ignore[arg-type]
