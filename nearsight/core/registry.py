@@ -21,6 +21,7 @@ from nearsight.core.errors import BadInput, Unavailable
 #: group -> kind -> "module:name". Modules load when a kind is asked for.
 BUILT_IN: dict[str, dict[str, str]] = {
     "models": {
+        "deeph": "nearsight.models.deeph:DeepH",
         "deeph2": "nearsight.models.deeph2:DeepH2",
         "xdeeph": "nearsight.models.xdeeph:XDeepH",
         "deeph2-density": "nearsight.models.density:DeepH2Density",

@@ -14,6 +14,7 @@ import yaml
 
 from nearsight.core.errors import NearsightError
 from nearsight.core.spin import COLLINEAR, SPINOR
+from nearsight.core.structure import Structure
 from nearsight.formats.registry import read
 from nearsight.learn.model import TrainedModel, predict
 from nearsight.learn.train import train
@@ -85,6 +86,35 @@ class TestXDeepH(WithMoments, TestDeepH2):
 
     def inert(self, network) -> None:
         torch.nn.init.zeros_(network.tied)
+
+
+class TestDeepH(TestDeepH2):
+    kind = "deeph"
+    arguments: ClassVar = {
+        **{k: TestDeepH2.arguments[k] for k in ("cutoff", "reach", "radial", "width")},
+        "layers": 2,
+        "channels": 3,
+        "l_max": 3,
+        "hidden": 16,
+    }
+
+    def test_the_frame_jumps_where_two_neighbours_swap_their_distance_and_only_there(self) -> None:
+        network = self.model()
+
+        def at(x: float) -> torch.Tensor:
+            """H of O with H at 2.0 along z, and at x and 2.2 off it: the nearer of the two gives the frame its second axis."""
+            places = [[0, 0, 0], [0, 0, 2.0], [x, 0.1, 0.3], [-0.4, 2.15, 0.2]]
+            s = Structure(
+                40 * torch.eye(3, dtype=torch.float64),
+                torch.tensor(places, dtype=torch.float64),
+                torch.tensor([8, 1, 6, 6]),
+            )
+            return self.predicted(network, s, self.layout(s)).values
+
+        swap = (0.4**2 + 2.15**2 + 0.2**2 - 0.1**2 - 0.3**2) ** 0.5
+        across = (at(swap + 1e-6) - at(swap - 1e-6)).abs().max()
+        beside = (at(swap + 0.1 + 1e-6) - at(swap + 0.1 - 1e-6)).abs().max()
+        assert float(beside) < 1e-4 < 1e-3 < float(across)
 
 
 @pytest.fixture(autouse=True)
