@@ -106,10 +106,11 @@ class Nearsight(Calculator):
         state = self.state
         self.results["energy"] = state.extrapolated * HARTREE_EV
         self.results["free_energy"] = state.free * HARTREE_EV
-        spin, populations = state.density_matrix.spin, state.populations
+        spin = state.density_matrix.spin
         if spin is not NONE:
-            self.results["magmom"] = state.magnetic_moment
-            self.results["magmoms"] = spin.channel_moment(populations)[2].cpu().numpy()
+            moments = state.moments.cpu().numpy()
+            self.results["magmom"] = state.magnetic_moment  # ASE has a number here, along z
+            self.results["magmoms"] = moments if spin.turns else moments[:, 2]
         if {"forces", "stress"} & set(properties or ()) and not {"forces", "stress"} <= set(self.results):
             found = forces_and_stress(state)
             stress = found.stress.cpu().numpy() * HARTREE_EV / BOHR_ANG**3

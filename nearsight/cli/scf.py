@@ -32,8 +32,18 @@ def scf(
     smearing: Annotated[float | None, option("electrons.width_ev", metavar="EV")] = None,
     smearing_kind: Annotated[str | None, option("electrons.smearing")] = None,
     spin: Annotated[str | None, option("electrons.spin")] = None,
+    spin_orbit: Annotated[
+        bool | None,
+        option(
+            "functional.spin_orbit", "Spin-orbit coupling, by fully relativistic pseudopotentials.", flag="spin-orbit"
+        ),
+    ] = None,
     moments: Annotated[
-        str | None, typer.Option(help="Moment of each atom to begin with, e.g. 1,-1 (mu_B).", metavar="M1,M2,...")
+        str | None,
+        typer.Option(
+            help="Moment of each atom to begin with, e.g. 1,-1 or, as vectors, 0,0,3;0,0,-3 (mu_B).",
+            metavar="M1,M2,...",
+        ),
     ] = None,
     total_moment: Annotated[float | None, option("electrons.total_moment_mu_b", metavar="MU_B")] = None,
     charge: Annotated[float | None, option("electrons.charge_e", metavar="E")] = None,
@@ -75,7 +85,8 @@ def scf(
         "smearing_ev": smearing,
         "smearing": smearing_kind,
         "spin": spin,
-        "moments": None if moments is None else _numbers("--moments", moments),
+        "spin_orbit": spin_orbit,
+        "moments": None if moments is None else _moments(moments),
         "total_moment": total_moment,
         "charge": charge,
         "method": method,
@@ -146,6 +157,19 @@ def scf(
 
 def _joined(size: tuple[int, int, int]) -> str:
     return "x".join(str(n) for n in size)
+
+
+def _moments(text: str) -> list[float] | list[list[float]]:
+    """Numbers with commas between them, or vectors with semicolons between them."""
+    if ";" not in text:
+        return _numbers("--moments", text)
+    vectors = [_numbers("--moments", part) for part in text.strip().rstrip(";").split(";")]
+    short = next((v for v in vectors if len(v) != 3), None)
+    if short is not None:
+        raise BadInput(
+            f"--moments {text}: a vector has three numbers, not {len(short)}; write 0,0,3;0,0,-3 for two atoms"
+        )
+    return vectors
 
 
 def _numbers(option: str, text: str) -> list[float]:

@@ -205,3 +205,9 @@ class BlockMatrix:
         else:
             values = self.values.to(*args, **kwargs)
         return BlockMatrix(self.layout.to(values.device), values, self.spin)
+
+
+def real_parts(x: Tensor) -> Tensor:
+    """x itself, or the real and imaginary parts of complex elements [..., 2]: of hermitian matrices only real multiples are
+    hermitian, so that they span a real space."""
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x

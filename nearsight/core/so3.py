@@ -109,6 +109,16 @@ def real_from_complex(l: int) -> np.ndarray:
 
 
 @cache
+def angular_momentum(l: int) -> np.ndarray:
+    """(L_x, L_y, L_z) [3, 2l+1, 2l+1] between real harmonics m = -l..l, complex128: imaginary and antisymmetric."""
+    m = np.arange(-l, l + 1)
+    up = np.diag(np.sqrt(l * (l + 1) - m[:-1] * (m[:-1] + 1)), -1)  # <m + 1| L_+ |m>
+    parts = np.stack([(up + up.T) / 2, (up - up.T) / 2j, np.diag(m)])
+    u = real_from_complex(l).conj()  # the real functions are sum_m U Y_m: <a| L |b> = conj(U) L U^T
+    return np.ascontiguousarray(u @ parts @ u.conj().T)
+
+
+@cache
 def clebsch_gordan(l1: int, l2: int, l3: int) -> np.ndarray:
     """Real coupling tensor C [2l1+1, 2l2+1, 2l3+1], float64: sum_{m1 m2} C C' = delta over (l3, m3).
 

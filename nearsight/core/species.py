@@ -199,4 +199,4 @@ class Species:
     @property
     def projector_cutoff(self) -> float:
         """Longest projector radius [Bohr]; 0 without projectors."""
-        return max((p.radial.cutoff for p in self.projectors), default=0.0)
+        return max((p.radial.cutoff for p in (*self.projectors, *self.relativistic_projectors)), default=0.0)

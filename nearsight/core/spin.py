@@ -18,6 +18,9 @@ from nearsight.core.errors import BadInput
 from nearsight.core.so3 import spin_half
 
 UP, DOWN = 0, 1
+ROUNDING = 1e-10  # of the density, that moments may have by rounding
+FAINT = 3e-4  # of the density: moments below have an ever weaker direction; the energy moves by 2e-7 eV an electron
+ONE_AXIS = 1e-12  # share of the squares of moments that lie across an axis: they turn by less than 1e-6 radians
 
 
 class Spin(ABC):
@@ -27,6 +30,7 @@ class Spin(ABC):
     electrons_per_level: that a full level holds.  channels: of the density on a mesh: n; n_up, n_down; n, m_x, m_y, m_z.
     matrices: independent matrices H(k) to diagonalise.  size_factor: rows of H(k) for each orbital.
     dagger: where each component of M^dagger comes from.  diagonal: components between equal spins.
+    turns: whether moments may have another direction at each point.
     """
 
     name: ClassVar[str]
@@ -38,6 +42,7 @@ class Spin(ABC):
     size_factor: ClassVar[int] = 1
     dagger: ClassVar[tuple[int, ...]]
     diagonal: ClassVar[tuple[int, ...]]
+    turns: ClassVar[bool] = False
 
     def __repr__(self) -> str:
         return self.name
@@ -133,8 +138,21 @@ class Spin(ABC):
         """The part [...] that acts on n of potentials conjugate to the channels [channels, ...]."""
         return potentials[0]
 
+    @abstractmethod
+    def of_moment(self, charge: Tensor, moment: Tensor) -> Tensor:
+        """A density matrix's elements [components, ...] of a charge [...] and a moment [3, ...]: (n + m.sigma) / 2, and what
+        of it this spin knows."""
+
+    @abstractmethod
+    def of_charge(self, density: Tensor) -> Tensor:
+        """The channels [channels, ...] of a density [...] without moments."""
+
     def majority_minority(self, channels: Tensor) -> Tensor:
-        """Densities along the local axis of the moment: n; n_up, n_down; (n + |m|) / 2, (n - |m|) / 2  [1 or 2, ...]."""
+        """Densities along the local axis of the moment: n; n_up, n_down; (n + |m|) / 2, (n - |m|) / 2  [1 or 2, ...].
+
+        Of spinors whose moments all lie along one axis u, (n + u.m) / 2 and (n - u.m) / 2; else |m| is sqrt(m^2 + (FAINT n)^2),
+        which is smooth where m vanishes.
+        """
         return channels
 
     def along_moment(self, potentials: Tensor, channels: Callable[[], Tensor]) -> Tensor:
@@ -169,6 +187,12 @@ class _None(Spin):
 
     def charge_potential(self, potential: Tensor) -> Tensor:
         return potential[None]
+
+    def of_moment(self, charge: Tensor, moment: Tensor) -> Tensor:
+        return charge[None]
+
+    def of_charge(self, density: Tensor) -> Tensor:
+        return density[None]
 
 
 class _Collinear(Spin):
@@ -206,6 +230,12 @@ class _Collinear(Spin):
     def charge_potential(self, potential: Tensor) -> Tensor:
         return potential.expand(2, *potential.shape)
 
+    def of_moment(self, charge: Tensor, moment: Tensor) -> Tensor:
+        return torch.stack([0.5 * (charge + moment[2]), 0.5 * (charge - moment[2])])
+
+    def of_charge(self, density: Tensor) -> Tensor:
+        return (0.5 * density).expand(2, *density.shape)
+
     def charge_part(self, potentials: Tensor) -> Tensor:
         return potentials.mean(0)
 
@@ -214,6 +244,7 @@ class _Spinor(Spin):
     name, components, blocks = "spinor", 4, ((UP, UP), (UP, DOWN), (DOWN, UP), (DOWN, DOWN))
     electrons_per_level, channels, matrices = 1.0, 4, 1
     size_factor = 2
+    turns = True
     dagger, diagonal = (0, 2, 1, 3), (0, 3)
 
     def embed(self, overlap: Tensor) -> Tensor:
@@ -263,16 +294,40 @@ class _Spinor(Spin):
         zero = torch.zeros_like(potential)
         return torch.stack([potential, zero, zero, zero])
 
+    def of_moment(self, charge: Tensor, moment: Tensor) -> Tensor:
+        return self.potentials(0.5 * torch.cat([charge[None], moment]))
+
+    def of_charge(self, density: Tensor) -> Tensor:
+        return self.charge_potential(density)
+
     def majority_minority(self, channels: Tensor) -> Tensor:
-        n, length = channels[0], _length(channels[1:])
-        return 0.5 * torch.stack([n + length, n - length])
+        n, m = channels[0], channels[1:]
+        axis, one = _common_axis(m, n)
+        along = torch.where(one, (axis @ m.flatten(1)).reshape(n.shape), _length(torch.cat([m, FAINT * n[None]])))
+        return 0.5 * torch.stack([n + along, n - along])
 
     def along_moment(self, potentials: Tensor, channels: Callable[[], Tensor]) -> Tensor:
-        moment = channels()[1:]
-        length = _length(moment)
-        axis = moment / torch.where(length > 0, length, 1.0)
-        half = 0.5 * (potentials[0] - potentials[1])
-        return torch.cat([0.5 * (potentials[0] + potentials[1])[None], half * axis])
+        n, moment = (found := channels())[0], found[1:]
+        length = _length(torch.cat([moment, FAINT * n[None]]))
+        common, one = _common_axis(moment, n)
+        safe = torch.where(length > 0, length, 1.0)
+        axis = torch.where(one, common.reshape(3, *[1] * n.ndim), moment / safe)
+        by_charge = torch.where(one, 0.0, FAINT**2 * n / safe)
+        both, half = 0.5 * (potentials[0] + potentials[1]), 0.5 * (potentials[0] - potentials[1])
+        return torch.cat([(both + half * by_charge)[None], half * axis])
+
+
+def _common_axis(m: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+    """The axis [3] along which vectors [3, ...] have most of their squares, and whether they all lie along it (a boolean), but
+    for what rounding makes of a density n [...] without moments.
+
+    Moments along one axis are counted as up and down of that axis, also where they change sign: |m| has kinks there, which
+    differences on a mesh would smooth.
+    """
+    flat = m.detach().flatten(1)
+    squares, axes = torch.linalg.eigh(flat @ flat.T)
+    across = squares[:2].clamp(min=0).sum()
+    return axes[:, 2], across <= ONE_AXIS * squares[2] + (ROUNDING * n.detach()).square().sum()
 
 
 def _length(m: Tensor) -> Tensor:
@@ -284,12 +339,15 @@ def _length(m: Tensor) -> Tensor:
 
 NONE, COLLINEAR, SPINOR = _None(), _Collinear(), _Spinor()
 SPINS: dict[str, Spin] = {s.name: s for s in (NONE, COLLINEAR, SPINOR)}
+NON_COLLINEAR = "non-collinear"  # another word for spinors, which says that there are moments
 
 
 def spin(name: str | Spin) -> Spin:
     """The object of a name. Raises BadInput for another word."""
     if isinstance(name, Spin):
         return name
+    if name == NON_COLLINEAR:
+        return SPINOR
     if name not in SPINS:
         raise BadInput(f"spin {name!r} is not known: take one of {', '.join(SPINS)}")
     return SPINS[name]

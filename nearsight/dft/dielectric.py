@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nearsight.core.blocks import BlockMatrix
+from nearsight.core.blocks import BlockMatrix, real_parts
 from nearsight.core.display import one_line
 from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.problem import Problem, SCFState
@@ -140,7 +140,7 @@ class _Krylov:
         w = self.product(self.basis[-1])
         column = []
         for v in self.basis:
-            column.append((v * w).sum())
+            column.append((real_parts(v) * real_parts(w)).sum())
             w = w - column[-1] * v
         length = w.norm()
         self.basis.append(_over(w, length))

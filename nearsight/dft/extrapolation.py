@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from nearsight.core.basis import Basis
-from nearsight.core.blocks import BlockMatrix
+from nearsight.core.blocks import BlockMatrix, real_parts
 from nearsight.core.display import one_line
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
 from nearsight.core.reading import MEBIBYTE
-from nearsight.core.spin import NONE
+from nearsight.core.spin import by_components
 
 LARGEST = 512 * MEBIBYTE
 
@@ -42,7 +42,7 @@ class Place:
     def of(hamiltonian: BlockMatrix, superposed: BlockMatrix) -> Place:
         """H is brought onto the layout of H0."""
         h = hamiltonian.on(superposed.layout)
-        return Place(superposed, h.with_values(h.values - superposed.values))
+        return Place(superposed, h.with_values(h.values - superposed.embed(h.spin).values))
 
 
 class History:
@@ -72,13 +72,14 @@ class History:
         moved = torch.stack([p.change.on(layout).values for p in self.places])
         weights = self.weights(superposed).to(moved)
         change = (weights[:, None, None] * moved).sum(0)
-        return BlockMatrix(layout, superposed.values + change, self.places[-1].change.spin)
+        spin = self.places[-1].change.spin
+        return BlockMatrix(layout, superposed.embed(spin).values + change, spin)
 
     def weights(self, superposed: BlockMatrix) -> Tensor:
         """c [places], of sum 1."""
         layout = superposed.layout
-        past = torch.stack([p.superposed.on(layout).values.flatten() for p in self.places])
-        steps, wanted = past[:-1] - past[-1], superposed.values.flatten() - past[-1]
+        past = torch.stack([real_parts(p.superposed.on(layout).values).flatten() for p in self.places])
+        steps, wanted = past[:-1] - past[-1], real_parts(superposed.values).flatten() - past[-1]
         if not len(steps):
             return torch.ones(1, dtype=past.dtype)
         # in a = c of all but the last: |wanted - a steps|^2 + n e^2 (|a|^2 + (1 - sum a)^2)
@@ -119,7 +120,6 @@ class History:
             rows = torch.from_numpy(arrays[f"{n}.pairs"]).to(device)
             layout = BlockLayout(basis, Pairs.of(rows[:, 0], rows[:, 1], rows[:, 2:], len(numbers)))
             values = [torch.from_numpy(arrays[f"{n}.{name}"]).to(device) for name in ("superposed", "change")]
-            self.places.append(
-                Place(BlockMatrix(layout, values[0], NONE), BlockMatrix(layout, values[1], orbitals["spin"]))
-            )
+            superposed = BlockMatrix(layout, values[0], by_components(len(values[0])))
+            self.places.append(Place(superposed, BlockMatrix(layout, values[1], orbitals["spin"])))
             n += 1

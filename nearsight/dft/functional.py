@@ -13,15 +13,19 @@ from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, MissingData
 from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
-from nearsight.core.spin import COLLINEAR, NONE, Spin
+from nearsight.core.spin import COLLINEAR, NONE, SPINOR, Spin
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG
 from nearsight.dft.terms import BoundTerm, Gradient, State, Symmetry, System, Term, kohn_sham
+from nearsight.dft.terms.local_axis import Axes
 from nearsight.integrals.grid import GridOrbitals
 from nearsight.integrals.mesh import Mesh
 from nearsight.integrals.two_center import EXACT, Quadrature, forget_waves
 from nearsight.integrals.window import Window
 from nearsight.xc.functionals import functional as xc_functional
+
+#: of each atom [mu_B]: numbers along one axis, or vectors
+Moments = Sequence[float] | Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +73,8 @@ class EnergyFunctional:
         sheet: bool = False,
         terms: Sequence[Term] = (),
         xc_near_nuclei: int = 1,
+        spin_orbit: bool = False,
+        axes: Axes = "variational",
     ) -> EnergyFunctional:
         """The Kohn-Sham functional of a structure, on the device and in the dtype of its cell.
 
@@ -78,6 +84,8 @@ class EnergyFunctional:
         them lessen the egg box (band_limited.py, fine_spheres.py).
         sheet: no images along the third lattice vector (Mesh.coulomb_kernel).
         charge: of the cell [e], neutralised by a uniform background (the G = 0 term of the Hartree energy is left out).
+        spin_orbit: with the projectors by j, for spinors alone.  axes: potential of moments that turn
+        (terms/local_axis.py).
         terms: further ones, added to those of Kohn-Sham theory (docs/extending.md).
         Raises NearsightError for an element without a species, a charge that leaves no electrons, an unknown functional.
         """
@@ -95,7 +103,7 @@ class EnergyFunctional:
                 f"{charged}{electrons:g} electrons for {room // 2} orbitals, which hold {room}: take a larger basis, such as "
                 f"dzp{', or a less negative charge' if charge < 0 else ''}"
             )
-        chosen = (*kohn_sham(xc_functional(xc), xc_refinement, xc_near_nuclei), *terms)
+        chosen = (*kohn_sham(xc_functional(xc), xc_refinement, xc_near_nuclei, spin_orbit, axes), *terms)
         system = System.of(structure, species, mesh_shape, quadrature, band_limited, sheet)
         if sheet:
             _check_sheet(system)
@@ -190,40 +198,53 @@ class EnergyFunctional:
             chosen = [t for t in self.terms if t.electrostatic or not electrostatic]
             return self._potential([t.evaluate(state)[1] for t in chosen], state.spin)
 
-    def initial_density_matrix(self, moments: Sequence[float] | None = None) -> BlockMatrix:
-        """Of the neutral atoms: populations on the diagonal; without spin, or split so that atom a has moments[a] (mu_B).
+    @property
+    def least_spin(self) -> Spin:
+        """That a density matrix must have for all terms to be known: spinors with spin-orbit coupling, else none."""
+        return next((t.least_spin for t in self.terms if t.least_spin is not NONE), NONE)
 
+    def initial_density_matrix(self, moments: Moments | None = None, kind: Spin | None = None) -> BlockMatrix:
+        """Of the neutral atoms: populations on the diagonal, turned so that atom a has moments[a] (mu_B).
+
+        moments: numbers along one axis make it collinear, vectors a spinor; None: no moments.  kind: of the matrix; None: that
+        of the moments, or what the terms need at least.
         Raises NearsightError for a moment larger than the atom's valence electrons.
         """
         numbers = self.structure.numbers.tolist()
         if moments is not None and len(moments) != len(numbers):
             raise BadInput(f"{len(moments)} moments for {len(numbers)} atoms: give one for each atom")
-        kind = NONE if moments is None else COLLINEAR
-        values = self.overlap.values.new_zeros(kind.components, self.layout.size)
+        given = None if moments is None else torch.tensor(moments, dtype=torch.float64)
+        if kind is None:
+            kind = self.least_spin if given is None else COLLINEAR if given.ndim == 1 else SPINOR
+        vectors = torch.zeros(len(numbers), 3, dtype=torch.float64)
+        if given is not None:
+            vectors[:, 2 if given.ndim == 1 else slice(None)] = given
+        n = self.overlap.values.new_ones(1)
+        values = None
         starts = self.layout.boundaries[self.layout.pairs.on_site].tolist()
         for a, (z, start) in enumerate(zip(numbers, starts, strict=True)):
-            s = self.species[z]
-            shares = [1.0]
-            if moments is not None:
-                m = moments[a]
-                if abs(m) > s.valence:
-                    raise BadInput(
-                        f"atom {a} ({s.symbol}): a moment of {m:g} needs more than its {s.valence:g} electrons"
-                    )
-                shares = [0.5 * (1 + m / s.valence), 0.5 * (1 - m / s.valence)]
-            block = torch.diag(values.new_tensor(s.orbital_populations)).flatten()
-            for component, share in zip(values, shares, strict=True):
-                component[start : start + len(block)] = share * block
+            s, m = self.species[z], vectors[a].to(n)
+            if float(m.norm()) > s.valence + 1e-9:
+                size = float(m.norm()) if kind.turns else float(m[2])
+                raise BadInput(
+                    f"atom {a} ({s.symbol}): a moment of {size:g} needs more than its {s.valence:g} electrons"
+                )
+            shares = kind.of_moment(n[0], m / s.valence)
+            if values is None:
+                values = shares.new_zeros(kind.components, self.layout.size)
+            block = torch.diag(n.new_tensor(s.orbital_populations)).flatten()
+            values[:, start : start + len(block)] = shares[:, None] * block
+        assert values is not None
         return BlockMatrix(self.layout, values, kind)
 
-    def initial_hamiltonian(self, moments: Sequence[float] | None = None) -> BlockMatrix:
+    def initial_hamiltonian(self, moments: Moments | None = None, kind: Spin | None = None) -> BlockMatrix:
         """H0 = F[sum of atomic densities]: a start that is within a few meV of the end in most elements of H.
 
-        moments: of each atom [mu_B], which make it spin-polarised; see `initial_density_matrix`.
+        moments, kind: see `initial_density_matrix`.
         """
-        d = self.initial_density_matrix(moments)
+        d = self.initial_density_matrix(moments, kind)
         if moments is None:
-            return self.hamiltonian_of_density(self.system.atomic_density[None], d)
+            return self.hamiltonian_of_density(d.spin.of_charge(self.system.atomic_density), d)
         return self.evaluate(d).hamiltonian
 
     def _evaluate(self, state: State) -> Evaluation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,10 +12,10 @@ from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
 from nearsight.core.display import drawn_by
 from nearsight.core.errors import BadInput
-from nearsight.core.spin import COLLINEAR, NONE
+from nearsight.core.spin import COLLINEAR, NONE, Spin
 from nearsight.core.structure import Structure
 from nearsight.core.units import HARTREE_EV
-from nearsight.dft.functional import EnergyFunctional, Evaluation
+from nearsight.dft.functional import EnergyFunctional, Evaluation, Moments
 from nearsight.dft.minimisation import DirectMinimisation
 from nearsight.dft.problem import Problem, SCFState, Step
 from nearsight.dft.scf import SCF
@@ -64,7 +64,7 @@ class GroundState:
     def as_calculation(self) -> Calculation:
         """Structure, matrices, levels and energies as a Calculation, on the CPU."""
         spin = self.hamiltonian.spin
-        moments = spin.channel_moment(self.populations).T.cpu()
+        moments = self.moments.cpu()
         energies = self.energies | {"total": self.total, "free": self.free, "harris": self.harris}
         return Calculation(
             self.structure.to("cpu"),
@@ -88,7 +88,12 @@ class GroundState:
     @property
     def magnetic_moment(self) -> float:
         """Total moment along z, N_up - N_down [mu_B]; 0 without spin."""
-        return float(self.density_matrix.spin.channel_moment(self.populations)[2].sum())
+        return float(self.moments[:, 2].sum())
+
+    @property
+    def moments(self) -> Tensor:
+        """Mulliken's moment of each atom (m_x, m_y, m_z) [atoms, 3], mu_B; 0 without spin."""
+        return self.density_matrix.spin.channel_moment(self.populations).T
 
     @property
     def populations(self) -> Tensor:
@@ -122,17 +127,19 @@ def ground_state(
     method: SCF | DirectMinimisation | None = None,
     start: BlockMatrix | None = None,
     on_step: Callable[[Step], None] | None = None,
-    moments: Sequence[float] | None = None,
+    moments: Moments | None = None,
     total_moment: float | None = None,
     observe: Callable[[SCFState], None] | None = None,
     smearing: Smearing = FERMI_DIRAC,
     solver: DensitySolver | None = None,
+    kind: Spin | None = None,
 ) -> GroundState:
     """Solve the Kohn-Sham equations of a functional.
 
     kT: width of the smearing [Ha].  method: None means SCF().
     start: Hamiltonian to begin with; None takes that of superposed atomic densities.
-    moments: initial moment of each atom [mu_B], which makes the calculation spin-polarised (collinear); None: no spin.
+    moments: initial moment of each atom [mu_B], numbers (collinear spin) or vectors (spinors); None: no moments.
+    kind: spin of the matrices; None: that of the moments, or what the terms need at least.
     total_moment: held fixed if given [mu_B].  observe: called with every state.  solver: None takes Dense().
     A run that does not converge returns its last state with converged = False.
     Raises NearsightError for linearly dependent orbitals, or a moment larger than the electrons allow; BadInput for a start
@@ -145,13 +152,14 @@ def ground_state(
     with torch.no_grad():
         problem = replace(Problem.of(functional, kpoints, kT, total_moment, smearing, solver), observe=observe)
         if start is None:
-            start = functional.initial_hamiltonian(moments)
+            start = functional.initial_hamiltonian(moments, kind)
         else:
             start = start.on(functional.layout)
             if not bool(torch.isfinite(start.values).all()):
                 raise BadInput("the Hamiltonian to begin with is not finite: begin without it, or with another")
-            if moments is not None and start.spin is NONE:
-                start = start.embed(COLLINEAR)
+            wanted = kind or functional.initial_density_matrix(moments).spin
+            if start.spin is NONE:
+                start = start.embed(wanted)
         state, steps, converged = (method or SCF()).solve(problem, kpoints.symmetric(start), on_step)
         return _result(problem, state, steps, converged)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from nearsight.core.blocks import BlockMatrix
+from nearsight.core.blocks import BlockMatrix, real_parts
 from nearsight.core.errors import NotConverged
 from nearsight.core.units import HARTREE_EV
 from nearsight.dft.problem import Problem, SCFState, Step
@@ -52,19 +52,19 @@ class DirectMinimisation:
                 )
             if state.residual < self.tolerance or len(steps) >= self.max_iterations:
                 return state, steps, state.residual < self.tolerance
-            slope = float((gradient * direction).sum())
+            slope = _along(gradient, direction)
             if slope >= 0:  # conjugation lost: the preconditioned gradient itself goes down
                 direction = state.difference
-                slope = float((gradient * direction).sum())
+                slope = _along(gradient, direction)
             found = self._line(problem, state, direction, slope, length)
             if found is None:
-                if slope == float((gradient * state.difference).sum()):
+                if slope == _along(gradient, state.difference):
                     return state, steps, state.residual < self.tolerance  # at the limit of arithmetic
                 direction, length = state.difference, self.first_step
                 continue
             moved, moved_gradient, length = found
-            old = float((gradient * state.difference).sum())
-            beta = float(((moved_gradient - gradient) * moved.difference).sum()) / old if old else 0.0
+            old = _along(gradient, state.difference)
+            beta = _along(moved_gradient - gradient, moved.difference) / old if old else 0.0
             direction = moved.difference + max(0.0, beta) * direction
             state, gradient = moved, moved_gradient
 
@@ -76,7 +76,7 @@ class DirectMinimisation:
         for _ in range(12):
             moved = problem(state.hamiltonian.with_values(state.hamiltonian.values + length * direction))
             gradient = problem.gradient(moved)
-            there = float((gradient * direction).sum())
+            there = _along(gradient, direction)
             if not math.isfinite(moved.free + there):  # far out
                 length *= 0.1
                 continue
@@ -91,3 +91,8 @@ class DirectMinimisation:
             if abs(length * slope) < noise * 1e-3:
                 break
         return (moved, gradient, self.first_step) if moved.free <= state.free + noise else None
+
+
+def _along(gradient: Tensor, direction: Tensor) -> float:
+    """The slope of Omega along a direction; both are hermitian, so that it is real."""
+    return float((real_parts(gradient) * real_parts(direction)).sum())

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nearsight.core.blocks import real_parts
 from nearsight.dft.dielectric import Dielectric
 from nearsight.integrals.mesh import Mesh
 
@@ -77,10 +78,10 @@ class PulayState:
         Of the m residuals r_j before the newest r: lengths |r_j - r| [m], then products of those differences, each in units
         of its length, among themselves [m, m], and with -r [m].
         """
-        newest = self.residuals[-1]
+        newest = real_parts(self.residuals[-1])
         if len(self.residuals) == 1:
             return newest.new_zeros(0)
-        before = torch.stack([(r - newest).flatten() for r in self.residuals[:-1]])
+        before = torch.stack([(real_parts(r) - newest).flatten() for r in self.residuals[:-1]])
         lengths = before.norm(dim=1)
         # in unit columns a residual that fell by many orders leaves the others harmless
         columns = before / torch.where(lengths > 0, lengths, torch.ones_like(lengths))[:, None]

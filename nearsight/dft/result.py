@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
+from torch import Tensor
 
 from nearsight.core.calculation import PER_ATOM, Provenance
 from nearsight.core.display import shown
@@ -33,8 +34,9 @@ class Result:
 
     energy_eV: by term, with total E, free E - T S, harris and zero_smearing.  residual_eV: largest element of |F - H|.
     mesh, kmesh: of the run.  kmesh_choice: what the latter is from.  k_points: solved.
-    history: each iteration.  mulliken_charges [e] and, with spin, moments
-    [mu_B] of the atoms.  config: the settings, resolved.  species: where each came from.  start: what it began with.
+    history: each iteration.  mulliken_charges [e] and, with spin, moments [mu_B] of the atoms, numbers of collinear spin and
+    vectors of spinors, as their sum magnetic_moment is.  config: the settings, resolved.  species: where each came from.
+    start: what it began with.
     """
 
     energy_eV: Mapping[str, float]
@@ -48,8 +50,8 @@ class Result:
     electrons: float
     orbitals: int
     mulliken_charges: tuple[float, ...]
-    magnetic_moment: float | None = None
-    mulliken_moments: tuple[float, ...] | None = None
+    magnetic_moment: float | tuple[float, ...] | None = None
+    mulliken_moments: tuple[float, ...] | tuple[tuple[float, ...], ...] | None = None
     forces_eV_per_Ang: tuple[tuple[float, ...], ...] | None = None
     stress_eV_per_Ang3: tuple[tuple[float, ...], ...] | None = None
     kmesh_choice: str | None = None
@@ -78,7 +80,7 @@ class Result:
             forces = found.forces * HARTREE_EV / BOHR_ANG if outputs.forces else None
             stress = found.stress * HARTREE_EV / BOHR_ANG**3 if outputs.stress else None
         populations, spin = state.populations, state.density_matrix.spin
-        moments = None if spin is NONE else tuple(spin.channel_moment(populations)[2].tolist())
+        moments = state.moments if spin.turns else state.moments[:, 2]
         valences = [functional.species[z].valence for z in functional.structure.numbers.tolist()]
         charges = (v - p for v, p in zip(valences, spin.channel_charge(populations).tolist(), strict=True))
         group = None if state.kpoints.symmetry is None else state.kpoints.symmetry.group
@@ -101,8 +103,8 @@ class Result:
             electrons=functional.electrons,
             orbitals=functional.layout.basis.size,
             mulliken_charges=tuple(charges),
-            magnetic_moment=None if moments is None else state.magnetic_moment,
-            mulliken_moments=moments,
+            magnetic_moment=None if spin is NONE else _tuples(moments.sum(0)),
+            mulliken_moments=None if spin is NONE else _tuples(moments),
             forces_eV_per_Ang=None if forces is None else tuple(map(tuple, forces.tolist())),
             stress_eV_per_Ang3=None if stress is None else tuple(map(tuple, stress.tolist())),
             space_group=None if group is None else group.symbol,
@@ -154,6 +156,11 @@ class Result:
             return Result(**{**known, "config": Settings.stored(table.get("config") or {}, path)})
         except TypeError as error:
             raise BadInput(f"{path} is damaged or foreign: {error}") from error
+
+
+def _tuples(x: Tensor) -> Any:
+    """A number, or numbers within tuples."""
+    return tuple(map(_tuples, x)) if x.ndim else float(x)
 
 
 def _check(table: Mapping[str, Any], path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.errors import BadInput, MissingData
 from nearsight.core.species import Species
+from nearsight.core.spin import NONE, Spin
 from nearsight.core.structure import Structure
 from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.ground_state import GroundState
@@ -48,15 +49,15 @@ def run_scf(
         claim_folder(out, "calculation")
     setup = Setup.of(check_structure(structure), settings, species)
     functional, place = setup.functional, settings.solver.start
-    if warn and setup.moments is None and round(functional.electrons) % 2 == 1:
+    if warn and setup.spin is NONE and round(functional.electrons) % 2 == 1:
         warn(
             f"{functional.electrons:g} electrons without spin: half-filled levels are spread over both spins; "
             "the energy is that of no magnetic moment"
         )
-    if warn and setup.moments is None and structure.moments is not None:
+    if warn and setup.spin is NONE and structure.moments is not None:
         warn(MOMENTS_WITHOUT_SPIN)
     if start is None and place is not None:
-        start = start_from(place, functional, settings.electrons.spin)
+        start = start_from(place, functional, setup.spin)
     if out is None:
         return setup.ground_state(start, progress, observe)
     unfinished = Unfinished(Path(out), structure, setup.settings)
@@ -81,7 +82,7 @@ def run_scf(
     return state
 
 
-def start_from(folder: Path, functional: EnergyFunctional, spin: str) -> BlockMatrix:
+def start_from(folder: Path, functional: EnergyFunctional, kind: Spin) -> BlockMatrix:
     """H of a folder [Ha]; of one that has a density matrix only, F[D].
 
     Raises MissingData where it has neither, BadInput where its atoms, orbitals or spin are not those of the functional.
@@ -96,8 +97,8 @@ def start_from(folder: Path, functional: EnergyFunctional, spin: str) -> BlockMa
         raise MissingData(f"cannot start from {folder}: it has neither a Hamiltonian nor a density matrix")
     if not found.basis.same_as(functional.layout.basis):
         raise BadInput(f"cannot start from {folder}: its atoms or orbitals are not those of this calculation")
-    if found.spin.name != spin:
-        raise BadInput(f"cannot start from {folder}: it has spin {found.spin}, this calculation spin {spin}")
+    if found.spin is not kind:
+        raise BadInput(f"cannot start from {folder}: it has spin {found.spin}, this calculation spin {kind}")
     found = found.to(functional.structure.cell.device)
     if previous.hamiltonian is None:
         return functional.evaluate(found.on(functional.layout)).hamiltonian

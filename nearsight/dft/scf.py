@@ -56,7 +56,7 @@ class SCF:
             elif density is not None:
                 mixer.add(density, kerker(state.evaluation.density - density, problem.functional.mesh))
             # all that the host has to know of this iteration, at once
-            nothing = state.difference.new_zeros(0)
+            nothing = state.evaluation.total.new_zeros(0)
             told = mixer.products() if mixer.residuals else nothing
             [products, left] = state.look(told, preconditioner.left if preconditioner else nothing)
             steps.append(problem.step(len(steps) + 1, state))

@@ -96,6 +96,14 @@ class FunctionalTable(Table):
     terms: tuple[TermPart, ...] = Field(
         (), description="Further terms of the energy, each a table with kind and its own keys (docs/extending.md)."
     )
+    spin_orbit: Literal["none", "file"] = Field(
+        "none", description="file: spin-orbit coupling by fully relativistic pseudopotentials, with spinors."
+    )
+    non_collinear: Literal["auto", "variational", "siesta"] = Field(
+        "auto",
+        description="Gradient corrections where moments turn: potential as the energy's derivative, or with axes held as "
+        "SIESTA has it; auto is siesta where all species are from SIESTA's files.",
+    )
     electrostatics: Literal["crystal", "sheet"] = Field(
         "crystal",
         description="sheet: no images along the third lattice vector, for sheets and slabs, charged or polar.",
@@ -164,10 +172,14 @@ class ElectronsTable(Table):
         "fermi-dirac", description="fermi-dirac, gaussian, methfessel-paxton or cold."
     )
     width_ev: float = Field(0.025, gt=0, le=50, description="Width kT of the smearing.")
-    spin: Literal["none", "collinear"] = Field("none", description="none or collinear.")
-    moments_mu_b: tuple[float, ...] | None = _of_one_cell(
+    spin: Literal["none", "collinear", "non-collinear", "spinor"] = Field(
+        "none",
+        description="none, collinear, non-collinear (moments as vectors) or spinor (the same, without moments unless given).",
+    )
+    moments_mu_b: tuple[float, ...] | tuple[tuple[float, float, float], ...] | None = _of_one_cell(
         None,
-        "Moment of each atom to begin with; null with spin: the structure's own, else by Hund's rule, all parallel.",
+        "Moment of each atom to begin with, a number or a vector; null: the structure's own, else by Hund's rule, all "
+        "parallel, and none for spinor.",
     )
     total_moment_mu_b: float | None = _of_one_cell(None, "Total moment to hold; null: free.")
 
@@ -235,6 +247,8 @@ class Settings(EarlierKeys, Versioned):
         "pseudopotentials": Renamed.to("basis.pseudopotentials"),
         "xc": Renamed.to("functional.xc"),
         "sheet": Renamed.to("functional.electrostatics", {False: "crystal", True: "sheet"}),
+        "spin_orbit": Renamed.to("functional.spin_orbit", {False: "none", True: "file"}),
+        "non_collinear": Renamed.to("functional.non_collinear"),
         "mesh_cutoff_ry": Renamed.to("mesh.cutoff_ry"),
         "mesh": Renamed.to("mesh.shape"),
         "band_limited": Renamed.to("mesh.band_limited"),

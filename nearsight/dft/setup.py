@@ -17,10 +17,11 @@ from nearsight.core.blocks import BlockMatrix
 from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, MissingData, NotConverged, Unavailable
 from nearsight.core.species import Species
+from nearsight.core.spin import NONE, SPINOR, Spin, spin
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.dft.dielectric import Dielectric
-from nearsight.dft.functional import EnergyFunctional
+from nearsight.dft.functional import EnergyFunctional, Moments
 from nearsight.dft.ground_state import GroundState, ground_state
 from nearsight.dft.minimisation import DirectMinimisation
 from nearsight.dft.mixing import Kerker, Pulay
@@ -53,14 +54,14 @@ MOMENTS_WITHOUT_SPIN = (
 class Setup:
     """A structure's functional with all that its ground state is found from.
 
-    settings: resolved, see `resolved`.  moments: initial moment of each atom [mu_B]; None without spin.
+    settings: resolved, see `resolved`.  moments: initial moment of each atom [mu_B], as `initial_moments` has it.
     why_kmesh: what its k-mesh is from.
     """
 
     settings: Settings
     functional: EnergyFunctional
     kpoints: KPoints
-    moments: list[float] | None
+    moments: Moments | None
     why_kmesh: str = "given"
 
     __repr__ = one_line
@@ -71,10 +72,16 @@ class Setup:
 
         Raises BadInput or MissingData for what cannot be computed, Unavailable for a device that is not there.
         """
+        spin_of(settings)
         why, settings = why_kmesh(structure, settings), resolved(structure, settings)
         functional = functional_for(structure, settings, species)
         moments = initial_moments(functional, settings)
         return Setup(settings, functional, chosen_kpoints(functional, settings, moments), moments, why)
+
+    @property
+    def spin(self) -> Spin:
+        """Of its matrices."""
+        return spin_of(self.settings)
 
     @property
     def kT(self) -> float:
@@ -122,6 +129,7 @@ class Setup:
                 observe,
                 SMEARINGS[electrons.smearing],
                 self.settings.solver.density.build(),
+                self.spin,
             )
         except (torch.linalg.LinAlgError, NotConverged) as error:
             raise NotConverged(f"the run diverged ({str(error).splitlines()[0].rstrip('.')}): {REMEDIES}") from error
@@ -262,6 +270,9 @@ def functional_for(
         raise Unavailable("--device cuda: this machine has no CUDA device that PyTorch can use; take --device cpu")
     species = species or load_species(structure.numbers.tolist(), settings)
     quadrature = quadrature_for(species, settings.mesh.two_center)
+    spin_orbit, non_collinear = settings.functional.spin_orbit, settings.functional.non_collinear
+    if spin_orbit == "file":
+        _check_by_j(species)
     band_limited = settings.mesh.band_limited
     return EnergyFunctional.of(
         structure.to(settings.solver.device),
@@ -275,7 +286,21 @@ def functional_for(
         settings.functional.electrostatics == "sheet",
         [term.build() for term in settings.functional.terms],
         refinement_near_nuclei(settings.mesh, quadrature),
+        spin_orbit != "none",
+        non_collinear if non_collinear != "auto" else "siesta" if quadrature == SIESTA else "variational",
     )
+
+
+def _check_by_j(species: Mapping[int, Species]) -> None:
+    """Raises BadInput for a species without projectors by j."""
+    scalar = [s for s in species.values() if not s.relativistic_projectors]
+    if scalar:
+        s = scalar[0]
+        place = s.provenance.get("file", s.provenance.get("pseudopotential", "its pseudopotential"))
+        raise BadInput(
+            f"{s.symbol}: {place} is scalar-relativistic, without projectors by j: spin-orbit coupling needs a fully "
+            "relativistic pseudopotential (a folder of them: --set basis.pseudopotentials=FOLDER), or leave --spin-orbit out"
+        )
 
 
 def refinement_near_nuclei(mesh: MeshTable, quadrature: Quadrature) -> int:
@@ -304,47 +329,75 @@ def method_for(solver: SolverTable) -> SCF | DirectMinimisation:
     return SCF(Pulay(weight, mixing.history, kerker, dielectric), tolerance, solver.max_iterations)
 
 
-def chosen_kpoints(functional: EnergyFunctional, settings: Settings, moments: Sequence[float] | None = None) -> KPoints:
+def chosen_kpoints(functional: EnergyFunctional, settings: Settings, moments: Moments | None = None) -> KPoints:
     """The k-points of settings; where the space group reduces them, by what keeps mesh and moments.
+
+    One of k and -k stands for both, but for spinors with moments, or in a field that turns spins.
 
     An operation that does not map the real-space mesh onto itself is left out: a glide by a quarter of the cell, for
     example, needs a number of mesh points that is a multiple of 4.
     Raises BadInput where a term of the energy has not the symmetry of the atoms.
     """
     size, shift = chosen_kmesh(functional.structure, settings), settings.kpoints.shift
+    halved = not spin_of(settings).turns or (moments is None and functional.keeps(Symmetry.TIME_REVERSAL))
     if settings.kpoints.symmetry == "time-reversal":
-        return kpoints.mesh(size, shift).to(settings.solver.device)
+        return kpoints.mesh(size, shift, halved).to(settings.solver.device)
     broken = [t.name for t in functional.terms if not {Symmetry.TRANSLATION, Symmetry.ROTATION} <= t.keeps]
     if broken:
         raise BadInput(
             f"kpoints.symmetry space-group: {broken[0]} does not keep it; take kpoints.symmetry: time-reversal"
         )
     group = SpaceGroup.of(functional.structure, moments).on_mesh(functional.mesh.shape)
-    return reduced_mesh(size, shift, group, functional.layout)
+    return reduced_mesh(size, shift, group, functional.layout, halved)
 
 
-def initial_moments(functional: EnergyFunctional, settings: Settings) -> list[float] | None:
-    """The moment of each atom to begin with [mu_B]; None without spin.
+def spin_of(settings: Settings) -> Spin:
+    """The spin of matrices. Raises BadInput for spin-orbit coupling without spinors, and for moments without spin."""
+    electrons, kind = settings.electrons, spin(settings.electrons.spin)
+    if settings.functional.spin_orbit != "none" and not kind.turns:
+        raise BadInput(
+            f"spin-orbit coupling is not known to spin {electrons.spin}: add --spin spinor, or non-collinear"
+        )
+    if kind is NONE and (electrons.moments_mu_b is not None or electrons.total_moment_mu_b is not None):
+        raise BadInput("moments are given but spin is none: add --spin collinear")
+    if kind.turns and electrons.total_moment_mu_b is not None:
+        raise BadInput(f"a total moment can be held along one axis only, not with spin {electrons.spin}: leave it out")
+    return kind
 
-    As the settings say, else as the structure states, else by Hund's rule, all parallel.
+
+def initial_moments(functional: EnergyFunctional, settings: Settings) -> Moments | None:
+    """The moment of each atom to begin with [mu_B], numbers of collinear spin and vectors of spinors; None: no moments.
+
+    As the settings say, else as the structure states, else by Hund's rule, all parallel (along z); `spinor` alone begins
+    without, in which time reversal holds.
     Raises BadInput for moments without spin, and for vectors with collinear spin.
     """
-    electrons = settings.electrons
-    if electrons.spin == "none":
-        if electrons.moments_mu_b is not None or electrons.total_moment_mu_b is not None:
-            raise BadInput("moments are given but spin is none: add --spin collinear")
-        return None
-    if electrons.moments_mu_b is not None:
-        return list(electrons.moments_mu_b)
+    electrons, kind = settings.electrons, spin_of(settings)
     stated = functional.structure.moments
-    if stated is not None:
-        if stated.ndim == 2:
-            raise BadInput(
-                "the structure states moments as vectors, collinear spin has one number an atom: give --moments"
-            )
-        return [float(m) for m in stated]
-    hund = {
-        z: sum(min(o.population, 2 * (2 * o.l + 1) - o.population) for o in s.orbitals)
-        for z, s in functional.species.items()
-    }
-    return [hund[z] for z in functional.structure.numbers.tolist()]
+    if kind is NONE:
+        return None
+    given: Sequence[Any] | None = electrons.moments_mu_b
+    if given is None and stated is not None:
+        given = stated.tolist()
+    if given is None and electrons.spin == SPINOR.name:
+        return None
+    if given is None:
+        hund = {
+            z: sum(min(o.population, 2 * (2 * o.l + 1) - o.population) for o in s.orbitals)
+            for z, s in functional.species.items()
+        }
+        given = [hund[z] for z in functional.structure.numbers.tolist()]
+    vectors = any(isinstance(m, Sequence) for m in given)
+    if kind.turns and not vectors and len(given) == 3 and len(functional.structure) == 1:
+        given = [given]
+    if kind.turns:
+        made = [list(m) if isinstance(m, Sequence) else [0.0, 0.0, float(m)] for m in given]
+        return made if electrons.spin != SPINOR.name or any(any(m) for m in made) else None
+    if vectors and electrons.moments_mu_b is None:
+        raise BadInput(
+            "the structure states moments as vectors, collinear spin has one number an atom: give --moments, or take "
+            "--spin non-collinear"
+        )
+    if vectors:
+        raise BadInput("moments are vectors, collinear spin has one number an atom: take --spin non-collinear")
+    return [float(m) for m in given]

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.display import one_line
-from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
-from nearsight.core.species import RadialFunction, Species
+from nearsight.core.so3 import angular_momentum
+from nearsight.core.species import Projector, RadialFunction, Species
+from nearsight.core.spin import NONE, SPINOR, Spin
 from nearsight.core.structure import Structure
 from nearsight.integrals.two_center import (
     EXACT,
@@ -90,14 +91,20 @@ class Projections:
                     index = index + torch.arange(size, device=self.layout.device)
                     yield z, left, right, index, self.touching.k[p[part]]
 
-    def matrix(self, couplings: Mapping[int, Tensor]) -> BlockMatrix:
-        """sum_k |beta_k> M_k <beta_k|, for M of each element [functions, functions], or of each atom [atoms, ., .]."""
-        values = next(iter(couplings.values())).new_zeros(self.layout.size)
+    def matrix(self, couplings: Mapping[int, Tensor], kind: Spin = NONE) -> BlockMatrix:
+        """sum_k |beta_k> M_k <beta_k|, for M of each element [functions, functions], or of each atom [atoms, ., .].
+
+        kind: of the matrix; M of one with spin has its components in front [components, functions, functions].
+        """
+        empty = next(iter(couplings.values())).new_zeros(self.layout.size)
+        values = [empty] * kind.components
         for z, left, right, index, k in self._couplings():
-            m = couplings[z]
-            product = left @ (m if m.ndim == 2 else m[k]) @ right.mT
-            values = values.index_add(0, index.flatten(), product.flatten())
-        return BlockMatrix(self.layout, values[None])
+            m = couplings[z][None] if kind is NONE else couplings[z]
+            left, right = left.to(m.dtype), right.to(m.dtype)
+            for c, part in enumerate(m):
+                product = left @ (part if part.ndim == 2 else part[k]) @ right.mT
+                values[c] = values[c].index_add(0, index.flatten(), product.flatten())
+        return BlockMatrix(self.layout, torch.stack(values), kind)
 
     def occupations(self, matrix: BlockMatrix) -> dict[int, Tensor]:
         """n_k = <beta_k| D |beta_k> of the atoms of each element [components, atoms, functions, functions].
@@ -115,23 +122,69 @@ class Projections:
 
 
 def nonlocal_potential(
-    structure: Structure, species: Mapping[int, Species], layout: BlockLayout, quadrature: Quadrature = EXACT
+    structure: Structure,
+    species: Mapping[int, Species],
+    layout: BlockLayout,
+    quadrature: Quadrature = EXACT,
 ) -> BlockMatrix:
     """V_NL = sum_k |chi_k> e_k <chi_k| in the orbitals (Kleinman-Bylander), Ha; differentiable in the structure.
 
-    Raises BadInput for a species that has j-resolved projectors alone.
+    Of a species that has projectors by j alone, their average over the directions of spin: (2j + 1) / (4l + 2) e_lj each.
     """
-    for s in species.values():
-        if s.relativistic_projectors and not s.projectors:
-            raise BadInput(
-                f"{s.symbol} has j-resolved projectors alone: write its .ion.xml from a run without spin-orbit coupling"
-            )
-    functions = {z: tuple(p.radial for p in s.projectors) for z, s in species.items()}
+    functions = {z: tuple(p.radial for p in _scalar(s)) for z, s in species.items()}
     if not any(functions.values()):
         return BlockMatrix(layout, structure.cell.new_zeros(1, layout.size))
     energies = {
-        z: torch.diag(structure.cell.new_tensor([p.energy for p in s.projectors for _ in range(2 * p.l + 1)]))
+        z: torch.diag(
+            structure.cell.new_tensor([_average(p) * p.energy for p in _scalar(s) for _ in range(2 * p.l + 1)])
+        )
         for z, s in species.items()
-        if s.projectors
+        if _scalar(s)
     }
     return Projections.of(structure, species, layout, functions, quadrature).matrix(energies)
+
+
+def spin_orbit_potential(
+    structure: Structure,
+    species: Mapping[int, Species],
+    layout: BlockLayout,
+    quadrature: Quadrature = EXACT,
+) -> BlockMatrix:
+    """V_NL = sum_k,l,j,m |beta_klj Y_ljm> e_lj <Y_ljm beta_klj| between spinors (Ha), on all pairs that share a projector atom.
+
+    sum_m |Y_ljm><Y_ljm| is the projector onto j: (l + 1 + L.sigma) / (2l + 1) for j = l + 1/2, (l - L.sigma) / (2l + 1) for
+    j = l - 1/2. Its part that is the same for both spins is `nonlocal_potential`. Differentiable in the structure.
+    Projectors without j act on both spins alike.
+    """
+    functions = {z: tuple(p.radial for p in _by_j(s)) for z, s in species.items()}
+    if not any(functions.values()):
+        zero = structure.cell.new_zeros(SPINOR.components, layout.size)
+        return BlockMatrix(layout, zero.to(zero.dtype.to_complex()), SPINOR)
+    couplings = {
+        z: torch.stack([torch.block_diag(*parts) for parts in zip(*(_coupling(p) for p in _by_j(s)), strict=True)])
+        for z, s in species.items()
+        if _by_j(s)
+    }
+    made = {z: m.to(structure.cell.device, structure.cell.dtype.to_complex()) for z, m in couplings.items()}
+    return Projections.of(structure, species, layout, functions, quadrature).matrix(made, SPINOR)
+
+
+def _scalar(s: Species) -> tuple[Projector, ...]:
+    return s.projectors or s.relativistic_projectors
+
+
+def _by_j(s: Species) -> tuple[Projector, ...]:
+    return s.relativistic_projectors or s.projectors
+
+
+def _average(p: Projector) -> float:
+    """The share (2j + 1) / (4l + 2) of a projector in the average over j; 1 for one without j."""
+    return 1.0 if p.j is None or p.l == 0 else (2 * p.j + 1) / (4 * p.l + 2)
+
+
+def _coupling(p: Projector) -> Tensor:
+    """e sum_m |Y_ljm><Y_ljm| between real harmonics [4, 2l+1, 2l+1]."""
+    eye = torch.eye(2 * p.l + 1, dtype=torch.complex128)
+    along = 0.0 if p.j is None or p.l == 0 else (p.j - p.l) * 2 / (2 * p.l + 1)
+    moment = torch.as_tensor(angular_momentum(p.l))
+    return p.energy * SPINOR.potentials(torch.cat([_average(p) * eye[None], along * moment]))

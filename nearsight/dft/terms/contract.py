@@ -31,7 +31,7 @@ from nearsight.core.display import one_line
 from nearsight.core.layout import BlockLayout
 from nearsight.core.memory import check_room
 from nearsight.core.species import RadialFunction, Species
-from nearsight.core.spin import Spin
+from nearsight.core.spin import NONE, Spin
 from nearsight.core.structure import Structure
 from nearsight.integrals import band_limited, two_center
 from nearsight.integrals.atomic_functions import Spherical, superpose, superposition_slopes
@@ -218,10 +218,11 @@ class BoundTerm(ABC):
     """A term of the energy of one system.
 
     name: of its energy in results.  keeps: symmetries that it leaves.  electrostatic: whether its potential belongs to the
-    electrostatic potential.
+    electrostatic potential.  least_spin: that a density matrix must have at least for it to be known.
     """
 
     name: str
+    least_spin: Spin = NONE
     keeps: ClassVar[frozenset[Symmetry]] = frozenset()
     electrostatic: ClassVar[bool] = False
 

@@ -14,7 +14,9 @@ from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.spin import Spin
 from nearsight.core.structure import Structure
+from nearsight.dft.terms import local_axis
 from nearsight.dft.terms.contract import ALL, BoundTerm, Gradient, Slopes, State, Symmetry, System, Term
+from nearsight.dft.terms.local_axis import Axes
 from nearsight.dft.terms.ripple import ripples
 from nearsight.integrals.atomic_functions import (
     AtomicFunction,
@@ -41,11 +43,13 @@ class ExchangeCorrelation(Term):
 
     Two remedies for the egg box.  refinement: how many times finer along each axis the mesh is on which it is evaluated.
     near_nuclei: the same in spheres (fine_spheres.py) around the nuclei alone, of those elements that ripple (ripple.py).
+    axes: how gradients are taken of moments that turn from point to point (local_axis.py).
     """
 
     functional: Functional = PBE
     refinement: int = 1
     near_nuclei: int = 1
+    axes: Axes = "variational"
 
     def on(self, system: System) -> BoundTerm:
         """With the partial core density and the window of the mesh where there is any density.
@@ -60,6 +64,7 @@ class ExchangeCorrelation(Term):
         regions = [_whole(system, self.refinement, steep)]
         if steep:
             regions += _around_atoms(system, steep, self.near_nuclei)
+        regions = [replace(r, axes=self.axes) for r in regions]
         return BoundExchangeCorrelation(self.functional, tuple(regions))
 
 
@@ -154,6 +159,7 @@ class Region:
     core: partial core density in the window [x, y, z]; None: there is none.  points: of the window, flat, that may hold
     density.  weights: of the volume element at each of them; None: 1.  floor: density below which there is none.
     sources: what core and weights are made of.
+    axes: of moments that turn, see `ExchangeCorrelation`.
     """
 
     place: WholeMesh | FineSphere
@@ -162,6 +168,7 @@ class Region:
     weights: Tensor | None
     floor: float
     sources: Sources
+    axes: Axes = "variational"
 
     __repr__ = one_line
 
@@ -188,11 +195,17 @@ class Region:
 
     def energy(self, functional: Functional, spin: Spin, density: Tensor) -> Tensor:
         """sum w e(n, sigma) dV over the points that have density [Ha]."""
+        if self.holds_axes(functional, spin):
+            active, channels, gradients = self._held_inputs(density)
+            e = local_axis.energy_of_held_axes(functional, channels, gradients)
+            return self._sum(torch.where(active, e, 0.0))
         _, active, n, sigma = self.inputs(functional, spin, density)
         return self._sum(torch.where(active, differentiable(functional, n, sigma), 0.0))
 
     def evaluate(self, functional: Functional, spin: Spin, density: Tensor, potential: Tensor) -> Tensor:
         """The energy; adds the potential to that of the channels [channels, x, y, z] (Ha)."""
+        if self.holds_axes(functional, spin):
+            return self._evaluate_held(functional, density, potential)
         gradient, active, n, sigma = self.inputs(functional, spin, density)
         found = by_parts(functional, n, sigma)
         energy = self._sum(torch.where(active, found.e, 0.0))
@@ -227,6 +240,32 @@ class Region:
         of_core = None if self.core is None or not self.sources.cores else own.sum(0) * (element / len(own))
         yield from self.sources.slopes(self.window, state.structure, of_core, of_weights)
         self.place.add_down(potential, spin.along_moment(own, lambda: self.place.up(density)))
+
+    def holds_axes(self, functional: Functional, spin: Spin) -> bool:
+        """Whether gradients are taken along axes that are not differentiated."""
+        return spin.turns and functional.uses_gradient and self.axes == "siesta"
+
+    def _held_inputs(self, density: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """On the points, of a density whose moments turn: whether there is any, its channels [4], their gradients [4, 3].
+        Where there is none, n is 1 and all else 0."""
+        fields = self.place.up(density)
+        if self.core is not None:
+            fields = torch.cat([(fields[0] + self.core)[None], fields[1:]])
+        channels = fields.flatten(1).index_select(1, self.points)
+        active = channels[0] > self.floor
+        none = torch.zeros_like(channels)
+        none[0] = 1.0
+        gradients = [self.window.gradient(f).flatten(1).index_select(1, self.points) for f in fields]
+        return active, torch.where(active, channels, none), torch.where(active, torch.stack(gradients), 0.0)
+
+    def _evaluate_held(self, functional: Functional, density: Tensor, potential: Tensor) -> Tensor:
+        active, channels, gradients = self._held_inputs(density)
+        e, by_channels, by_gradients = local_axis.derivatives_of_held_axes(functional, channels, gradients)
+        own = self._spread(torch.where(active, by_channels, 0.0))
+        for v, flux in zip(own, torch.where(active, by_gradients, 0.0), strict=True):
+            v -= self.window.divergence(self._spread(flux))
+        self.place.add_down(potential, own)
+        return self._sum(torch.where(active, e, 0.0))
 
     def _sum(self, e: Tensor) -> Tensor:
         total = e.sum() if self.weights is None else torch.dot(e, self.weights)
@@ -272,8 +311,10 @@ class BoundExchangeCorrelation(BoundTerm):
         return energy, Gradient(channels=potential)
 
     @torch.no_grad()
-    def by_structure(self, state: State) -> Slopes:
+    def by_structure(self, state: State) -> Slopes | None:
         """By way of the potential, the cores, the shares of spheres, and the cell in the gradient of the density."""
+        if any(r.holds_axes(self.functional, state.spin) for r in self.regions):
+            return None
         potential = torch.zeros_like(state.density)
         by_position, by_cell = torch.zeros_like(state.structure.positions), torch.zeros_like(state.mesh.cell)
         for region in self.regions:
