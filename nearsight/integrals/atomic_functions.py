@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import pi
 from typing import Any
 
 import torch
@@ -104,6 +105,30 @@ class Orbitals:
 def orbitals_of(species: Species) -> Orbitals:
     """The orbitals of a species; their splines are made once."""
     return Orbitals(species, tuple(UniformSplines.of([o.radial for o in species.orbitals])))
+
+
+@dataclass(frozen=True, eq=False)
+class AtomicDensity(AtomicFunction):
+    """n(|r|) = sum over shells of their population times R_l(r)^2 / 4 pi: the density of the free neutral atom."""
+
+    species: Species
+
+    __repr__ = one_line
+
+    @property
+    def cutoff(self) -> float:  # type: ignore[override]
+        """Radius of the longest orbital [Bohr]."""
+        return self.species.orbital_cutoff
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """n [points] at vectors from the atom [points, 3], 1/Bohr^3."""
+        r = length(vectors)
+        total = torch.zeros_like(r)
+        for o, spline in zip(self.species.orbitals, orbitals_of(self.species).splines, strict=True):
+            if o.population:
+                value = torch.where(r < o.radial.cutoff, spline.to(r)(r)[:, 0], 0.0)
+                total = total + o.population / (4 * pi) * (value * r**o.l) ** 2
+        return total
 
 
 Image = tuple[int, tuple[int, int, int]]  # an atom and the cell it stands in

@@ -170,7 +170,10 @@ def box_edge(n: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """How a structure's mesh is cut.  edges: points of a box [3].  counts: boxes along each axis [3]."""
+    """How a structure's mesh is cut.  edges: points of a box [3].  counts: boxes along each axis [3].
+
+    near: atoms whose boxes count alone [atoms]; None: all.
+    """
 
     structure: Structure
     species: Mapping[int, Species]
@@ -178,15 +181,22 @@ class Boxes:
     mesh: Mesh
     edges: Tensor
     counts: Tensor
+    near: Tensor | None = None
 
     __repr__ = one_line
 
     @staticmethod
-    def of(structure: Structure, species: Mapping[int, Species], layout: BlockLayout, mesh: Mesh) -> Boxes:
+    def of(
+        structure: Structure,
+        species: Mapping[int, Species],
+        layout: BlockLayout,
+        mesh: Mesh,
+        near: Tensor | None = None,
+    ) -> Boxes:
         """The mesh in boxes that leave the fewest empty points at its ends."""
         edges = torch.tensor([box_edge(n) for n in mesh.shape], device=layout.device)
         shape = torch.tensor(mesh.shape, device=layout.device)
-        return Boxes(structure, species, layout, mesh, edges, (shape + edges - 1) // edges)
+        return Boxes(structure, species, layout, mesh, edges, (shape + edges - 1) // edges, near)
 
     @cached_property
     def shape(self) -> Tensor:
@@ -235,7 +245,12 @@ class Boxes:
         numbers = self.structure.numbers.tolist()
         most = max(s.orbital_count for s in self.species.values())
         box, atom, cells, active = [], [], [], []
+        paired = set(range(len(numbers)))
+        if self.near is not None:  # others have no block with one of those
+            paired = set(self.layout.pairs.i[self.near[self.layout.pairs.j]].tolist())
         for a, (position, z) in enumerate(zip(self.structure.positions, numbers, strict=True)):
+            if a not in paired:
+                continue
             index, vectors = self.mesh.sphere(position, self.species[z].orbital_cutoff)
             _, cell = self.mesh.fold(index)
             which = (index - cell * self.shape) // self.edges
@@ -256,7 +271,10 @@ class Boxes:
             cutoffs = nearest.new_tensor(_cutoffs(self.species[z], most))
             active.append(nearest[:, None] < cutoffs)
         joined = torch.cat(box)
-        return Images(joined, torch.cat(atom), torch.cat(cells), torch.cat(active), torch.zeros_like(joined))
+        images = Images(joined, torch.cat(atom), torch.cat(cells), torch.cat(active), torch.zeros_like(joined))
+        if self.near is None:
+            return images
+        return images[torch.isin(images.box, torch.unique(images.box[self.near[images.atom]])).nonzero()[:, 0]]
 
     def vectors(self, images: Images, corners: Tensor) -> tuple[Tensor, Tensor]:
         """From atom images to all points of their boxes: mesh indices as the atoms at home see them, vectors [n, points, 3].

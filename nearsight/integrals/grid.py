@@ -7,7 +7,7 @@ small enough for a processor's cache, and all that stands beside them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
 from nearsight.core.spin import Spin, by_channels
 from nearsight.core.structure import Structure
-from nearsight.integrals.atomic_functions import refuse_second_derivative
+from nearsight.integrals.atomic_functions import AtomicDensity, refuse_second_derivative
 from nearsight.integrals.boxes import Batch, Boxes
 from nearsight.integrals.mesh import Mesh
 from nearsight.integrals.orbital_slopes import OrbitalSlopes
@@ -44,7 +44,7 @@ class GridOrbitals:
     species: Mapping[int, Species]
     layout: BlockLayout
     mesh: Mesh
-    batches: tuple[Batch, ...]
+    batches: Iterable[Batch]
     touched: Tensor
     atomic_density: Tensor
 
@@ -62,7 +62,7 @@ class GridOrbitals:
         if elements is None:
             elements = CPU_ELEMENTS if mesh.cell.device.type == "cpu" else GPU_ELEMENTS
         boxes = Boxes.of(structure, species, layout, mesh)
-        batches = tuple(boxes.batches(elements))
+        batches: tuple[Batch, ...] = tuple(boxes.batches(elements))
         if sum(b.rows * b.points.numel() for b in batches) <= KEPT_DENSE:
             batches = tuple(replace(b, dense=b.orbitals()) for b in batches)
         touched = torch.zeros(mesh.size + 1, dtype=torch.bool, device=layout.device)
@@ -71,6 +71,27 @@ class GridOrbitals:
         on_mesh = touched[:-1].reshape(mesh.shape)
         bare = GridOrbitals(structure, species, layout, mesh, batches, on_mesh, mesh.cell)
         return replace(bare, atomic_density=bare._density(bare.atomic_values)[0].reshape(mesh.shape))
+
+    @staticmethod
+    def near(
+        structure: Structure, species: Mapping[int, Species], layout: BlockLayout, mesh: Mesh, atoms: Tensor
+    ) -> GridOrbitals:
+        """For matrices between some atoms [atoms] and those that a layout pairs with them: nothing is kept, boxes of orbitals are
+        made whenever they are asked for. The atomic density is that of all atoms; densities of matrices are not whole.
+        """
+        boxes = Boxes.of(structure, species, layout, mesh, atoms)
+        touched = torch.zeros(mesh.size, dtype=torch.bool, device=layout.device)
+        density = mesh.cell.new_zeros(mesh.size)
+        shells = {z: AtomicDensity(s) for z, s in species.items()}
+        for position, z in zip(structure.positions, structure.numbers.tolist(), strict=True):
+            index, vectors = mesh.sphere(position, species[z].orbital_cutoff)
+            place = mesh.fold(index)[0]
+            touched[place] = True
+            density.index_add_(0, place, shells[z](vectors))
+        shape = mesh.shape
+        return GridOrbitals(
+            structure, species, layout, mesh, _Made(boxes), touched.reshape(shape), density.reshape(shape)
+        )
 
     @property
     def atomic_values(self) -> Tensor:
@@ -160,6 +181,16 @@ class GridOrbitals:
         by_row = torch.nn.functional.pad(2 * populations.flatten(), (0, 1)).index_select(0, batch.shell)
         scaled = batch.orbitals() * by_row.reshape(batch.boxes, batch.rows, 1)
         return scaled.mul_(adjoint[batch.points][:, None])
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Batches that are made anew each time."""
+
+    boxes: Boxes
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.boxes.batches(CPU_ELEMENTS)
 
 
 def _local(once: Tensor, b: Batch, lower: Tensor) -> Tensor:
