@@ -128,16 +128,30 @@ def predict(
         str | None,
         typer.Option(help="Of each atom, for a model that takes them: 1,-1 (along z) or 0,0,3;0,3,0.", metavar="MU_B"),
     ] = None,
+    processes: Annotated[int, typer.Option(help="That share the tiles of a large structure.", min=1, max=256)] = 1,
+    tile: Annotated[
+        int | None,
+        typer.Option(help="Predict in tiles of so many atoms; large structures are anyway.", metavar="ATOMS", min=1),
+    ] = None,
 ) -> None:
     """Predict the Hamiltonian of a structure with a trained network."""
     from nearsight.cli.moments import moments_of
     from nearsight.cli.process import warn
     from nearsight.formats.registry import read_structure
+    from nearsight.learn.large import Way
     from nearsight.learn.model import predict as predict_folder
 
     found = structure if vacuum is None else read_structure(structure, vacuum)
     given = None if moments is None else moments_of(moments)
-    predict_folder(model, found, out, device, charge, warn, given)
+    with progress_bars() as progress:
+        bars = Bars(progress)
+
+        def told(done: int, total: int) -> None:
+            if bars.task is None:
+                bars.stage("tiles")
+            bars.advance(done, total)
+
+        predict_folder(model, found, out, device, charge, warn, given, Way(tile, processes, told))
     print(f"Hamiltonian and overlap in {out}")
     if vacuum is None and structure.is_dir():
         _beside_the_ground_state(structure, out)

@@ -183,6 +183,14 @@ class BlockLayout:
         return self if self.device == torch.device(device) else BlockLayout(self.basis, self.pairs.to(device))
 
 
+def identity(layout: BlockLayout) -> Tensor:
+    """Values of the unit matrix [1, size]."""
+    row, column = layout.local
+    on_site = torch.zeros(len(layout.pairs), dtype=torch.bool, device=layout.device)
+    on_site[layout.pairs.on_site] = True
+    return ((row == column) & on_site[layout.pair]).double()[None]
+
+
 def _width(bound: int) -> torch.dtype:
     """Of an index that is below the bound: 32 bits where they suffice."""
     return torch.int32 if bound < 2**31 else torch.int64

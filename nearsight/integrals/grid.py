@@ -76,8 +76,8 @@ class GridOrbitals:
     def near(
         structure: Structure, species: Mapping[int, Species], layout: BlockLayout, mesh: Mesh, atoms: Tensor
     ) -> GridOrbitals:
-        """For matrices between some atoms [atoms] and those that a layout pairs with them: nothing is kept, boxes of orbitals are
-        made whenever they are asked for. The atomic density is that of all atoms; densities of matrices are not whole.
+        """For matrices between some atoms [atoms] and those that a layout pairs with them: nothing is kept, boxes of orbitals
+        are made whenever they are asked for. The atomic density is that of all atoms; densities of matrices are not whole.
         """
         boxes = Boxes.of(structure, species, layout, mesh, atoms)
         touched = torch.zeros(mesh.size, dtype=torch.bool, device=layout.device)

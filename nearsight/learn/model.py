@@ -32,6 +32,7 @@ from nearsight.formats.structures import check_structure
 from nearsight.learn.charge import charge_state
 from nearsight.learn.data import moments_of
 from nearsight.learn.domain import Domain, element_pairs
+from nearsight.learn.large import Way, in_tiles, predict_in_tiles
 from nearsight.learn.model_files import ModelRecord, build, read_weights, weights_size, write_weights
 from nearsight.learn.origin import Origin
 from nearsight.learn.reference import OrbitalReference, differences, read_species
@@ -124,7 +125,10 @@ class TrainedModel:
     @torch.no_grad()
     def hamiltonian(self, structure: Structure, layout: BlockLayout) -> BlockMatrix:
         """The Hamiltonian [Ha], float64, on a layout, of a structure that was checked."""
-        matrix = self.network.matrix(structure, layout, self.inputs(structure, layout))
+        return self.sound(self.network.matrix(structure, layout, self.inputs(structure, layout)), structure)
+
+    def sound(self, matrix: BlockMatrix, structure: Structure) -> BlockMatrix:
+        """The matrix itself. Raises BadInput for numbers that no Hamiltonian of the structure has."""
         if not float(matrix.values.abs().max()) <= largest_energy(structure):
             raise BadInput(
                 "the model predicts numbers that no Hamiltonian has: its weights or the structure are not sound"
@@ -140,6 +144,10 @@ class TrainedModel:
         if "moments" in self.network.inputs:
             structure = replace(structure, moments=moments_of(found, found.name))
         return replace(found, structure=structure, hamiltonian=self.network.in_its_spin(found.require_hamiltonian()))
+
+    def moments(self, structure: Structure) -> Tensor:
+        """The moment of each atom [atoms, 3], mu_B, for a model that takes them. Raises MissingData where none are stated."""
+        return _moments(structure)
 
     def inputs(self, structure: Structure, layout: BlockLayout) -> Inputs:
         """What the network needs beside structure and pairs. Raises MissingData where the orbitals are not known."""
@@ -222,13 +230,15 @@ def predict(
     charge: float | None = None,
     warn: Callable[[str], None] = warnings.warn,
     moments: Tensor | None = None,
+    way: Way | None = None,
 ) -> None:
     """Write the calculation folder of a prediction: hamiltonian.h5, overlap.h5, result.json.
 
     structure: a Structure, a file that ASE reads, or a calculation folder (whose overlap and pairs serve a model that does
     not know its orbitals).  charge: of the cell [e]; None: that of the data, as far as they tell it (see `Domain`).  warn:
     told what result.json lists under `warnings`.  moments: of each atom, [atoms] along z or [atoms, 3], mu_B, for a model
-    that takes them; None: those that the structure states, else those of the calculation.
+    that takes them; None: those that the structure states, else those of the calculation.  way: large structures are
+    predicted in tiles, whose numbers are those of one piece; finished ones are kept beside `out` until all are there.
     Raises NearsightError for elements, or a charge, that the model never saw.
     """
     started = time.perf_counter()
@@ -247,23 +257,35 @@ def predict(
     elif moments is not None:
         raise BadInput("this model takes no magnetic moments: leave --moments out, or take a model of kind xdeeph")
     recorded = None if source is None else Origin.of_settings(source).charge
+    tiled, chosen = False, way or Way()
+    overlap: BlockMatrix | None
     if trained.reference is None and source is not None and find(source) is not None:
         given = read(source)
         overlap, electrons = given.require_overlap(), given.electrons
+        layout = overlap.layout
         _same_basis(given.basis, trained)
         neutral = None if electrons is None else electrons + (recorded or 0.0)
     else:
         layout = trained.layout(found)
         assert trained.reference is not None
-        overlap, neutral = trained.reference.overlap(found, layout), trained.reference.electrons(found)
+        tiled = in_tiles(trained, found, chosen)
+        overlap = None if tiled else trained.reference.overlap(found, layout)
+        neutral = trained.reference.electrons(found)
     told = {"moments_mu_b": _moments(found).tolist()} if takes else {}
     state = charge_state(trained.domain, found, neutral, recorded, charge)
     ignored = None if takes or found.moments is None else _ignored(trained.network.spin)
-    remarks = (trained.unseen(found, overlap.layout), state.warning, ignored)
+    remarks = (trained.unseen(found, layout), state.warning, ignored)
     said = [words for words in remarks if words is not None]
     for words in said:
         warn(words)
-    hamiltonian = trained.hamiltonian(found, overlap.layout)
+    if tiled:
+        place = Path(out).absolute()
+        folder = None if isinstance(model, TrainedModel) or device != "cpu" else Path(model)
+        hamiltonian, overlap = predict_in_tiles(
+            trained, found, layout, chosen, place.with_name(f".{place.name}.tiles"), folder
+        )
+    else:
+        hamiltonian = trained.hamiltonian(found, layout)
     record = {
         "prediction": True,
         "model": name,

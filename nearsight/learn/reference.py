@@ -43,11 +43,11 @@ class OrbitalReference:
 
     def layout(self, structure: Structure) -> BlockLayout:
         """The pairs that the DFT engine would use."""
-        return matrix_layout(structure, self._present(structure))
+        return matrix_layout(structure, self.present(structure))
 
     def overlap(self, structure: Structure, layout: BlockLayout) -> BlockMatrix:
         """S on a layout, by the quadrature of the settings."""
-        species = self._present(structure)
+        species = self.present(structure)
         return overlap(structure, species, layout, quadrature_for(species, self.settings.mesh.two_center))
 
     def initial_hamiltonian(self, structure: Structure) -> BlockMatrix:
@@ -62,7 +62,7 @@ class OrbitalReference:
                     return BlockMatrix(layout, values)
             except Exception:  # whatever a damaged file makes NumPy stumble over: computed again below
                 pass
-        species = self._present(structure)
+        species = self.present(structure)
         h0 = initial_hamiltonian(structure.to("cpu"), self.settings, species)[0].to("cpu").on(layout)
         if file is not None:
             with whole_file(file) as part, open(part, "wb") as handle:
@@ -83,7 +83,7 @@ class OrbitalReference:
     def functional(self, structure: Structure, device: str = "cpu") -> EnergyFunctional:
         """The energy functional of the settings, with no mesh of points but the structure's own."""
         settings = self.settings.model_copy(update={"solver": {"device": device}})
-        return functional_for(structure, settings, self._present(structure))
+        return functional_for(structure, settings, self.present(structure))
 
     def ground_state_of(self, found: Calculation) -> tuple[EnergyFunctional, Calculation]:
         """The functional of a calculation's structure, and the calculation with D of its Hamiltonian.
@@ -99,7 +99,7 @@ class OrbitalReference:
         if found.settings:
             recorded = Settings.stored(found.settings, found.name)
             settings = settings.model_copy(update=recorded.model_dump(include={"kpoints", "electrons"}))
-        problem = Setup.of(found.structure, settings, self._present(found.structure)).problem()
+        problem = Setup.of(found.structure, settings, self.present(found.structure)).problem()
         electrons = problem.solver.solve(hamiltonian.on(problem.functional.layout))
         return problem.functional, replace(found, density_matrix=electrons.density_matrix)
 
@@ -113,13 +113,14 @@ class OrbitalReference:
         for s in self.species.values():
             write_ion_xml(s, folder / f"{s.symbol}.ion.xml")
 
-    def _present(self, structure: Structure) -> dict[int, Species]:
+    def present(self, structure: Structure) -> dict[int, Species]:
+        """The species of a structure's elements, by atomic number."""
         return {z: self.species[z] for z in sorted(set(structure.numbers.tolist()))}
 
     def _key(self, structure: Structure) -> str:
         chosen = self.settings.model_dump(mode="json", include={"functional", "mesh"})
         digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode())
-        for z, s in self._present(structure).items():
+        for z, s in self.present(structure).items():
             digest.update(repr((z, s.shells, s.orbital_cutoff, s.valence)).encode())
             for o in s.orbitals:
                 digest.update(np.ascontiguousarray(o.radial.values).tobytes())

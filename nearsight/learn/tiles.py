@@ -1,7 +1,8 @@
 """Large structures in tiles: a prediction is local, so that a part of the atoms with their surroundings gives its own blocks.
 
-A tile is a box of the crystal, in fractions of its cell, with a margin on all sides; it is periodic in itself, and what the wrong
-images at its rim do stays within the margin. Along directions in which it would be no smaller than the cell, it is the cell.
+A tile is a box of the crystal, in fractions of its cell, with a margin on all sides; it is periodic in itself, and what the
+wrong images at its rim do stays within the margin. Along directions in which it would be no
+smaller than the cell, it is the cell.
 """
 
 from __future__ import annotations
@@ -77,9 +78,7 @@ def elements(layout: BlockLayout, pairs: Tensor) -> Tensor:
     return torch.repeat_interleave(begin, sizes) + torch.arange(int(ends[-1]) if len(ends) else 0)
 
 
-def tiles(
-    structure: Structure, atoms: int, margin: float, mesh: tuple[int, int, int] | None = None
-) -> Iterator[Tile]:
+def tiles(structure: Structure, atoms: int, margin: float, mesh: tuple[int, int, int] | None = None) -> Iterator[Tile]:
     """The structure in tiles with about so many atoms in each core.
 
     margin: how far the surroundings of a core reach [Bohr].  mesh: points of the whole cell, with which those of tiles agree.

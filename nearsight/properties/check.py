@@ -8,10 +8,15 @@ from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
 from nearsight.core.errors import NearsightError
 from nearsight.core.laws import Finding, matrix_findings
+from nearsight.core.layout import identity
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.electrons.kpoints import mesh
+from nearsight.electrons.sparse.levels import SparseLevels
 from nearsight.formats.structures import check_structure
 from nearsight.properties.consistency import consistency
+from nearsight.properties.near_fermi import solver_for
+
+TINY = 1e-6  # an eigenvalue of a large S that is not below this is taken for positive
 
 
 def check(calculation: Calculation) -> list[Finding]:
@@ -70,8 +75,18 @@ def _sampling(c: Calculation) -> torch.Tensor:
 
 def _positive(c: Calculation) -> Finding:
     overlap = c.require_overlap()
+    if solver_for(overlap) == "sparse":
+        return _positive_by_counting(overlap)
     lowest = min(float(torch.linalg.eigvalsh(overlap.at_k(k[None])[0]).min()) for k in _sampling(c))
     return Finding("S is positive definite", f"lowest eigenvalue {lowest:.2e}", lowest > 0)
+
+
+def _positive_by_counting(overlap: BlockMatrix) -> Finding:
+    """Of a large S at Gamma, whether an eigenvalue is below a tiny one: negative pivots of S - x."""
+    one = overlap.with_values(identity(overlap.layout))
+    below = SparseLevels(overlap, one).count(TINY, torch.zeros(3, dtype=torch.float64))
+    text = f"{below} eigenvalues below {TINY:g} at Gamma, counted by inertia"
+    return Finding("S is positive definite", text, below == 0)
 
 
 def _electrons(c: Calculation) -> Finding | None:
@@ -89,6 +104,8 @@ def _fermi(c: Calculation) -> Finding | None:
 
     if c.hamiltonian is None or c.fermi_level is None:
         return None
+    if solver_for(c.hamiltonian) == "sparse":
+        return _fermi_by_counting(c)
     try:
         levels = eigenvalues(c.hamiltonian, c.require_overlap(), _sampling(c))
     except NearsightError:
@@ -103,3 +120,13 @@ def _fermi(c: Calculation) -> Finding | None:
     return Finding(
         "the Fermi level lies among the levels", f"{fermi:.3f} in {low:.3f} .. {high:.3f} eV", low < fermi < high
     )
+
+
+def _fermi_by_counting(c: Calculation) -> Finding:
+    """Of large matrices: how many levels lie below the Fermi level at Gamma, against the electrons."""
+    assert c.hamiltonian is not None and c.fermi_level is not None
+    solver = SparseLevels(c.hamiltonian, c.require_overlap())
+    gamma = torch.zeros(3, dtype=torch.float64)
+    below = sum(solver.count(c.fermi_level, gamma, s) for s in range(solver.spins))
+    text = f"{c.fermi_level * HARTREE_EV:.3f} eV, above {below} of {solver.rows * solver.spins} levels at Gamma"
+    return Finding("the Fermi level lies among the levels", text, 0 < below < solver.rows * solver.spins)

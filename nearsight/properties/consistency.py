@@ -19,6 +19,7 @@ from nearsight.electrons.eigen import eigenvalues
 from nearsight.electrons.symmetry import SpaceGroup, Symmetrisation
 from nearsight.formats.levels import Levels, levels_beside
 from nearsight.properties.conventions import best_reading, spin_exchanged
+from nearsight.properties.near_fermi import solver_for
 from nearsight.properties.two_centre import axial_violation
 
 S_AXIAL = 0.01  # of S that may break the two-centre law: sound sets have 1e-13 to 2e-3, wrong orders 0.2 to 1
@@ -209,8 +210,8 @@ def _scale(c: Calculation) -> Iterator[Finding]:
 
 
 def _at_gamma(c: Calculation) -> Tensor | None:
-    if c.hamiltonian is None:
-        return None
+    if c.hamiltonian is None or solver_for(c.hamiltonian) == "sparse":
+        return None  # all levels of a large system are not to be had
     gamma = torch.zeros(1, 3, dtype=torch.float64)
     return eigenvalues(c.hamiltonian, c.require_overlap(), gamma).flatten() * HARTREE_EV
 
@@ -225,7 +226,7 @@ def _levels(c: Calculation) -> Iterator[Finding]:
     levels = Levels.of_record(c.result)
     if levels is None and c.provenance.path is not None and c.hamiltonian is not None:
         levels = levels_beside(c.provenance.path, c.structure, c.fermi_level)
-    if levels is None or c.hamiltonian is None:
+    if levels is None or c.hamiltonian is None or solver_for(c.hamiltonian) == "sparse":
         return
     try:
         found = eigenvalues(c.hamiltonian, c.require_overlap(), levels.k)[:, :, : levels.energies.shape[2]]
