@@ -7,8 +7,9 @@ all electrons, of SIESTA and of plane waves (both with PseudoDojo's pseudopotent
 structure's own; free energies at Fermi-Dirac smearing of 0.0045 Ry. The numbers of mesh points and of k-points are those of the
 largest (mesh) and of the smallest (k) volume and stay the same over the volumes, so that the energy is smooth in the volume.
 
-Every system is written as it is done, under a key of all that it depends on; a run goes on where the last one stopped, small
-cells first. --half A takes every second element of the sorted list (the rule of the orbitals was chosen on these), B the rest.
+Every system is written as it is done, under a key of its settings, with the digest of its pseudopotentials and orbitals; a run
+goes on where the last one stopped, small cells first, and repeats what failed or was made of other orbitals. --half A takes
+every second element of the sorted list (the rule of the orbitals was chosen on these), B the rest.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
+from nearsight.atoms.sizes import RULE
 from nearsight.core.errors import NearsightError
+from nearsight.core.species import RadialFunction, Species
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_BOHR3_GPA, HARTREE_EV, RYDBERG_EV
 from nearsight.dft.run import run_scf
@@ -98,8 +101,26 @@ def equation_of_state(central: Structure, settings: Settings, scales: Iterable[f
     }
 
 
+def made_of(species: Iterable[Species]) -> str:
+    """Digest of the pseudopotentials and of the orbitals' tables: whatever changes the rule of the orbitals changes it."""
+    found = [
+        [s.symbol, s.provenance["pseudopotential_sha256"], s.provenance["orbital_rule"]]
+        + [
+            [o.n, o.l, o.zeta, o.polarization, round(o.radial.cutoff, 2), round(mean_radius(o.radial), 3)]
+            for o in s.orbitals
+        ]
+        for s in species
+    ]
+    return hashlib.sha256(json.dumps(sorted(found), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def mean_radius(radial: RadialFunction) -> float:
+    """<r> of an orbital [Bohr]."""
+    return float(np.trapezoid(radial.values**2 * radial.r ** (2 * radial.l + 3), radial.r))
+
+
 def key_of(settings: Settings, volumes: int) -> str:
-    """Of all that a row depends on beside its system."""
+    """Of the settings of a row; what its species are made of is `made_of`."""
     said = settings.model_dump(mode="json", include={"basis", "functional", "mesh", "kpoints", "electrons"})
     return hashlib.sha256(json.dumps([said, volumes], sort_keys=True).encode()).hexdigest()[:12]
 
@@ -180,7 +201,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="ELEMENT")
     parser.add_argument("--form", nargs="+", metavar="FORM", help="FCC, BCC, SC, Diamond, XO, X2O, ...")
     parser.add_argument("--basis", default="standard")
-    parser.add_argument("--rule", type=int, default=2)
+    parser.add_argument("--rule", type=int, default=RULE)
     parser.add_argument("--energy-shift", type=float, help="Ry")
     parser.add_argument("--volumes", type=int, default=7)
     parser.add_argument("--mesh-cutoff", type=float, default=350.0, help="Ry, at the largest volume")
@@ -202,10 +223,14 @@ def main() -> None:
     key, names = key_of(settings, arguments.volumes), chosen(arguments, reference)
     for name in names:
         central = read_structure(arguments.structures / f"{name}.xsf")
-        if arguments.report or name in stored_rows(arguments.out, key):
+        if arguments.report:
             continue
         row: dict = {"system": name}
         try:
+            row["made_of"] = made_of(load_species(central.numbers.tolist(), settings).values())
+            before = stored_rows(arguments.out, key).get(name, {})
+            if before.get("made_of") == row["made_of"] and "failed" not in before:
+                continue
             row |= equation_of_state(central, settings, np.linspace(0.94, 1.06, arguments.volumes))
             row |= errors(row, reference[name])
             row["orbitals_over_rule_1"] = row["orbitals_per_atom"] / orbitals_of_rule_1(central)

@@ -44,13 +44,20 @@ def row(symbol: str) -> str:
     species = {size: made(symbol, BasisSettings(size=size)) for size in SIZES}  # type: ignore[arg-type]
     standard, xc = species["standard"]
     if standard is None:
-        return f"| {symbol} | refused | | | | |"
+        return f"| {symbol} | refused | | | | | |"
     before, _ = made(symbol, BasisSettings(size="dzp", rule=1))
-    counts = [species[size][0].orbital_count for size in ("light", "standard", "tight")]
-    radii = [f"{species[size][0].orbital_cutoff:.1f}" for size in ("light", "standard", "tight")]
+    counts = [species[size][0].orbital_count for size in SIZES]
+    radii = [f"{species[size][0].orbital_cutoff:.1f}" for size in SIZES]
     name = symbol if xc == "pbe" else f"{symbol} ({xc})"
     old = "" if before is None else before.orbital_count
-    return f"| {name} | {shells(standard)} | {' / '.join(map(str, counts))} | {old} | {' / '.join(radii)} |"
+    costs = "" if before is None else " / ".join(f"{cost(species[size][0], before):.1f}" for size in SIZES)
+    return f"| {name} | {shells(standard)} | {' / '.join(map(str, counts))} | {old} | {' / '.join(radii)} | {costs} |"
+
+
+def cost(species: Species, before: Species) -> float:
+    """Elements of the matrices beside those of rule 1: orbitals squared times the volume of a sphere of the longest radius."""
+    count, radius = (getattr(species, k) / getattr(before, k) for k in ("orbital_count", "orbital_cutoff"))
+    return float(count**2 * radius**3)
 
 
 def main() -> None:
@@ -61,8 +68,8 @@ def main() -> None:
     elements = sorted({s for xc in FUNCTIONALS for s in available(xc)}, key=_number)
     lines = [
         "| element | shells of `standard`, radii in Bohr | orbitals: light / standard / tight "
-        "| rule 1, dzp | longest radius: light / standard / tight |",
-        "|---|---|---|---|---|",
+        "| rule 1, dzp | longest radius: light / standard / tight | matrix elements over rule 1's: light / standard / tight |",
+        "|---|---|---|---|---|---|",
         *(row(s) for s in elements),
     ]
     text = arguments.out.read_text(encoding="utf-8")

@@ -6,39 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nearsight.atoms.confinement import SmoothWall, Wall
+from nearsight.atoms.sizes import PRESETS, RULE, RULES, SIZES, Count, Rule, Size
 from nearsight.core.errors import BadInput
 
 RYDBERG = 0.5  # 1 Ry in Ha, exact
-RULE: Literal[2] = (
-    2  # the rule by which orbitals are made today; raised with every change of the orbitals that a rule makes
-)
 
-Size = Literal["light", "standard", "tight", "sz", "szp", "dz", "dzp", "tz", "tzp"]
-
-
-PRESETS = ("light", "standard", "tight")
-
-
-@dataclass(frozen=True)
-class Count:
-    """zetas of a valence shell, zetas of a polarisation shell (0: none), and the energy shift [Ry] that goes with them."""
-
-    zetas: int
-    polarization: int
-    energy_shift: float
-
-
-SIZES: dict[str, Count] = {
-    "light": Count(2, 1, 0.02),
-    "standard": Count(2, 1, 0.005),
-    "tight": Count(3, 2, 0.0025),
-    "sz": Count(1, 0, 0.005),
-    "szp": Count(1, 1, 0.005),
-    "dz": Count(2, 0, 0.005),
-    "dzp": Count(2, 1, 0.005),
-    "tz": Count(3, 0, 0.005),
-    "tzp": Count(3, 1, 0.005),
-}
 _FIRST = {"energy_shift": 0.01, "split_norm": 0.15}  # of rule 1
 
 
@@ -54,7 +26,7 @@ class BasisSettings:
         share of r_c. (Rule 1: see `zetas.matching_radius`; None: 0.15; H always 0.5.)
     confinement: the wall inside which the orbitals of radius r_c are found.
     polarization: "response" of the outermost shell to an electric field, or the confined l+1 "state".
-    rule: 2, or 1 for the orbitals of earlier versions; None: 2 for the presets, 1 for the others.
+    rule: today's, or 1 or 2 for the orbitals of earlier versions; None: today's for the presets, 1 for the others.
     """
 
     size: Size = "dzp"
@@ -62,17 +34,21 @@ class BasisSettings:
     split_norm: float | None = None
     confinement: Wall = SmoothWall()
     polarization: Literal["response", "state"] = "response"
-    rule: Literal[1, 2] | None = None
+    rule: Rule | None = None
 
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise BadInput(f"basis size {self.size!r} is unknown; take one of {', '.join(SIZES)}")
         if self.rule is None:
             object.__setattr__(self, "rule", RULE if self.size in PRESETS else 1)
-        if self.rule not in (1, 2):
-            raise BadInput(f"rule {self.rule!r} of orbitals is unknown; take 2, or 1 for those of earlier versions")
+        if self.rule not in RULES:
+            raise BadInput(
+                f"rule {self.rule!r} of orbitals is unknown; take {RULE}, or 1 or 2 for those of earlier versions"
+            )
         if self.rule == 1 and self.size in PRESETS:
-            raise BadInput(f"rule 1 of orbitals has no size {self.size!r}; take sz, szp, dz, dzp, tz or tzp, or rule 2")
+            raise BadInput(
+                f"rule 1 of orbitals has no size {self.size!r}; take sz, szp, dz, dzp, tz or tzp, or rule {RULE}"
+            )
         if not 1e-5 <= self.shift <= 0.2:
             raise BadInput(f"energy shift {self.energy_shift:g} Ry; take one between 1e-5 and 0.2 Ry")
         if self.split_norm is not None and not 0 < self.split_norm < 1:

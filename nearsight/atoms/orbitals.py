@@ -55,7 +55,7 @@ def generate_species(
 @lru_cache(maxsize=64)
 def species_from(pp: Pseudopotential, basis: BasisSettings) -> Species:
     """The species of a pseudopotential: orbitals from its self-consistent atom, and its local and separable part."""
-    atom = solve_atom(pp)
+    atom = _solved(pp)
     orbitals, notes = _orbitals(pp, atom, basis)
     local = LocalPart(pp)
     species = Species(
@@ -80,6 +80,12 @@ def species_from(pp: Pseudopotential, basis: BasisSettings) -> Species:
     )
     check_species(species, str(pp.path))
     return species
+
+
+@lru_cache(maxsize=4)
+def _solved(pp: Pseudopotential) -> PseudoAtom:
+    """The self-consistent atom, the same for all bases."""
+    return solve_atom(pp)
 
 
 def _orbitals(pp: Pseudopotential, atom: PseudoAtom, basis: BasisSettings) -> tuple[tuple[Orbital, ...], str]:

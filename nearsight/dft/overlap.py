@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -175,12 +175,7 @@ def _overlap(structure: Structure, bases: Mapping[int, HasOrbitals | GaussianBas
     choice = settings.mesh.two_center
     plain = SIESTA if choice == "siesta" else EXACT
     quadrature = quadrature_for(species, choice) if len(species) == len(bases) else plain
-    # projectors by j alone, as in SIESTA's files of runs with spin-orbit coupling, join pairs of atoms all the same
-    seen = {
-        z: replace(b, projectors=b.relativistic_projectors) if isinstance(b, Species) and not b.projectors else b
-        for z, b in numerical.items()
-    }
-    return two_center_overlap(structure, numerical, matrix_layout(structure, seen), quadrature)
+    return two_center_overlap(structure, numerical, matrix_layout(structure, numerical), quadrature)
 
 
 def _electrons(basis: HasOrbitals | GaussianBasis) -> float | None:

@@ -23,16 +23,15 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from nearsight.atoms.sizes import PRESETS, RULE, Rule, Size
 from nearsight.core.configuration import stored
 from nearsight.core.errors import BadInput
 from nearsight.core.parts import Part, known_kind
 from nearsight.core.tables import EarlierKeys, Renamed, Table, Versioned, todays
 from nearsight.core.versions import KEY
 
-BasisSize = Literal["light", "standard", "tight", "sz", "dz", "szp", "dzp", "tz", "tzp"]
 EARLIER_DEFAULTS = {"size": "dzp", "energy_shift_ry": 0.01, "split_norm": 0.15}  # of schemas 1 and 2
 _OF_RULE_1 = 2  # the last schema whose orbitals, where no rule is stated, were made by rule 1
-PRESETS = ("light", "standard", "tight")  # of rule 2
 OF_ONE_CELL = "of one cell"  # marks a key that belongs to one structure, and says nothing of another
 
 
@@ -43,7 +42,7 @@ def _of_one_cell(default: Any, description: str) -> Any:
 class BasisTable(Table):
     """Orbitals and pseudopotentials."""
 
-    size: BasisSize = Field(
+    size: Size = Field(
         "dzp",
         description="Zetas of each valence shell, and p for polarisation; or light, standard or tight (docs/orbitals.md).",
     )
@@ -56,8 +55,8 @@ class BasisTable(Table):
         lt=1,
         description="Norm of a first zeta outside the second; null: a fixed share of the radius ends it.",
     )
-    rule: Literal[1, 2] = Field(
-        1, description="How orbitals are made: 2 for light, standard and tight, else 1 unless 2 is asked for."
+    rule: Rule = Field(
+        1, description="How orbitals are made: 3 for light, standard and tight, else 1 unless another is asked for."
     )
     pseudopotentials: Path | None = Field(
         None, description="Folder of UPF, psp8, PSML or GTH files; null: the installed package."
@@ -67,9 +66,9 @@ class BasisTable(Table):
     @model_validator(mode="before")
     @classmethod
     def _rule_of_the_size(cls, given: Any) -> Any:
-        """The presets are made by rule 2."""
+        """The presets are made by today's rule."""
         if isinstance(given, Mapping) and "rule" not in given and given.get("size") in PRESETS:
-            return {**given, "rule": 2}
+            return {**given, "rule": RULE}
         return given
 
     @model_serializer(mode="wrap")

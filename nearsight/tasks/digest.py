@@ -74,7 +74,7 @@ def _made_as(basis: BasisTable) -> dict[str, Any]:
         "split_norm": made.split_norm,
         "rule": made.rule,
     }
-    if made.size == "standard":
+    if made.size == "standard" and made.rule == 2:
         names["size"] = "dzp"
     if made.rule == 1:
         defaults: dict[str, Any] = {**EARLIER_DEFAULTS, "rule": 1}

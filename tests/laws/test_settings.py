@@ -185,9 +185,9 @@ def test_stored_settings_outlive_keys_that_come_and_go() -> None:
 
 
 def test_settings_of_before_have_the_orbitals_of_before(tmp_path: Path) -> None:
-    """A file of an earlier schema, or of none, was computed with orbitals by rule 1; the presets are made by rule 2."""
+    """A file of an earlier schema, or of none, was computed with orbitals by rule 1; the presets are made by today's rule."""
     assert Settings().basis.rule == Settings(basis="dzp").basis.rule == 1
-    assert Settings(basis="standard").basis.rule == Settings(basis="tight").basis.rule == 2
+    assert Settings(basis="standard").basis.rule == Settings(basis="tight").basis.rule == 3
     for table in ({"basis": "dzp"}, {"schema_version": 2, "basis": {"size": "dzp"}}, {"xc": "lda"}, {}):
         found = Settings.stored(table, "file")
         assert found.basis.rule == 1
@@ -199,7 +199,9 @@ def test_settings_of_before_have_the_orbitals_of_before(tmp_path: Path) -> None:
     assert "rule" not in Settings.stored({"basis": {"species": "ions"}}, "file").given["basis"]
     old, new = (Origin(Settings(basis={"size": "dzp", "rule": rule})) for rule in (1, 2))
     water = cases.water(11.0)
-    assert old.digest(water) != new.digest(water) == Origin(Settings(basis="standard")).digest(water)
+    before = Settings(basis={"size": "standard", "rule": 2})
+    assert old.digest(water) != new.digest(water) == Origin(before).digest(water)
+    assert new.digest(water) != Origin(Settings(basis="standard")).digest(water)
     assert old.digest(water) == Origin(Settings.stored({}, "file")).digest(water)
     with pytest.raises(BadInput, match="rule 1 of orbitals has no size 'tight'"):
         basis_settings(Settings(basis={"size": "tight", "rule": 1}).basis)
