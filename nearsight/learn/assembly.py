@@ -48,6 +48,7 @@ from nearsight.learn.reference import (
 from nearsight.learn.samples import SampleStore
 from nearsight.learn.structures import Copies, StructureData, shared_settings
 from nearsight.learn.validation import Validator
+from nearsight.learn.widening import widened
 from nearsight.models.contract import LEAST_SHARE, ModelConfig, Prepared, Setting
 
 STATISTICS_FROM = 200  # structures, 399 at most
@@ -328,7 +329,8 @@ def _same_functional(
     settings: TrainingConfig, start: TrainedModel, functional: Settings, orbitals: OrbitalReference
 ) -> None:
     assert start.reference is not None
-    wrong = differences(start.reference, functional, orbitals.species)
+    known = {z: s for z, s in orbitals.species.items() if z in start.reference.species}
+    wrong = differences(start.reference, functional, known)
     if wrong:
         raise BadInput(f"{settings.init_from} was trained with another functional: {'; '.join(wrong)}")
 
@@ -345,13 +347,21 @@ def _network(
     settings, start = given.settings, given.start
     dtype = getattr(torch, settings.trainer.dtype)
     if start is not None:
-        network = start.network.train().to(settings.trainer.device).to(dtype)
-        return TrainedModel(network, start.architecture, orbitals or start.reference, domain.joined(start.domain))
+        found, wider = widened(start.network, start.architecture, shells)
+        network = found.train().to(settings.trainer.device).to(dtype)
+        return TrainedModel(network, wider, _joined(orbitals, start.reference), domain.joined(start.domain))
     architecture = _remembered(given) or _architecture(
         settings.model, Setting(shells, reach or NO_REACH, list(some()), spin(domain.spin))
     )
     network = build(architecture, settings.model.target, settings.trainer.seed).to(dtype)
     return TrainedModel(network.to(settings.trainer.device), architecture, orbitals, domain)
+
+
+def _joined(orbitals: OrbitalReference | None, before: OrbitalReference | None) -> OrbitalReference | None:
+    """The data's orbitals, and those of the elements that only the model to begin with has seen."""
+    if orbitals is None or before is None:
+        return orbitals or before
+    return replace(orbitals, species={**before.species, **orbitals.species})
 
 
 def _charges(data: LabelledData, orbitals: OrbitalReference | None) -> list[float | None]:

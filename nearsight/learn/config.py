@@ -166,7 +166,8 @@ class TrainerConfig(BudgetConfig):
     warmup: share of the budget.  batch_edges: structures are packed into batches of at most so many edges (at least one
     structure).  ema: decay of the averaged weights, which are those that are kept.  newton_from: share of the budget after
     which Gauss-Newton steps on all structures at once, an epoch each, take the place of AdamW (for one structure or a
-    handful, in float64), until the energies are at their minima; null: never.
+    handful, in float64), until the energies are at their minima; null: never.  freeze: parts of the network that stay as they
+    are, by the first words of their weights' names (`interactions`, `embedding`, ...): for a model that begins with another.
     """
 
     learning_rate: float = Field(3e-3, gt=0)
@@ -182,6 +183,7 @@ class TrainerConfig(BudgetConfig):
     ema: float = Field(0.998, ge=0, lt=1)
     dtype: Literal["float32", "float64"] = "float32"
     seed: int = Field(0, ge=0)
+    freeze: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _ends(self) -> TrainerConfig:
@@ -248,6 +250,8 @@ class TrainingConfig(Versioned):
         t = self.trainer
         if t.newton_from is not None and (self.energy is None or self.labels is not None or t.dtype != "float64"):
             raise ValueError("trainer.newton_from needs loss energy, without blocks, and trainer.dtype float64")
+        if t.newton_from is not None and t.freeze:
+            raise ValueError("trainer.newton_from moves the last layers as a whole: leave trainer.freeze out")
         return self
 
     def that_matters(self) -> dict[str, Any]:

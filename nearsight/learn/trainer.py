@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from statistics import median
 from typing import Any
 
 import torch
 
-from nearsight.core.errors import NotConverged
+from nearsight.core.errors import BadInput, NotConverged
 from nearsight.formats.files import read_json, write_json
 from nearsight.learn.assembly import Assembled
 from nearsight.learn.checkpoint import Checkpoint
@@ -54,7 +55,8 @@ class Trainer:
         self.told, self.bar = told, bar
         self.network: HamiltonianModel = self.trained.network
         self.average: HamiltonianModel = copy.deepcopy(self.network)
-        self.optimizer = _optimizer(self.network, self.trainer)
+        self.free = _free(self.network, self.trainer.freeze)
+        self.optimizer = _optimizer(self.free, self.trainer)
         self.progress = Progress()
         self.recent: list[float] = []
         self.typical: list[float] = []  # losses of the last good steps
@@ -122,7 +124,7 @@ class Trainer:
             loss = found.value
         [loss] = self.ranks.total([loss])
         self.ranks.add_gradients(self.network)
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.trainer.gradient_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.free, self.trainer.gradient_clip)
         if not math.isfinite(loss) or not bool(torch.isfinite(norm)) or self._unbounded(loss):
             self._back_off(loss)
             return
@@ -327,9 +329,28 @@ class Trainer:
         return report
 
 
-def _optimizer(network: torch.nn.Module, trainer: TrainerConfig) -> torch.optim.AdamW:
+def _free(network: torch.nn.Module, frozen: Sequence[str]) -> list[torch.nn.Parameter]:
+    """The weights that are trained. Raises BadInput for a part that the network has not got, or where nothing is left."""
+    names = [name for name, _ in network.named_parameters()]
+    for part in frozen:
+        if not any(_within(name, part) for name in names):
+            known = ", ".join(dict.fromkeys(name.split(".")[0] for name in names))
+            raise BadInput(f"trainer.freeze: the network has no part {part:.60}; it has {known}")
+    free = [p for name, p in network.named_parameters() if not any(_within(name, part) for part in frozen)]
+    if not free:
+        raise BadInput("trainer.freeze leaves nothing to train: name fewer parts")
+    return free
+
+
+def _within(name: str, part: str) -> bool:
+    """Whether a weight belongs to a part; of a network of several, to that part of each."""
+    own = re.sub(r"^others\.\d+\.", "", name)
+    return own == part or own.startswith(f"{part}.") or name.startswith(f"{part}.")
+
+
+def _optimizer(parameters: Sequence[torch.nn.Parameter], trainer: TrainerConfig) -> torch.optim.AdamW:
     """AdamW; no decay of biases and of the factors of single channels."""
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.ndim <= 1]
+    matrices = [p for p in parameters if p.ndim > 1]
+    vectors = [p for p in parameters if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": trainer.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=trainer.learning_rate, betas=(0.9, 0.99), fused=True)
