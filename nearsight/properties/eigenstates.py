@@ -10,9 +10,11 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.display import one_line
+from nearsight.core.memory import check_room
 from nearsight.electrons.eigen import factorise
 from nearsight.properties.contract import SILENT, Progress
 
+HELD = 4 * 16  # bytes that each element of a dense matrix takes at least
 CHUNK_ELEMENTS = 8_000_000  # of the dense matrices of a chunk, of which six or so are held at once
 
 
@@ -65,6 +67,12 @@ def _chunks(hamiltonian: BlockMatrix, k: Tensor, progress: Progress, elements: i
     """k [k, 3] in parts whose dense matrices have so many elements; progress is told after each."""
     kind = hamiltonian.spin
     size = hamiltonian.basis.size * kind.size_factor
+    check_room(
+        HELD * kind.matrices * size**2,
+        f"diagonalising dense matrices of {size} orbitals",
+        "take what the sparse solver does: `levels`, `bands --states`, `dos --window` (pip install 'nearsight[sparse]')",
+        hamiltonian.values.device,
+    )
     done = 0
     for part in k.to(hamiltonian.values.device).split(max(1, elements // (kind.matrices * size * size))):
         yield part

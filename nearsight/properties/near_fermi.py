@@ -23,6 +23,7 @@ Solver = Literal["auto", "dense", "sparse"]
 DENSE_ROWS = 3000  # of H(k), from which 50 states of the sparse solver cost less than all of the dense one
 HELD = 6 * 16  # bytes for each element of H(k) that dense diagonalisation takes
 STATES = 50
+FEW = 16  # with which the search for the Fermi level begins
 TAILS = 12  # k_B T: beyond, levels count as full or empty (6e-6 each)
 
 
@@ -96,6 +97,29 @@ class NearFermi:
         middle = [(low + high) // 2 for low, high in counts]
         return tuple(min(max(0, n - states // 2), self.levels.rows - states) for n in middle), states
 
+    def covering(
+        self, k: Tensor, window_ev: tuple[float, float], progress: Progress = SILENT
+    ) -> tuple[Tensor, tuple[int, ...]]:
+        """All levels of a window [eV from the Fermi level] at every k, some beyond it, and the first of each spin.
+
+        Raises BadInput for a window that holds too many.
+        """
+        low, high = (self.fermi_level + e / HARTREE_EV for e in window_ev)
+        first, states = self.inside(window_ev)
+        while True:
+            e, rows = self.at(k, first, states, progress), self.levels.rows
+            under = [n > 0 and float(x[:, 0].max()) > low for n, x in zip(first, e, strict=True)]
+            over = [n + states < rows and float(x[:, -1].min()) < high for n, x in zip(first, e, strict=True)]
+            if not any(under) and not any(over):
+                return e, first
+            more = max(4, states // 5)
+            if states + 2 * more > min(MOST_STATES, rows):
+                raise BadInput(
+                    f"--window {window_ev[0]:g} {window_ev[1]:g} eV holds too many states: take a narrower one"
+                )
+            first = tuple(max(0, min(n - more, rows - states - 2 * more)) for n in first)
+            states += 2 * more
+
     def at(self, k: Tensor, first: tuple[int, ...], states: int, progress: Progress = SILENT) -> Tensor:
         """Levels first .. first + states - 1 of each spin at k [k, 3]: [s, k, n], ascending [Ha]."""
         return self.levels.window(k.cpu().double(), first, states, self.fermi_level, progress.advance).energies
@@ -109,7 +133,7 @@ def _fermi_level(
     per_level = hamiltonian.spin.electrons_per_level
     start = solver.zero_temperature(electrons, mesh.k[0])
     filled = [solver.count(start, mesh.k[0], s) for s in range(solver.spins)]
-    states = min(STATES, solver.rows)
+    states = min(FEW, solver.rows)
     while True:
         first = tuple(min(max(0, n - states // 2), solver.rows - states) for n in filled)
         e = solver.window(mesh.k, first, states, start, progress.advance).energies

@@ -164,6 +164,18 @@ def test_bands_of_few_states_are_those_of_all(kind):
         bands(c, path="GAMMA-M-K", points=5, solver="sparse", states=1000)
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=repr)
+def test_the_density_of_states_of_a_window_is_that_of_all_states(kind):
+    c = with_spin(replace(graphene(), electrons=8.0), kind)
+    words = {"method": "gaussian", "width_ev": 0.05, "kmesh": (3, 3, 1), "window": (-3.0, 4.0)}
+    whole, few = (nearsight.dos(c, solver=solver, **words) for solver in ("dense", "sparse"))
+    at = [x.edges - x.fermi_level for x in (whole, few)]
+    assert float((at[0] - at[1]).abs().max()) < 1e-12
+    moved = replace(c, fermi_level=whole.fermi_level)
+    few = nearsight.dos(moved, solver="sparse", **words)
+    assert float((few.below - whole.below).abs().max()) < 1e-6
+
+
 def test_the_fermi_level_is_that_of_all_levels():
     c = replace(graphene(), fermi_level=None, electrons=8.0)
     dense = nearsight.properties.spectra.fermi_level_of(c)

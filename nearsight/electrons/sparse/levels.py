@@ -188,7 +188,8 @@ def _levels(shift: Shift, first: int, last: int, guess: float) -> tuple[Array, A
         if guard > 400:
             raise NotConverged("no energy was found among the states that are wanted")
     for block in (BLOCK, 2 * BLOCK, 4 * BLOCK):
-        low, high = max(0, min(first, count) - MORE), min(rows, max(last, count) + MORE)
+        more = MORE * block // BLOCK
+        low, high = max(0, min(first, count) - more), min(rows, max(last, count) + more)
         found = states_around(shift, count - low, high - count, block, LARGEST_SPACE)
         energies = found.energies
         sigma = shift.sigma
@@ -207,7 +208,9 @@ def _proven(shift: Shift, energies: Array, low: int, first: int, last: int, rows
         if low + end in (0, rows):
             continue
         gap = next((n for n in ways if energies[n] - energies[n - 1] > 10 * APART), None)
-        if gap is None:  # a level of higher multiplicity than there are states beyond
+        if gap is None:  # a level of higher multiplicity than there are states beyond, unless there are no others
+            if (end == inside.start and low == 0) or (end == inside.stop and low + len(energies) == rows):
+                continue
             return False
         if shift.at(0.5 * (energies[gap - 1] + energies[gap])) != low + gap:
             return False
