@@ -67,15 +67,16 @@ def part_couplings(slots: OrbitalSlots, parts: SpinParts) -> tuple[Irreps, list[
 class RadialTable(nn.Module):
     """A vector of functions of a distance for each ordered pair of elements: cubic B-splines from 0 to `reach` [Bohr].
 
-    Constant beyond. coefficients: [pairs of elements, knots, functions], the first knot one step before 0.
+    Constant beyond. coefficients: [pairs of elements, knots, functions], the first knot one step before 0.  step: about so far
+    from knot to knot [Bohr].
     """
 
-    STEP = 0.25  # about [Bohr]
+    STEP, WIDE = 0.25, 0.6  # of few elements, and of so many that their pairs' tables would be most of a model's file
     coefficients: Tensor
 
-    def __init__(self, pairs: int, reach: float, functions: int) -> None:
+    def __init__(self, pairs: int, reach: float, functions: int, step: float = STEP) -> None:
         super().__init__()
-        self.knots = max(1, ceil(reach / self.STEP)) + 3
+        self.knots = max(1, ceil(reach / step)) + 3
         self.step = reach / (self.knots - 3)
         self.register_buffer("coefficients", torch.zeros(pairs, self.knots, functions))
 
@@ -124,7 +125,8 @@ class BlockReadout(nn.Module):
         self.frame = FrameIrreps.of(self.irreps)
         size, elements = self.irreps.dim, len(self.slots.numbers)
         self.register_buffer("site_scale", torch.ones(elements, size))
-        self.log_scale = RadialTable(elements**2, reach, size)
+        step = RadialTable.STEP if surroundings else RadialTable.WIDE
+        self.log_scale = RadialTable(elements**2, reach, size, step)
         self.cluster = ClusterExpansion(elements, self.irreps, self.frame, cutoff, reach, l_max, surroundings)
         self.expanded = [not (moments and p.odd) for p in self.parts.parts]
         self._cast: tuple[torch.device, torch.dtype, list[PartCoupling]] | None = None
