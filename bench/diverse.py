@@ -23,6 +23,7 @@ import sys
 import time
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -125,12 +126,15 @@ def levels(calculation: Calculation, hamiltonian: BlockMatrix) -> tuple[np.ndarr
     return found, 0.5 * float(order[filled - 1] + order[filled])
 
 
+loaded = lru_cache(maxsize=2)(TrainedModel.load)
+
+
 def figures(folder: str, model: str | None) -> dict[str, float]:
     """Of one structure, with a model, or of H0 (None)."""
     torch.set_num_threads(1)
     calculation = read(folder)
     truth, overlap = calculation.require_hamiltonian(), calculation.require_overlap()
-    some = TrainedModel.load(model if model is not None else os.environ["ANY_MODEL"])
+    some = loaded(model if model is not None else os.environ["ANY_MODEL"])
     assert some.reference is not None
     if model is None:
         found = some.reference.initial_hamiltonian(calculation.structure).on(truth.layout)
