@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nearsight.cli.console import Bars, figure, progress_bars
+from nearsight.cli.process import loading
 from nearsight.cli.settings import Set, option
 
 if TYPE_CHECKING:
@@ -57,8 +58,10 @@ def relax(
 ) -> None:
     """Relax atoms, and with --cell the cell; run it again to go on. Held atoms stay (selective dynamics, move_mask)."""
     from nearsight.core.configuration import validated
-    from nearsight.motion.relaxation import Relaxation
-    from nearsight.motion.relaxation import relax as run
+
+    with loading():
+        from nearsight.motion.relaxation import Relaxation
+        from nearsight.motion.relaxation import relax as run
 
     told = {"cell": cell, "fmax_ev_per_ang": fmax, "smax_gpa": smax, "pressure_gpa": pressure, "optimiser": optimiser}
     told |= {"steps": steps, "net_force": "kept" if keep_net_force else "removed"}
@@ -101,7 +104,9 @@ def md(
 ) -> None:
     """Molecular dynamics at constant energy or by Langevin's equation; run it again, or with more --steps, to go on."""
     from nearsight.core.configuration import validated
-    from nearsight.motion.dynamics import Motion, run_dynamics
+
+    with loading():
+        from nearsight.motion.dynamics import Motion, run_dynamics
 
     kind = ensemble or ("nve" if friction is None else "langevin")
     told: dict[str, Any] = {"ensemble": kind, "temperature_K": temperature, "timestep_fs": timestep, "steps": steps}

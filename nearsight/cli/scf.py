@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nearsight.cli.console import spinner
-from nearsight.cli.process import warn
+from nearsight.cli.process import loading, warn
 from nearsight.cli.settings import Set, option
 from nearsight.core.errors import BadInput, NotConverged
 
@@ -103,11 +103,12 @@ def scf(
     options = {k: v for k, v in given.items() if v is not None}
     table = from_beside(Settings, read_table(config), config.parent) if config else {}
     settings = layered(Settings, [table, options], words or [])
-    from nearsight.core.units import HARTREE_EV
-    from nearsight.dft.run import run_scf
-    from nearsight.dft.setup import chosen_kmesh, why_kmesh
-    from nearsight.dft.trace import Trace, iterations_of, saved_iterations
-    from nearsight.formats.registry import read_structure
+    with loading():
+        from nearsight.core.units import HARTREE_EV
+        from nearsight.dft.run import run_scf
+        from nearsight.dft.setup import chosen_kmesh, why_kmesh
+        from nearsight.dft.trace import Trace, iterations_of, saved_iterations
+        from nearsight.formats.registry import read_structure
 
     listener = Trace() if trace else None
     with spinner("setting up: species, two-centre integrals, mesh") as status:
