@@ -19,7 +19,8 @@ from nearsight.core.so3 import spin_half
 
 UP, DOWN = 0, 1
 ROUNDING = 1e-10  # of the density, that moments may have by rounding
-FAINT = 3e-4  # of the density: moments below have an ever weaker direction; the energy moves by 2e-7 eV an electron
+OPPOSITE = 1e-6  # of the largest moment, that the largest of the other direction has at least
+FAINT = 1e-3  # of the density: moments below lose their direction, smoothly; the energy moves by 1e-6 eV an electron
 ONE_AXIS = 1e-12  # share of the squares of moments that lie across an axis: they turn by less than 1e-6 radians
 
 
@@ -150,8 +151,8 @@ class Spin(ABC):
     def majority_minority(self, channels: Tensor) -> Tensor:
         """Densities along the local axis of the moment: n; n_up, n_down; (n + |m|) / 2, (n - |m|) / 2  [1 or 2, ...].
 
-        Of spinors whose moments all lie along one axis u, (n + u.m) / 2 and (n - u.m) / 2; else |m| is sqrt(m^2 + (FAINT n)^2),
-        which is smooth where m vanishes.
+        Of spinors whose moments all lie along one axis u, (n + u.m) / 2 and (n - u.m) / 2; else |m| is made smooth where it is
+        less than FAINT n.
         """
         return channels
 
@@ -303,31 +304,47 @@ class _Spinor(Spin):
     def majority_minority(self, channels: Tensor) -> Tensor:
         n, m = channels[0], channels[1:]
         axis, one = _common_axis(m, n)
-        along = torch.where(one, (axis @ m.flatten(1)).reshape(n.shape), _length(torch.cat([m, FAINT * n[None]])))
+        along = torch.where(one, (axis @ m.flatten(1)).reshape(n.shape), _smooth_length(m, n))
         return 0.5 * torch.stack([n + along, n - along])
 
     def along_moment(self, potentials: Tensor, channels: Callable[[], Tensor]) -> Tensor:
         n, moment = (found := channels())[0], found[1:]
-        length = _length(torch.cat([moment, FAINT * n[None]]))
         common, one = _common_axis(moment, n)
-        safe = torch.where(length > 0, length, 1.0)
-        axis = torch.where(one, common.reshape(3, *[1] * n.ndim), moment / safe)
-        by_charge = torch.where(one, 0.0, FAINT**2 * n / safe)
+        faint, x = _faint(moment, n)
+        length, safe = _length(moment), torch.where(faint, FAINT * n, 1.0)
+        inverse = torch.where(faint, (1.5 - 0.5 * x) / safe, 1 / torch.where(length > 0, length, 1.0))
+        axis = torch.where(one, common.reshape(3, *[1] * n.ndim), moment * inverse)
+        by_charge = torch.where(faint & ~one, 0.375 * FAINT * (1 - x).square(), 0.0)
         both, half = 0.5 * (potentials[0] + potentials[1]), 0.5 * (potentials[0] - potentials[1])
         return torch.cat([(both + half * by_charge)[None], half * axis])
 
 
 def _common_axis(m: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
-    """The axis [3] along which vectors [3, ...] have most of their squares, and whether they all lie along it (a boolean), but
-    for what rounding makes of a density n [...] without moments.
+    """The axis [3] along which vectors [3, ...] have most of their squares, and whether they are to be counted along it (a
+    boolean): where all lie along it and some are opposite to others, or where there are none but for the rounding of n [...].
 
-    Moments along one axis are counted as up and down of that axis, also where they change sign: |m| has kinks there, which
-    differences on a mesh would smooth.
+    Counted as up and down of that axis, opposite ones have no kinks, as |m| has, that differences on a mesh would smooth.
     """
     flat = m.detach().flatten(1)
     squares, axes = torch.linalg.eigh(flat @ flat.T)
-    across = squares[:2].clamp(min=0).sum()
-    return axes[:, 2], across <= ONE_AXIS * squares[2] + (ROUNDING * n.detach()).square().sum()
+    axis, rounding = axes[:, 2], (ROUNDING * n.detach()).square().sum()
+    along = axis @ flat
+    opposite = along.max().clamp(min=0) * -along.min().clamp(max=0) > OPPOSITE * along.square().max()
+    one = squares[:2].clamp(min=0).sum() <= ONE_AXIS * squares[2] + rounding
+    return axis, one & (opposite | (squares[2] <= rounding))
+
+
+def _faint(m: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+    """Where |m| < FAINT n, and (|m| / FAINT n)^2 there, zero elsewhere [...]."""
+    squared, limit = m.square().sum(0), FAINT * n
+    faint = (n > 0) & (squared < limit.square())
+    return faint, torch.where(faint, squared, 0.0) / torch.where(faint, limit.square(), 1.0)
+
+
+def _smooth_length(m: Tensor, n: Tensor) -> Tensor:
+    """|m|, and where it is faint FAINT n (3 + 6 x^2 - x^4) / 8 of x = |m| / FAINT n, with two continuous derivatives."""
+    faint, x = _faint(m, n)
+    return torch.where(faint, FAINT * n * (0.375 + 0.75 * x - 0.125 * x.square()), _length(m))
 
 
 def _length(m: Tensor) -> Tensor:

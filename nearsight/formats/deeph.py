@@ -99,6 +99,8 @@ def read_folder(path: Path | str, dtype: torch.dtype = torch.float64) -> Calcula
             ("mulliken_moments", (len(structure),)),
         )
     )
+    if moments is None:
+        moments = _tensor(path, info, "moments_mu_B", (len(structure),), "info.json")
     matrices = _matrices(path, info, structure, dtype)
     if (path / PREDICTED).exists() and not (path / "hamiltonian.h5").exists():
         record = {**record, "prediction": True}
@@ -153,6 +155,8 @@ def write_folder(
     }
     if spinful:
         info["spin"] = c.spin.name
+        if c.moments is not None:
+            info["moments_mu_B"] = c.moments.tolist()
     if c.electrons is not None:
         info["occupation"] = float(c.electrons)
     if c.atom_order is not None:
@@ -227,8 +231,10 @@ def _as_number(file: Path, key: str, value: Any) -> float:
     return float(value)
 
 
-def _tensor(path: Path, record: Mapping[str, Any], key: str, shape: tuple[int, ...]) -> torch.Tensor | None:
-    """An entry of the record; moments may also be vectors."""
+def _tensor(
+    path: Path, record: Mapping[str, Any], key: str, shape: tuple[int, ...], file: str = "result.json"
+) -> torch.Tensor | None:
+    """An entry of the record, or of another file; moments may also be vectors."""
     if record.get(key) is None:
         return None
     try:
@@ -237,9 +243,7 @@ def _tensor(path: Path, record: Mapping[str, Any], key: str, shape: tuple[int, .
         found = torch.zeros(0)
     fits = tuple(found.shape) in (shape, (*shape, 3))
     if not fits or not bool((found.abs() < 1e15).all()):
-        raise BadInput(
-            f"{path / 'result.json'}: {key} is not an array of {'x'.join(map(str, shape))} numbers that can be meant"
-        )
+        raise BadInput(f"{path / file}: {key} is not an array of {'x'.join(map(str, shape))} numbers that can be meant")
     return found
 
 
