@@ -96,13 +96,13 @@ def _of_tree(name: str) -> Callable[[Path], Content]:
 
 
 def _numbers(value: Any) -> Any:
-    """A table without the times of the clock and the paths of this machine, its numbers to nine digits."""
+    """A table without the times of the clock and the paths of this machine, its numbers to nine places."""
     if isinstance(value, dict):
         left = {k: v for k, v in value.items() if not any(w in k.lower() for w in ("second", "time_s", "wall", "path"))}
         return {k: _numbers(v) for k, v in left.items()}
     if isinstance(value, list):
         return [_numbers(v) for v in value]
-    return float(f"{value:.9g}") if isinstance(value, float) else value
+    return round(value, 9) + 0.0 if isinstance(value, float) else value
 
 
 def _table(path: Path) -> str | None:

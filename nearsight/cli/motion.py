@@ -10,6 +10,7 @@ import typer
 from nearsight.cli.console import Bars, figure, progress_bars
 from nearsight.cli.process import loading
 from nearsight.cli.settings import Set, option
+from nearsight.core.errors import BadInput
 
 if TYPE_CHECKING:
     from nearsight.motion.run import Mover
@@ -39,7 +40,9 @@ def relax(
         str, typer.Option(help="none, full, volume, shape, sheet, or six of 0 and 1: xx yy zz yz xz xy.")
     ] = "none",
     fmax: Annotated[float, typer.Option(help="Longest force at the end.", metavar="EV/ANG")] = 0.02,
-    smax: Annotated[float, typer.Option(help="Largest stress at the end.", metavar="GPA")] = 0.1,
+    smax: Annotated[
+        float | None, typer.Option(help="Largest stress at the end, with --cell.", metavar="GPA", show_default="0.1")
+    ] = None,
     pressure: Annotated[float, typer.Option(help="On the cell.", metavar="GPA")] = 0.0,
     optimiser: Annotated[str, typer.Option(help="bfgs, fire or lbfgs.")] = "bfgs",
     steps: Annotated[int, typer.Option(help="At most.")] = 200,
@@ -63,7 +66,12 @@ def relax(
         from nearsight.motion.relaxation import Relaxation
         from nearsight.motion.relaxation import relax as run
 
-    told = {"cell": cell, "fmax_ev_per_ang": fmax, "smax_gpa": smax, "pressure_gpa": pressure, "optimiser": optimiser}
+    if smax is not None and cell == "none":
+        raise BadInput(
+            "--smax is of the stress on a cell that may change: add --cell full, volume or sheet, or leave it out"
+        )
+    told = {"cell": cell, "fmax_ev_per_ang": fmax, "pressure_gpa": pressure, "optimiser": optimiser}
+    told |= {} if smax is None else {"smax_gpa": smax}
     told |= {"steps": steps, "net_force": "kept" if keep_net_force else "removed"}
     options = validated(Relaxation, told, "relax")
     mover = _mover(calculator, config, words, _given(xc, kmesh, mesh_cutoff, basis, species, spin, device))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import pi
+from math import inf, pi
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nearsight.core.display import one_line
+from nearsight.core.errors import BadInput
 from nearsight.core.memory import check_room
 from nearsight.core.structure import Structure
 
+_LEAST = 1e-5  # Bohr: a cutoff below which nothing is searched
 _BYTES = 100  # that a pair takes while a list is made
 
 
@@ -118,9 +120,14 @@ def _encode(i: Tensor, j: Tensor, R: Tensor, low: Tensor, span: Tensor, atoms: i
 
 
 def neighbours(structure: Structure, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
-    """All pairs (i, j, R) with |r_j + R - r_i| <= cutoff [Bohr], without the atom itself: i, j [n], R [n, 3], on the CPU."""
+    """All pairs (i, j, R) with |r_j + R - r_i| <= cutoff [Bohr], without the atom itself: i, j [n], R [n, 3], on the CPU.
+
+    Raises BadInput for a cutoff that is none.
+    """
     from vesin import NeighborList
 
+    if not _LEAST <= cutoff < inf:
+        raise BadInput(f"a cutoff of {cutoff:.1e} Bohr is none: give one that reaches the neighbours of an atom")
     cell = structure.cell.detach().cpu().double().numpy()
     positions = structure.positions.detach().cpu().double().numpy()
     i, j, shifts = NeighborList(cutoff=cutoff, full_list=True).compute(

@@ -34,7 +34,7 @@ from nearsight.electrons.kpoints import KPoints
 from nearsight.electrons.smearing import SMEARINGS
 from nearsight.electrons.symmetry import SpaceGroup, reduced_mesh
 from nearsight.formats.ion_xml import read_ion_xml
-from nearsight.integrals.mesh import mesh_shape
+from nearsight.integrals.mesh import given_shape, mesh_shape
 from nearsight.integrals.two_center import EXACT, SIESTA, Quadrature
 
 _KEYS_OF_ORBITALS = (
@@ -241,9 +241,15 @@ def why_kmesh(structure: Structure, settings: Settings) -> str:
     return f"{chosen}, one point along {' and '.join(empty)}: vacuum" if empty else chosen
 
 
+def _mesh_of(structure: Structure, settings: Settings) -> tuple[int, int, int]:
+    """Points of the mesh: as given, or by its cutoff. Raises BadInput for one that is too coarse, or too fine."""
+    shape, cell = settings.mesh.shape, structure.cell
+    return mesh_shape(cell, settings.mesh.cutoff_ry) if shape is None else given_shape(cell, shape)
+
+
 def resolved(structure: Structure, settings: Settings) -> Settings:
     """The settings with every choice that was left open filled in."""
-    mesh = settings.mesh.shape or mesh_shape(structure.cell, settings.mesh.cutoff_ry)
+    mesh = _mesh_of(structure, settings)
     return with_meshes(settings, mesh, chosen_kmesh(structure, settings))
 
 
@@ -278,7 +284,7 @@ def functional_for(
         structure.to(settings.solver.device),
         species,
         settings.functional.xc,
-        settings.mesh.shape or mesh_shape(structure.cell, settings.mesh.cutoff_ry),
+        _mesh_of(structure, settings),
         quadrature,
         settings.electrons.charge_e,
         quadrature == EXACT if band_limited is None else band_limited,

@@ -16,7 +16,7 @@ from nearsight.core.errors import BadInput
 from nearsight.core.reading import LARGEST, regular_file
 from nearsight.formats.files import first_line
 
-ROOM, DENSEST = 2**22, 100  # a data set beyond so many bytes is refused where it declares so many times its file
+ROOM, DENSEST = 2**20, 32  # a data set beyond so many bytes is refused where it declares so many times its file
 
 
 @contextmanager

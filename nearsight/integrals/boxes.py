@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nearsight.core import so3
 from nearsight.core.display import one_line
+from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
 from nearsight.core.structure import Structure
@@ -241,7 +242,7 @@ class Boxes:
             yield self._batch(used[order[first:last]], part, padded)
 
     def _images(self) -> Images:
-        """Of every atom, in every box that one of its orbitals reaches."""
+        """Of every atom, in every box that one of its orbitals reaches. Raises BadInput for a mesh that none reaches."""
         numbers = self.structure.numbers.tolist()
         most = max(s.orbital_count for s in self.species.values())
         box, atom, cells, active = [], [], [], []
@@ -252,6 +253,11 @@ class Boxes:
             if a not in paired:
                 continue
             index, vectors = self.mesh.sphere(position, self.species[z].orbital_cutoff)
+            if not len(index):
+                shape = "x".join(str(n) for n in self.mesh.shape)
+                raise BadInput(
+                    f"a mesh of {shape} points has none within reach of atom {a}: take a finer one (--mesh-cutoff)"
+                )
             _, cell = self.mesh.fold(index)
             which = (index - cell * self.shape) // self.edges
             flat = (which[:, 0] * self.counts[1] + which[:, 1]) * self.counts[2] + which[:, 2]

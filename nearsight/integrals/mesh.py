@@ -39,6 +39,22 @@ def mesh_shape(cell: Tensor, cutoff_ry: float) -> tuple[int, int, int]:
     return a, b, c
 
 
+_COARSEST = 9.0  # Ry: of a mesh of given shape, a little less than the least cutoff that a setting may have
+
+
+def given_shape(cell: Tensor, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """A mesh that was asked for by its points. Raises BadInput for one on which no density can stand."""
+    heights = (1 / torch.linalg.inv(cell.double()).norm(dim=0)).tolist()
+    coarsest = min((pi * n / h) ** 2 for n, h in zip(shape, heights, strict=True))
+    if coarsest < _COARSEST:
+        least = "x".join(str(n) for n in mesh_shape(cell, 100.0))
+        raise BadInput(
+            f"a mesh of {'x'.join(map(str, shape))} points is of {coarsest:.2g} Ry in this cell, on which no density "
+            f"can stand: 100 Ry are {least} (--mesh-cutoff chooses it)"
+        )
+    return shape
+
+
 REMEDY = "take a lower mesh cutoff, a smaller cell or less vacuum"
 
 # d/dm of a function on integer points, antisymmetric: exact for polynomials up to sixth degree (SIESTA's stencil for GGA)

@@ -105,7 +105,7 @@ class ModelRecord:
             raise refuse("architecture.shells", a["shells"])
         for name, value in a["arguments"].items():
             for number in value if isinstance(value, list) else [value]:
-                if isinstance(number, int | float) and not (isfinite(number) and abs(number) <= _LARGEST_NUMBER):
+                if isinstance(number, int | float) and not abs(number) <= _LARGEST_NUMBER:
                     raise refuse(f"architecture.arguments.{name:.40}", value)
         if not isinstance(self.target, str):
             raise refuse("target", self.target)

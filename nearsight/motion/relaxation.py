@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from ase import Atoms, units
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from nearsight.core.errors import NotConverged
 from nearsight.core.structure import Structure
@@ -50,7 +50,7 @@ class Relaxation(Table):
 
     cell: none; full; volume (all vectors alike); shape (the volume stays); sheet (xx, yy and xy alone); or six of 0 and 1 that
     say which of the strains xx yy zz yz xz xy are free.  fmax_ev_per_ang, smax_gpa: the longest force and the largest free
-    component of the stress at the end.  pressure_gpa: on the cell.  steps: at most.
+    component of the stress at the end.  pressure_gpa: on the cell, which must be free to change.  steps: at most.
     """
 
     cell: str = "none"
@@ -70,6 +70,14 @@ class Relaxation(Table):
         raise ValueError(
             f"{cell!r} is not known: none, full, volume, shape, sheet, or six of 0 and 1 for xx yy zz yz xz xy"
         )
+
+    @model_validator(mode="after")
+    def _of_a_cell_that_moves(self) -> Relaxation:
+        if self.cell == "none" and self.pressure_gpa:
+            raise ValueError(
+                "pressure_gpa acts on a cell that may change: add cell: full, volume or sheet, or leave it out"
+            )
+        return self
 
     @property
     def mask(self) -> np.ndarray | None:

@@ -12,7 +12,7 @@ from nearsight.core.memory import GIBIBYTE, available, check_room, written
 from nearsight.core.pairs import Pairs
 from nearsight.core.structure import Structure, supercell
 from nearsight.dft.settings import Settings
-from nearsight.dft.setup import chosen_kmesh, functional_for
+from nearsight.dft.setup import chosen_kmesh, functional_for, resolved
 from nearsight.electrons.kpoints import mesh, mesh_points
 from nearsight.electrons.solvers.dense import Dense
 from nearsight.integrals.mesh import mesh_shape
@@ -119,3 +119,12 @@ def test_shifts_of_k_meshes_that_are_none(shift: tuple[float, float, float]) -> 
 def test_a_solvers_share_of_the_machine(choice: dict) -> None:
     with pytest.raises(BadInput, match="within reason"):
         Dense(**choice)
+
+
+def test_a_mesh_on_which_no_density_can_stand() -> None:
+    """The points are held to what a cutoff is: two along an edge gave hydrogen -221 eV without a word."""
+    for points in ((1, 2, 3), (2, 2, 2), (40, 40, 2)):
+        with pytest.raises(BadInput, match=r"is of .* Ry in this cell, on which no density can stand: 100 Ry are"):
+            resolved(water(), Settings(mesh=points))
+    with pytest.raises(BadInput, match=r"a cutoff of 1.0e-09 Bohr is none"):
+        Pairs.within(water(), 1e-9)

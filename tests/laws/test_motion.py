@@ -308,6 +308,7 @@ def test_calculators_that_are_none(place: str, settings: dict[str, Any], message
         (lambda: Motion(friction_per_fs=0.1), "is of langevin"),
         (lambda: Relaxation(cell="both"), "is not known: none, full"),
         (lambda: Relaxation(cell="000000"), "is not known"),
+        (lambda: Relaxation(pressure_gpa=5.0), "acts on a cell that may change"),
     ],
 )
 def test_what_cannot_be_asked(made: Any, message: str) -> None:
