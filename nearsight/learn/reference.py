@@ -18,7 +18,7 @@ from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, MissingData
 from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
-from nearsight.core.spin import NONE
+from nearsight.core.spin import NONE, by_components
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.settings import Settings, differing
@@ -51,15 +51,18 @@ class OrbitalReference:
         return overlap(structure, species, layout, quadrature_for(species, self.settings.mesh.two_center))
 
     def initial_hamiltonian(self, structure: Structure) -> BlockMatrix:
-        """H0 [Ha] of superposed atomic densities; kept in `cache`, a file for each structure and setting."""
+        """H0 [Ha] of superposed atomic densities, of the least spin that its terms need.
+
+        Kept in `cache`, a file for each structure and setting.
+        """
         layout = self.layout(structure)
         file = None if self.cache is None else self.cache / f"{self._key(structure)}.npz"
         if file is not None and file.is_file():
             try:
                 with np.load(file, allow_pickle=False) as kept:
                     values = torch.from_numpy(kept["values"])
-                if tuple(values.shape) == (1, layout.size) and values.dtype == torch.float64:
-                    return BlockMatrix(layout, values)
+                if values.dtype in (torch.float64, torch.complex128):
+                    return BlockMatrix(layout, values, by_components(len(values)))
             except Exception:  # whatever a damaged file makes NumPy stumble over: computed again below
                 pass
         species = self.present(structure)
