@@ -252,7 +252,7 @@ def sound_channels(pp: Pseudopotential, relativistic: bool = False) -> tuple[Sep
     found = []
     for channel in channels:
         levels = known.get(channel.l)
-        if levels and channel.energies.min() < levels[0] - BELOW:  # else it binds nothing that deep
+        if levels and channel.energies.min(initial=np.inf) < levels[0] - BELOW:  # else it binds nothing that deep
             sphere = Sphere(channel.l, _radius(pp), pp.wave_number)
             (n, slope), (core, core_slope) = _start(pp, sphere.r), _core(pp, sphere.r)
             _, by_density, by_slope = derivatives(np.maximum(n + core, 0), slope + core_slope, pp.xc)

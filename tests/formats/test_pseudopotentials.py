@@ -13,7 +13,7 @@ import pytest
 
 from nearsight.atoms.library import pseudopotential
 from nearsight.atoms.orbitals import BasisSettings, species_from
-from nearsight.atoms.radial import solve_atom
+from nearsight.atoms.radial import solve_atom, sound_channels
 from nearsight.core.errors import NearsightError
 from nearsight.formats.pseudopotential import Pseudopotential, SeparableChannel
 from nearsight.formats.pseudopotential_files import read_pseudopotential
@@ -448,3 +448,12 @@ def test_valence_shells() -> None:
     assert ground_configuration(82, 14) == (2, 2, 10, 0)
     with pytest.raises(NearsightError, match="core that is not known"):
         shells_of(14, (2, 1))
+
+
+def test_an_angular_momentum_without_projectors_binds_nothing(tmp_path):
+    """A strength of zero leaves a channel of no projectors, which has no lowest energy."""
+    text = GTH[GTH.index("Si GTH") : GTH.index("#\nCu")]
+    path = tmp_path / "Si.gth"
+    path.write_text(text.replace("2.72701346", "0.0"))
+    assert path.read_text() != text
+    assert [len(c.energies) for c in sound_channels(read_pseudopotential(path))][-1] == 0
