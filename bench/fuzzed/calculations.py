@@ -14,6 +14,7 @@ import torch
 from fuzzed.contract import ROOT, STORED, Fuzzed, altered, require
 from fuzzed.structures import judge_structure
 from nearsight.core.calculation import Calculation
+from nearsight.core.errors import NearsightError
 from nearsight.core.spin import COLLINEAR, NONE, SPINOR
 from nearsight.formats import registry
 from nearsight.properties.check import check
@@ -149,7 +150,7 @@ def _written(name: str) -> Callable[[Path], list[Path]]:
             place = folder / spin.name
             try:
                 registry.write(place, c, name)
-            except Exception:  # a spin that the format does not hold
+            except NearsightError:  # a spin that the format does not hold
                 continue
             found.append(place)
         return found

@@ -50,7 +50,7 @@ def attempt(reader: Fuzzed, altered: Path, original: Path) -> Outcome:
         return _fed(Outcome(kind, said, 0.0, _peak() - before), altered, reader)
     except MemoryError:
         return Outcome("memory", traceback.format_exc()[-700:])
-    except Exception:
+    except Exception:  # whatever a reader raises besides is the fault that is looked for
         return Outcome("traceback", traceback.format_exc()[-1500:])
     grown = _peak() - before
     try:
@@ -59,7 +59,7 @@ def attempt(reader: Fuzzed, altered: Path, original: Path) -> Outcome:
         return Outcome("unsound", str(error), 0.0, grown)
     except NearsightError as error:  # it says so before it computes with it
         return Outcome("refused", str(error), 0.0, grown)
-    except Exception:
+    except Exception:  # the judge stumbles over what cannot be
         return Outcome("unsound", traceback.format_exc()[-1500:])
     return _fed(Outcome("accepted", "", 0.0, grown), altered, reader)
 

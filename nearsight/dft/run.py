@@ -73,7 +73,7 @@ def run_scf(
         state = setup.ground_state(start, progress, seen)
         seconds = time.perf_counter() - began
         write_result(out, state, Result.of(state, setup.settings, seconds, begun_with, setup.why_kmesh))
-    except Exception:
+    except Exception:  # not a signal: the same command would come to the same end
         raise
     except BaseException:  # a signal: the same command goes on
         unfinished.keep()
