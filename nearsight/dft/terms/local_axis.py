@@ -8,8 +8,8 @@ Two ways to take grad |m| on a mesh; for moments along one axis both are the col
   (core/spin.py). All else is the derivative of that: the potential is along the moment, exerts no torque, and is bounded.
 - `siesta`, in this file: u . grad m with u = m / |m| at each point, the diagonal of the gradient of the density matrix in the
   frame of the moment. As in SIESTA, u is not differentiated, in the potential as in forces: the potential has a part across
-  the moment and is the derivative of no energy, so that forces have an error where moments turn (some 40 to 70 meV/Angstrom in a
-  triangle of H), and moments without symmetry may creep for ever.
+  the moment and is the derivative of no energy, so that forces have an error where moments turn (some 40 to 70 meV/Angstrom in
+  a triangle of H), and moments without symmetry may creep for ever.
 """
 
 from __future__ import annotations
