@@ -95,7 +95,12 @@ def read_basis(path: str | os.PathLike[str], symbol: str | None = None, shells: 
     form = form_of(path, known)
     if form is None:
         raise BadInput(f"{path}: holds no orbitals of a known form ({', '.join(f.name for f in known)})")
-    return check_basis(form.read(path, symbol, shells), path)
+    found = form.read(path, symbol, shells)
+    if symbol is not None and found.symbol != symbol:
+        raise BadInput(
+            f"{path} holds orbitals of {found.symbol}, not of {symbol}: it is damaged, or another file's name"
+        )
+    return check_basis(found, path)
 
 
 def is_folder_of_orbitals(path: Path) -> bool:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import nearsight as ns
+from nearsight.atoms.orbitals import generate_species
 from nearsight.core.errors import BadInput, MissingData
 from nearsight.core.gaussians import GaussianBasis, GaussianShell
 from nearsight.core.registry import BUILT_IN
@@ -244,3 +245,11 @@ def test_no_h0_without_a_pseudopotential(tmp_path):
         ns.overlap(cases.water(), tmp_path, orbitals="C6.0-s2p2d1")
     with pytest.raises(BadInput, match="holds its orbitals: leave basis"):
         ns.overlap(cases.graphene(), tmp_path, orbitals="C6.0-s2p2d1", basis="szp")
+
+
+def test_orbitals_of_another_element_than_the_name_says(tmp_path):
+    """A file of carbon that calls itself boron is not taken for carbon."""
+    path = write(tmp_path / "C.pao", pao_text(generate_species("C", "pbe"), points=500))
+    path.write_text(path.read_text().replace("AtomSpecies             6", "AtomSpecies             5"))
+    with pytest.raises(BadInput, match="holds orbitals of B, not of C"):
+        read_basis(path, "C", "s2p2d1")
