@@ -138,6 +138,8 @@ def predict(
     ] = None,
 ) -> None:
     """Predict the Hamiltonian of a structure with a trained network."""
+    import torch
+
     from nearsight.cli.moments import moments_of
     from nearsight.cli.process import warn
     from nearsight.formats.registry import read_structure
@@ -145,7 +147,7 @@ def predict(
     from nearsight.learn.model import predict as predict_folder
 
     found = structure if vacuum is None else read_structure(structure, vacuum)
-    given = None if moments is None else moments_of(moments)
+    given = None if moments is None else torch.tensor(moments_of(moments), dtype=torch.float64)
     with progress_bars() as progress:
         bars = Bars(progress)
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from nearsight.core.errors import BadInput
 
-if TYPE_CHECKING:
-    from torch import Tensor
+
+def moments_of(text: str) -> list[float] | list[list[float]]:
+    """A number for each atom, or a vector for each, mu_B. Raises BadInput for what are none."""
+    if ";" not in text:
+        return _numbers(text)
+    vectors = [_numbers(part) for part in text.strip().rstrip(";").split(";")]
+    short = next((v for v in vectors if len(v) != 3), None)
+    if short is not None:
+        raise BadInput(
+            f"--moments {text:.60}: a vector has three numbers, not {len(short)}; write 0,0,3;0,0,-3 for two atoms"
+        )
+    return vectors
 
 
-def moments_of(text: str, option: str = "--moments") -> Tensor:
-    """[atoms] or [atoms, 3], mu_B. Raises BadInput for what are none."""
+def _numbers(text: str) -> list[float]:
     try:
-        rows = [[float(word) for word in row.split(",")] for row in text.strip().rstrip(";").split(";")]
-        if len(rows) > 1 and any(len(row) != 3 for row in rows):
-            raise ValueError
+        return [float(word) for word in text.split(",")]
     except ValueError:
         raise BadInput(
-            f"{option} {text:.60}: write a number for each atom with commas between them, such as 1,-1, or three and a "
-            "semicolon, such as 0,0,3;0,3,0"
+            f"--moments {text:.60}: write numbers with commas between them, such as 1,-1, or vectors with semicolons "
+            "between them, such as 0,0,3;0,3,0"
         ) from None
-    import torch
-
-    found = torch.tensor(rows, dtype=torch.float64)
-    return found if len(rows) > 1 or text.strip().endswith(";") else found[0]

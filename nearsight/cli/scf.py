@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nearsight.cli.console import spinner
+from nearsight.cli.moments import moments_of
 from nearsight.cli.process import loading, warn
 from nearsight.cli.settings import Set, option
 from nearsight.core.errors import BadInput, NotConverged
@@ -86,7 +87,7 @@ def scf(
         "smearing": smearing_kind,
         "spin": spin,
         "spin_orbit": spin_orbit,
-        "moments": None if moments is None else _moments(moments),
+        "moments": None if moments is None else moments_of(moments),
         "total_moment": total_moment,
         "charge": charge,
         "method": method,
@@ -158,26 +159,6 @@ def scf(
 
 def _joined(size: tuple[int, int, int]) -> str:
     return "x".join(str(n) for n in size)
-
-
-def _moments(text: str) -> list[float] | list[list[float]]:
-    """Numbers with commas between them, or vectors with semicolons between them."""
-    if ";" not in text:
-        return _numbers("--moments", text)
-    vectors = [_numbers("--moments", part) for part in text.strip().rstrip(";").split(";")]
-    short = next((v for v in vectors if len(v) != 3), None)
-    if short is not None:
-        raise BadInput(
-            f"--moments {text}: a vector has three numbers, not {len(short)}; write 0,0,3;0,0,-3 for two atoms"
-        )
-    return vectors
-
-
-def _numbers(option: str, text: str) -> list[float]:
-    try:
-        return [float(word) for word in text.split(",")]
-    except ValueError:
-        raise BadInput(f"{option} {text}: write numbers with commas between them, such as 1,-1") from None
 
 
 def _write_trace(path: Path, steps: list[TraceStep]) -> None:
