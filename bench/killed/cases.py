@@ -433,9 +433,6 @@ CASES: dict[str, Case] = {
     "dataset build, modes": Case(
         ["dataset", "build", "set.yaml", "-o", "set"], together(h2, MODES), _set, grows=ENTRIES
     ),
-    "dataset build, labels added": Case(
-        ["dataset", "build", "set.yaml", "-o", "set"], DISTORT, _set, "dataset build, no labels", ENTRIES
-    ),
     "dataset add": Case(
         ["dataset", "add", "set", "in"],
         together(stored("set", "set"), stored("calculation", "in")),
