@@ -283,7 +283,7 @@ def _model_yaml(folder: Path) -> None:
     (folder / "model.yaml").write_text(
         "data: {train: [data/0000, data/0001], validation: data/0002, cache: cache, workers: 1}\n"
         "model: {preset: small, target: total, irreps: 4x0e+2x1o+1x2e, edge: [4, 2, 2], hidden: [4, 2, 2], layers: 1}\n"
-        "trainer: {max_epochs: 3, validations: 3, dtype: float64, schedule: constant}\n"
+        "trainer: {max_epochs: 3, max_minutes: null, validations: 3, dtype: float64, schedule: constant}\n"
     )
 
 

@@ -42,6 +42,7 @@ NAMES = {
     ),
 }
 RY = 0.5  # Ha
+_MOST_ZETAS = 20  # shells of one l that a set of orbitals has
 _LATTICES = {
     "sc": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
     "fcc": ((-0.5, 0, 0.5), (0, 0.5, 0.5), (-0.5, 0.5, 0)),
@@ -335,12 +336,14 @@ def _shells(label: str, log: str, orbital_file: str, stru: Path) -> tuple[int, .
     """From the log (`L=1, number of zeta = 2`), else from the orbital file's name (`..._4s2p2d1f.orb`)."""
     told = re.search(rf"atom label = {re.escape(label)}\n((?:[^\n]*L=\d+, number of zeta = \d+\n)+)", log)
     if told:
-        pairs = re.findall(r"L=(\d+), number of zeta = (\d+)", told.group(1))
-        return tuple(int(l) for l, n in pairs for _ in range(int(n)))
-    named = re.search(r"((?:\d+[spdfgh])+)(?:\.orb)?$", orbital_file)
-    if named is None:
+        pairs = [(int(l), int(n)) for l, n in re.findall(r"L=(\d+), number of zeta = (\d+)", told.group(1))]
+    elif named := re.search(r"((?:\d+[spdfgh])+)(?:\.orb)?$", orbital_file):
+        pairs = [(LETTERS.index(l), int(n)) for n, l in re.findall(r"(\d+)([spdfgh])", named.group(1))]
+    else:
         raise ValueError(f"the orbitals of {label} are told neither by the log nor by the name {orbital_file!r}")
-    return tuple(LETTERS.index(l) for n, l in re.findall(r"(\d+)([spdfgh])", named.group(1)) for _ in range(int(n)))
+    if any(n > _MOST_ZETAS for _, n in pairs):
+        raise ValueError(f"{label} would have {max(n for _, n in pairs):.3g} shells of one l")
+    return tuple(l for l, n in pairs for _ in range(n))
 
 
 def _number(label: str, stru: Path) -> int:
