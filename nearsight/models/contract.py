@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 from torch import Tensor, nn
 
 from nearsight.core.blocks import BlockMatrix
@@ -60,6 +60,21 @@ class ModelConfig(OfKinds):
         kind = given.get("kind", cls.model_fields["kind"].default)
         found: type[BaseModel] = load("models", kind).Config if kind in kinds("models") else cls
         return found
+
+
+class PresetConfig(ModelConfig):
+    """A table with a key `preset`, which names sizes of a network; further keys, but null ones, replace the preset's."""
+
+    #: sizes by the preset's name
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, table: Any) -> Any:
+        preset = table.get("preset", cls.model_fields["preset"].default) if isinstance(table, Mapping) else None
+        if isinstance(preset, str) and preset in cls.presets:
+            return {**cls.presets[preset], **{k: v for k, v in table.items() if v is not None}}
+        return table
 
 
 @dataclass(frozen=True)

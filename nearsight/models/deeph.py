@@ -18,7 +18,7 @@ from math import sqrt
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
@@ -30,7 +30,7 @@ from nearsight.core.spin_parts import SpinParts
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG
 from nearsight.models.baseline import SURROUNDED
-from nearsight.models.contract import HamiltonianModel, ModelConfig, Setting
+from nearsight.models.contract import HamiltonianModel, ModelConfig, PresetConfig, Setting
 from nearsight.models.deeph2 import DeepH2
 from nearsight.models.edges import Edges, edgewise, mean_neighbours
 from nearsight.models.graph import Graph
@@ -48,13 +48,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 OFF_THE_BOND = 0.1  # sine of the angle of a neighbour that gives a frame its second axis, at least
 
 
-class DeepHConfig(ModelConfig):
+class DeepHConfig(PresetConfig):
     """kind and preset of the network; further keys replace the preset's.
 
     cutoff_ang: reach of one message [Angstrom].  channels: functions of the distance with each Y_lm, l <= l_max, of the last
     message.  layers: invariant messages before it.  radial: functions of the distance.  width: features of atoms.  hidden: of
     the network that gives the elements.
     """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
 
     kind: Literal["deeph"] = "deeph"
     preset: Literal["small", "base", "large"] = "small"
@@ -65,15 +67,6 @@ class DeepHConfig(ModelConfig):
     radial: int = Field(8, ge=1, le=512)
     width: int | None = Field(None, ge=1, le=8192)
     hidden: int | None = Field(None, ge=1, le=8192)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_preset(cls, table: Any) -> Any:
-        usual = cls.model_fields["preset"].default
-        preset = table.get("preset", usual) if isinstance(table, Mapping) else None
-        if isinstance(preset, str) and preset in PRESETS:
-            return {**PRESETS[preset], **{k: v for k, v in table.items() if v is not None}}
-        return table
 
 
 @dataclass(frozen=True, eq=False)

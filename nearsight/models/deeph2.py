@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from nearsight.core.layout import BlockLayout
@@ -20,7 +20,7 @@ from nearsight.core.spin import spin as find_spin
 from nearsight.core.spin_parts import SpinParts
 from nearsight.core.structure import Structure
 from nearsight.models.baseline import SURROUNDED
-from nearsight.models.contract import LastLayer, ModelConfig, Setting, Told, silent
+from nearsight.models.contract import LastLayer, PresetConfig, Setting, Told, silent
 from nearsight.models.graph import Graph
 from nearsight.models.interactions import BondFrameModel, EdgeConvolution
 from nearsight.models.layers import Gate, Linear
@@ -58,7 +58,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class DeepH2Config(ModelConfig):
+class DeepH2Config(PresetConfig):
     """kind and preset of the network; further keys replace the preset's.
 
     cutoff_ang: reach of one message [Angstrom].  irreps: features of atoms.  edge, hidden: channels in the edge's frame
@@ -66,6 +66,7 @@ class DeepH2Config(ModelConfig):
     networks on them.
     """
 
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     elsewhere: ClassVar[Mapping[str, str]] = {"density": "deeph2-density"}
 
     kind: Literal["deeph2"] = "deeph2"
@@ -77,15 +78,6 @@ class DeepH2Config(ModelConfig):
     layers: int | None = Field(None, ge=1, le=32)
     radial: int = Field(8, ge=1, le=512)
     width: int | None = Field(None, ge=1, le=8192)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_preset(cls, table: Any) -> Any:
-        usual = cls.model_fields["preset"].default
-        preset = table.get("preset", usual) if isinstance(table, Mapping) else None
-        if isinstance(preset, str) and preset in PRESETS:
-            return {**PRESETS[preset], **{k: v for k, v in table.items() if v is not None}}
-        return table
 
 
 class DeepH2(BondFrameModel):

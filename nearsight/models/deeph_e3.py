@@ -13,7 +13,7 @@ from math import sqrt
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from nearsight.core.spin import NONE
@@ -21,7 +21,7 @@ from nearsight.core.spin import spin as find_spin
 from nearsight.core.spin_parts import SpinParts
 from nearsight.core.units import BOHR_ANG
 from nearsight.models.baseline import SURROUNDED
-from nearsight.models.contract import HamiltonianModel, ModelConfig, Setting
+from nearsight.models.contract import HamiltonianModel, ModelConfig, PresetConfig, Setting
 from nearsight.models.deeph2 import SPINOR_PSEUDO, DeepH2
 from nearsight.models.edges import mean_neighbours
 from nearsight.models.graph import Graph
@@ -39,12 +39,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class DeepHE3Config(ModelConfig):
+class DeepHE3Config(PresetConfig):
     """kind and preset of the network; further keys replace the preset's.
 
     cutoff_ang: reach of one message [Angstrom].  irreps: features of atoms.  l_edge: highest harmonic of an edge.  layers:
     interactions.  radial: functions of the distance.  width: of the networks on them.
     """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
 
     kind: Literal["deeph_e3"] = "deeph_e3"
     preset: Literal["small", "base", "large"] = "small"
@@ -54,15 +56,6 @@ class DeepHE3Config(ModelConfig):
     layers: int | None = Field(None, ge=1, le=32)
     radial: int = Field(8, ge=1, le=512)
     width: int | None = Field(None, ge=1, le=8192)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_preset(cls, table: Any) -> Any:
-        usual = cls.model_fields["preset"].default
-        preset = table.get("preset", usual) if isinstance(table, Mapping) else None
-        if isinstance(preset, str) and preset in PRESETS:
-            return {**PRESETS[preset], **{k: v for k, v in table.items() if v is not None}}
-        return table
 
 
 class _Interaction(nn.Module):
