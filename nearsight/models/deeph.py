@@ -59,6 +59,7 @@ class DeepHConfig(PresetConfig):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
 
     kind: Literal["deeph"] = "deeph"
+    target: Literal["total", "delta"] = "total"
     preset: Literal["small", "base", "large"] = "small"
     cutoff_ang: float = Field(4.25, gt=0, le=50)
     channels: int | None = Field(None, ge=1, le=1024)

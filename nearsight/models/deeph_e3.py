@@ -49,6 +49,7 @@ class DeepHE3Config(PresetConfig):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
 
     kind: Literal["deeph_e3"] = "deeph_e3"
+    target: Literal["total", "delta"] = "total"
     preset: Literal["small", "base", "large"] = "small"
     cutoff_ang: float = Field(4.25, gt=0, le=50)
     irreps: str | None = None

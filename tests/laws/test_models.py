@@ -176,6 +176,8 @@ def test_a_model_declares_its_own_keys_and_a_wrong_one_is_named(data: Path, tmp_
     refused("unknown key model.layers", {"kind": "toy", "layers": 3})
     refused("model.kind: 'toi' is not known among models; did you mean toy", {"kind": "toi"})
     refused("model.target: 'delto' is not known; did you mean delta", {"kind": "toy", "target": "delto"})
+    for kind in ("deeph", "deeph_e3", "xdeeph"):
+        refused("model.target: 'density' is not known.*total, delta", {"kind": kind, "target": "density"})
 
 
 VERSION1 = Path(__file__).parents[1] / "formats/data/version1"
