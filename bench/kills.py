@@ -32,7 +32,8 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from killed.cases import CASES, ROOT, Case, Content
+from killed.cases import CASES, ROOT, Case
+from killed.contents import Content
 
 RESULTS = ROOT / "bench" / "results" / "kills.json"
 SECONDS = 300
