@@ -28,15 +28,12 @@ from nearsight.core.spin import NONE
 from nearsight.core.spin import spin as find_spin
 from nearsight.core.spin_parts import SpinParts
 from nearsight.core.structure import Structure
-from nearsight.core.units import BOHR_ANG
-from nearsight.models.baseline import SURROUNDED
-from nearsight.models.contract import HamiltonianModel, ModelConfig, PresetConfig, Setting
-from nearsight.models.deeph2 import DeepH2
-from nearsight.models.edges import Edges, edgewise, mean_neighbours
+from nearsight.models.contract import PresetConfig
+from nearsight.models.edges import Edges, edgewise
 from nearsight.models.graph import Graph
-from nearsight.models.interactions import check_sizes
-from nearsight.models.layers import MLP, Irreps, RadialBasis, envelope
-from nearsight.models.readout import BlockReadout, flatten_frame
+from nearsight.models.layers import MLP, Irreps
+from nearsight.models.matrix_model import MatrixModel
+from nearsight.models.readout import BlockReadout, flatten_frame, highest_l
 from nearsight.models.so2 import Frame, FrameIrreps, into_frame, out_of_frame
 from nearsight.models.targets import TOTAL, Inputs, Prediction, Target
 
@@ -182,15 +179,15 @@ class _Message(nn.Module):
         return h + self.collect(self.share * torch.zeros_like(h).index_add(0, i, messages))
 
 
-class DeepH(DeepH2):
+class DeepH(MatrixModel):
     """Structure -> Hamiltonian (or what `target` says), in local frames; equivariant under all of O(3), strictly local.
 
     Arguments as of DeepHConfig, lengths in Bohr; reach, neighbours, spin, surroundings as of DeepH2.
     """
 
-    Config: ClassVar[type[ModelConfig]] = DeepHConfig  # type: ignore[assignment]
-    Sample: ClassVar[type[Graph]] = LocalGraph
-    last_layer_names = ()  # type: ignore[assignment]
+    Config = DeepHConfig
+    Sample = LocalGraph
+    sizes = ("channels", "l_max", "layers", "radial", "width", "hidden")
 
     def __init__(
         self,
@@ -209,18 +206,12 @@ class DeepH(DeepH2):
         spin: str = NONE.name,
         surroundings: bool = True,
     ) -> None:
-        HamiltonianModel.__init__(self, shells, target)
-        check_sizes(cutoff, reach, neighbours, (0, 0, 0), (0, 0, 0), layers=layers, radial=radial, width=width)
+        super().__init__(shells, target)
+        self.embed(cutoff=cutoff, reach=reach, layers=layers, radial=radial, width=width, neighbours=neighbours)
         parts = SpinParts.without_moments(find_spin(spin))
-        highest = 2 * max(max(s) for s in shells.values()) + max(p.rank for p in parts.parts)
+        highest = highest_l(shells, parts)
         self.seen = Irreps((channels,) * (l_max + 1), (0,) * (l_max + 1))
-        self.irreps = self.seen.reaching(
-            max(highest, l_max)
-        )  # how high the frames go; of multipoles those seen are made
-        self.cutoff, self.layers, self.neighbours = cutoff, layers, neighbours
-        self.embedding = nn.Parameter(torch.randn(len(self.shells), width) / 2)
-        self.basis = RadialBasis(radial, max(cutoff, 1.05 * reach))
-        self.radial = MLP(radial + 2 * width, width, width, width)
+        self.irreps = self.seen.reaching(highest)  # as high as the frames go
         self.messages = nn.ModuleList(_Message(width, neighbours) for _ in range(layers))
         self.weigh = nn.Linear(2 * width, channels * (l_max + 1))
         self.readout = BlockReadout(shells, cutoff, reach, highest, parts, surroundings)
@@ -230,33 +221,15 @@ class DeepH(DeepH2):
         self.site_elements = _Elements(kept + 2 * width, negated, made, hidden)
         self.alone = nn.Linear(width, self.readout.irreps.true[0])
 
-    @classmethod
-    def arguments(cls, config: Any, setting: Setting) -> dict[str, Any]:
-        """Keyword arguments of the constructor, from the table and the data; the spin is that of the data."""
-        cutoff = config.cutoff_ang / BOHR_ANG
-        spin = {} if setting.spin is NONE else {"spin": setting.spin.name}
-        names = ("channels", "l_max", "layers", "radial", "width", "hidden")
-        return {
-            "cutoff": cutoff,
-            "reach": setting.reach,
-            **{name: getattr(config, name) for name in names},
-            "neighbours": mean_neighbours(setting.structures, cutoff),
-            "surroundings": len(setting.shells) <= SURROUNDED,
-            **spin,
-        }
-
     def geometry(self, structure: Structure, layout: BlockLayout, inputs: Inputs) -> LocalGraph:
         """Edges and frames. Raises BadInput for an element that the model does not know."""
         return LocalGraph.of_graph(super().geometry(structure, layout, inputs))
 
-    def forward(self, graph: LocalGraph) -> Prediction:  # type: ignore[override]
+    def forward(self, graph: LocalGraph) -> Prediction:
         """Matrix elements [components, size], Ha, of a prepared graph."""
         edges, n = graph.edges, graph.edges.messages
         i, j = edges.i[:n], edges.j[:n]
-        kind = self.embedding[edges.species]
-        radial = self.radial(torch.cat([self.basis(edges.distance), kind[edges.i], kind[edges.j]], 1))
-        fade = envelope(edges.distance[:n], self.cutoff)[:, None]
-        h = kind
+        h, radial, fade = self.invariants(edges)
         for message in self.messages:
             h = message(h, radial[:n], fade, i, j)
         x = self._seen(edges, graph.wigner, torch.cat([h[j], radial[:n]], 1), fade)

@@ -7,27 +7,24 @@ two-centre statistics (see readout.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nearsight.core.layout import BlockLayout
-from nearsight.core.spin import NONE, Spin
+from nearsight.core.spin import NONE
 from nearsight.core.spin import spin as find_spin
 from nearsight.core.spin_parts import SpinParts
-from nearsight.core.structure import Structure
-from nearsight.models.baseline import SURROUNDED
-from nearsight.models.contract import LastLayer, PresetConfig, Setting, Told, silent
+from nearsight.models.contract import LastLayer, PresetConfig
 from nearsight.models.graph import Graph
 from nearsight.models.interactions import BondFrameModel, EdgeConvolution
 from nearsight.models.layers import Gate, Linear
-from nearsight.models.readout import BlockReadout, flatten_frame
+from nearsight.models.matrix_model import MatrixModel
+from nearsight.models.readout import BlockReadout, flatten_frame, highest_l
 from nearsight.models.so2 import FrameLinear
-from nearsight.models.statistics import fit_scales, fit_statistics
-from nearsight.models.targets import TOTAL, Inputs, Prediction, Target
+from nearsight.models.targets import TOTAL, Prediction, Target
 
 SPINOR_PSEUDO = (
     2  # channels at least of pseudo tensors of each l, which spin-orbit coupling is as often made of as of true ones
@@ -80,7 +77,7 @@ class DeepH2Config(PresetConfig):
     width: int | None = Field(None, ge=1, le=8192)
 
 
-class DeepH2(BondFrameModel):
+class DeepH2(MatrixModel, BondFrameModel):
     """Structure -> Hamiltonian (or what `target` says), equivariant under all of O(3), strictly local.
 
     shells: angular momenta of each element's shells.  cutoff: reach of one message [Bohr].  reach: longest distance of a
@@ -94,7 +91,6 @@ class DeepH2(BondFrameModel):
     """
 
     Config = DeepH2Config
-    Sample = Graph
     last_layer_names = ("pair.leave.0", "pair.straight", "site_leave")
     column: Tensor
 
@@ -118,7 +114,7 @@ class DeepH2(BondFrameModel):
         super().__init__(shells, target)
         parts = SpinParts.without_moments(find_spin(spin))
         node, edge_irreps, hidden_irreps = self.begin(
-            2 * max(max(s) for s in shells.values()) + max(p.rank for p in parts.parts),
+            highest_l(shells, parts),
             cutoff=cutoff,
             reach=reach,
             irreps=irreps,
@@ -138,58 +134,6 @@ class DeepH2(BondFrameModel):
         self.site_factor = nn.Parameter(torch.ones(elements, sum(node.channels)))
         self.site_leave = Linear(node, self.readout.irreps, 0.0)
         self.register_buffer("column", node.channel_of_column(), persistent=False)
-
-    @classmethod
-    def arguments(cls, config: Any, setting: Setting) -> dict[str, Any]:
-        """Keyword arguments of the constructor, from the table and the data; the spin is that of the data."""
-        spin = {} if setting.spin is NONE else {"spin": setting.spin.name}
-        return super().arguments(config, setting) | spin | {"surroundings": len(setting.shells) <= SURROUNDED}
-
-    @property
-    def spin(self) -> Spin:
-        """That of its training data."""
-        return self.readout.parts.spin
-
-    def learnable(self, values: Tensor) -> Tensor:
-        """Values [components, size] without what its parts cannot hold: of spinors, what time reversal turns."""
-        return self.readout.parts.values(self.readout.parts.of_values(values))
-
-    @property
-    def locality(self) -> float:
-        """One cutoff for each interaction, and one for the first features of atoms."""
-        return (self.layers + 1) * self.cutoff
-
-    @property
-    def geometry_settings(self) -> dict[str, Any]:
-        """Cutoff, orbitals, and the highest l of the frames."""
-        return {"cutoff": self.cutoff, "shells": self.shells, "l_max": self.irreps.l_max, "spin": self.spin}
-
-    def geometry(self, structure: Structure, layout: BlockLayout, inputs: Inputs) -> Graph:
-        """Edges and frames. Raises BadInput for an element that the model does not know."""
-        self.check(structure.numbers)
-        return Graph.of(structure.to("cpu"), layout.to("cpu"), self.readout.slots, self.cutoff, self.irreps.l_max)
-
-    def complete(self, sample: Graph) -> Graph:
-        """With the cluster expansion's values and the scales, on the network's device, in its precision."""
-        return self.readout.complete(sample.to(self.device))
-
-    @torch.no_grad()
-    def fit_baseline(self, samples: Iterable[tuple[Graph, Tensor]], told: Told = silent) -> None:
-        """Cluster expansion and scales from samples and labels [components, size], Ha."""
-        fit_statistics(self.readout, self._on_device(samples), told)
-
-    @torch.no_grad()
-    def fit_scales(self, samples: Iterable[tuple[Graph, Tensor]], share: float) -> None:
-        """Scales from samples and labels [components, size], Ha, none below `share` of the largest; no expansion."""
-        fit_scales(self.readout, self._on_device(samples), share)
-
-    def _on_device(self, samples: Iterable[tuple[Graph, Tensor]]) -> list[tuple[Graph, Tensor]]:
-        parts = self.readout.parts
-        return [(graph.to(self.device), parts.of_values(labels).to(self.device)) for graph, labels in samples]
-
-    def fitted(self) -> dict[str, Tensor]:
-        """Coefficients of the cluster expansion, and scales of edges."""
-        return {k: x for k, x in self.readout.state_dict().items() if k.startswith(("cluster.", "log_scale."))}
 
     def last_layers(self, sample: Graph) -> list[LastLayer]:
         """Each with its inputs; rows count by the mean square of the scales that they meet, pairs outside the matrix not."""

@@ -19,15 +19,12 @@ from torch import Tensor, nn
 from nearsight.core.spin import NONE
 from nearsight.core.spin import spin as find_spin
 from nearsight.core.spin_parts import SpinParts
-from nearsight.core.units import BOHR_ANG
-from nearsight.models.baseline import SURROUNDED
-from nearsight.models.contract import HamiltonianModel, ModelConfig, PresetConfig, Setting
-from nearsight.models.deeph2 import SPINOR_PSEUDO, DeepH2
-from nearsight.models.edges import mean_neighbours
+from nearsight.models.contract import PresetConfig
+from nearsight.models.deeph2 import SPINOR_PSEUDO
 from nearsight.models.graph import Graph
-from nearsight.models.interactions import check_sizes
-from nearsight.models.layers import MLP, Gate, Irreps, Linear, RadialBasis, envelope
-from nearsight.models.readout import BlockReadout, flatten_frame
+from nearsight.models.layers import Gate, Irreps, Linear
+from nearsight.models.matrix_model import MatrixModel
+from nearsight.models.readout import BlockReadout, flatten_frame, highest_l
 from nearsight.models.so2 import into_frame
 from nearsight.models.targets import TOTAL, Prediction, Target
 from nearsight.models.tensor_products import EdgeProduct
@@ -81,14 +78,15 @@ class _Interaction(nn.Module):
         return x + self.down(self.gate(self.up(x)))
 
 
-class DeepHE3(DeepH2):
+class DeepHE3(MatrixModel):
     """Structure -> Hamiltonian (or what `target` says), equivariant under all of O(3), strictly local.
 
     Arguments as of DeepH2, without channels in the edge's frame; l_edge: highest harmonic of an edge.
     """
 
-    Config: ClassVar[type[ModelConfig]] = DeepHE3Config  # type: ignore[assignment]
-    last_layer_names = ()  # type: ignore[assignment]
+    Config = DeepHE3Config
+    sizes = ("irreps", "l_edge", "layers", "radial", "width")
+    column: Tensor
 
     def __init__(
         self,
@@ -106,19 +104,13 @@ class DeepHE3(DeepH2):
         spin: str = NONE.name,
         surroundings: bool = True,
     ) -> None:
-        HamiltonianModel.__init__(self, shells, target)
-        check_sizes(cutoff, reach, neighbours, (0, 0, 0), (0, 0, 0), layers=layers, radial=radial, width=width)
+        super().__init__(shells, target)
         parts = SpinParts.without_moments(find_spin(spin))
-        highest = 2 * max(max(s) for s in shells.values()) + max(p.rank for p in parts.parts)
         pseudo = 0 if parts.is_real else SPINOR_PSEUDO
-        self.irreps = node = Irreps.parse(irreps).reaching(highest).with_pseudo(pseudo)
-        self.cutoff, self.layers, self.neighbours = cutoff, layers, neighbours
+        self.embed(cutoff=cutoff, reach=reach, layers=layers, radial=radial, width=width, neighbours=neighbours)
+        self.irreps = node = Irreps.parse(irreps).reaching(highest_l(shells, parts)).with_pseudo(pseudo)
         self.l_edge = min(l_edge, node.l_max)
-        self.embedding = nn.Parameter(torch.randn(len(self.shells), width) / 2)
-        self.basis = RadialBasis(radial, max(cutoff, 1.05 * reach))
-        self.radial = MLP(radial + 2 * width, width, width, width)
-        self.first_node = nn.Linear(width, node.true[0])
-        self.multipoles = nn.Linear(width, sum(node.true))
+        self.embed_multipoles(width)
         self.interactions = nn.ModuleList(_Interaction(node, self.l_edge, width, neighbours) for _ in range(layers))
         self.readout = BlockReadout(shells, cutoff, reach, node.l_max, parts, surroundings)
         self.here, self.there = Linear(node, node), Linear(node, node)
@@ -136,30 +128,13 @@ class DeepHE3(DeepH2):
         self.site_leave = Linear(node, self.readout.irreps, 0.0)
         self.register_buffer("column", node.channel_of_column(), persistent=False)
 
-    @classmethod
-    def arguments(cls, config: Any, setting: Setting) -> dict[str, Any]:
-        """Keyword arguments of the constructor, from the table and the data; the spin is that of the data."""
-        cutoff = config.cutoff_ang / BOHR_ANG
-        spin = {} if setting.spin is NONE else {"spin": setting.spin.name}
-        names = ("irreps", "l_edge", "layers", "radial", "width")
-        return {
-            "cutoff": cutoff,
-            "reach": setting.reach,
-            **{name: getattr(config, name) for name in names},
-            "neighbours": mean_neighbours(setting.structures, cutoff),
-            "surroundings": len(setting.shells) <= SURROUNDED,
-            **spin,
-        }
-
     def forward(self, graph: Graph) -> Prediction:
         """Matrix elements [components, size], Ha, of a prepared graph."""
         edges = graph.edges
         n = edges.messages
-        kind = self.embedding[edges.species]
-        radial = self.radial(torch.cat([self.basis(edges.distance), kind[edges.i], kind[edges.j]], 1))
-        fade = envelope(edges.distance[:n], self.cutoff)[:, None]
+        kind, radial, fade = self.invariants(edges)
         harmonics = [radial.new_ones(len(edges), 1), *(w[:, l, :] for l, w in enumerate(graph.wigner, start=1))]
-        x = self._multipoles(edges, graph.wigner, kind, radial[:n], fade)
+        x = self.multipoles_of(edges, graph.wigner, kind, radial[:n], fade)
         near = [y[:n] for y in harmonics]
         for interaction in self.interactions:
             x = interaction(x, radial[:n], fade, edges.i[:n], edges.j[:n], near)

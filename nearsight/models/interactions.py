@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import sqrt
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nearsight.core.display import shown
 from nearsight.core.errors import BadInput
-from nearsight.core.units import BOHR_ANG
-from nearsight.models.contract import HamiltonianModel, Setting
-from nearsight.models.edges import Edges, mean_neighbours
-from nearsight.models.layers import MLP, Gate, Irreps, Linear, RadialBasis, envelope
+from nearsight.models.edges import Edges
+from nearsight.models.layers import Gate, Irreps, Linear
+from nearsight.models.local_model import LocalModel
 from nearsight.models.so2 import (
     Frame,
     FrameGate,
@@ -102,30 +100,20 @@ class Interaction(nn.Module):
         return x, faded
 
 
-_MOST = {"layers": 32, "radial": 512, "width": 8192}
 _MOST_CHANNELS = 4096  # of one kind
-_FARTHEST = 100.0  # Bohr
 
 
-def check_sizes(
-    cutoff: float, reach: float, neighbours: float, edge: Sequence[int], hidden: Sequence[int], **sizes: int
-) -> None:
-    """Raises BadInput for sizes of which no network can be made."""
-    for name, size in sizes.items():
-        if not 1 <= size <= _MOST[name]:
-            raise BadInput(f"model.{name}: {shown(size)} is not from 1 to {_MOST[name]}")
-    for name, length in (("cutoff", cutoff), ("reach", reach)):
-        if not 0 < length <= _FARTHEST:
-            raise BadInput(f"a {name} of {shown(length)} Bohr: it must be positive, and {_FARTHEST:g} at most")
-    if not 0 < neighbours < 1e4:
-        raise BadInput(f"{shown(neighbours)} neighbours in the mean: it must be positive")
-    for name, channels in (("edge", edge), ("hidden", hidden)):
+def check_channels(**frame: Sequence[int]) -> None:
+    """Raises BadInput for channels in an edge's frame of which no network can be made."""
+    for name, channels in frame.items():
         if len(channels) < 3 or not all(0 <= n <= _MOST_CHANNELS for n in channels):
             raise BadInput(f"model.{name}: {shown(list(channels))} are no channels of m = 0 even, 0 odd, 1, 2, ...")
 
 
-class BondFrameModel(HamiltonianModel):
-    """The part that such models share: features of atoms and of edges, from elements, distances and messages."""
+class BondFrameModel(LocalModel):
+    """The part that models of the DeepH-2 kind share: features of atoms and of edges, from elements, distances, messages."""
+
+    sizes = ("irreps", "edge", "hidden", "layers", "radial", "width")
 
     def begin(
         self,
@@ -148,38 +136,18 @@ class BondFrameModel(HamiltonianModel):
         neighbours: mean number in the cutoff.  pseudo: channels of pseudo tensors that each l has at least.
         Raises BadInput for sizes of which no network can be made.
         """
-        check_sizes(cutoff, reach, neighbours, edge, hidden, layers=layers, radial=radial, width=width)
+        check_channels(edge=edge, hidden=hidden)
+        self.embed(cutoff=cutoff, reach=reach, layers=layers, radial=radial, width=width, neighbours=neighbours)
         self.irreps = node = Irreps.parse(irreps).reaching(l_max).with_pseudo(pseudo)
         self.edge_irreps, inner = (frame_irreps(f, node.l_max) for f in (edge, hidden))
-        self.cutoff, self.layers, self.neighbours = cutoff, layers, neighbours
-        self.embedding = nn.Parameter(torch.randn(len(self.shells), width) / 2)
-        self.basis = RadialBasis(radial, max(cutoff, 1.05 * reach))
-        self.radial = MLP(radial + 2 * width, width, width, width)
         self.first_edge = nn.Linear(width, self.edge_irreps.even)
-        self.first_node = nn.Linear(width, node.true[0])
-        self.multipoles = nn.Linear(width, sum(node.true))
+        self.embed_multipoles(width)
         invariant = FrameIrreps(self.edge_irreps.even, 0, ())
         self.interactions = nn.ModuleList(
             Interaction(node, self.edge_irreps if k else invariant, self.edge_irreps, inner, width, neighbours)
             for k in range(layers)
         )
         return node, self.edge_irreps, inner
-
-    @classmethod
-    def arguments(cls, config: Any, setting: Setting) -> dict[str, Any]:
-        """Keyword arguments of the constructor, from the table and the data."""
-        cutoff = config.cutoff_ang / BOHR_ANG
-        return {
-            "cutoff": cutoff,
-            "reach": setting.reach,
-            "irreps": config.irreps,
-            "edge": list(config.edge),
-            "hidden": list(config.hidden),
-            "layers": config.layers,
-            "radial": config.radial,
-            "width": config.width,
-            "neighbours": mean_neighbours(setting.structures, cutoff),
-        }
 
     def pass_messages(self, edges: Edges, frames: Sequence[Tensor]) -> tuple[Tensor, Frame, Tensor, Tensor]:
         """Features of atoms [atoms, node.dim] and of message edges, and of all edges: invariants of distance and elements
@@ -188,31 +156,15 @@ class BondFrameModel(HamiltonianModel):
         frames: D^l, l = 1.., into each edge's frame.
         """
         n = edges.messages
-        kind = self.embedding[edges.species]
-        radial = self.radial(torch.cat([self.basis(edges.distance), kind[edges.i], kind[edges.j]], 1))
+        kind, radial, fade = self.invariants(edges)
         near = radial[:n]
-        fade = envelope(edges.distance[:n], self.cutoff)[:, None]
         first = self.first_edge(radial)
-        x = self._multipoles(edges, frames, kind, near, fade)
+        x = self.multipoles_of(edges, frames, kind, near, fade)
         edge: Frame = [first[:n]]
         for interaction in self.interactions:
             x, update = interaction(x, edge, near, fade, edges, frames)
             edge = added(edge, update)
         return x, edge, radial, first
-
-    def _multipoles(self, edges: Edges, frames: Sequence[Tensor], kind: Tensor, radial: Tensor, fade: Tensor) -> Tensor:
-        """First features of atoms: their element, and sum_j w_lc(r_ij) Y_lm(r_ij)."""
-        n = edges.messages
-        weights = self.multipoles(radial) * (fade / sqrt(self.neighbours))
-        columns = []
-        present = [t for t, c in zip(self.irreps.true, self.irreps.channels, strict=True) if c]
-        for (l, _, c), w in zip(self.irreps.blocks(), weights.split(present, 1), strict=True):
-            t = self.irreps.true[l]
-            harmonics = frames[l - 1][:n, l, :] if l else w.new_ones(n, 1)
-            y = harmonics[:, :, None] * w[:, None, :]
-            columns.append((torch.nn.functional.pad(y, (0, c - t)) if c > t else y).flatten(1))
-        x = kind.new_zeros(edges.atoms, self.irreps.dim).index_add(0, edges.i[:n], torch.cat(columns, 1))
-        return x + torch.nn.functional.pad(self.first_node(kind), (0, self.irreps.dim - self.irreps.true[0]))
 
     def all_edges(self, edge: Frame, first: Tensor, n: int) -> Frame:
         """Edge features of message edges, followed by the first features of the other edges."""

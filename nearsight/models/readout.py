@@ -64,6 +64,11 @@ def part_couplings(slots: OrbitalSlots, parts: SpinParts) -> tuple[Irreps, list[
     return irreps, result
 
 
+def highest_l(shells: Mapping[int, Sequence[int]], parts: SpinParts) -> int:
+    """Of the irreps of blocks of these parts: l1 + l2, and the rank in spin."""
+    return 2 * max(max(s) for s in shells.values()) + max(p.rank for p in parts.parts)
+
+
 class RadialTable(nn.Module):
     """A vector of functions of a distance for each ordered pair of elements: cubic B-splines from 0 to `reach` [Bohr].
 
@@ -158,6 +163,10 @@ class BlockReadout(nn.Module):
         baseline = self.assemble(graph, *self.expansion(graph))
         scale = self.log_scale(edges.distance, pair).exp()
         return replace(graph, baseline=baseline, scale=scale).cast(self.site_scale.dtype)
+
+    def fitted(self) -> dict[str, Tensor]:
+        """What `complete` uses of what was fitted: coefficients of the cluster expansion, and scales of edges."""
+        return {k: x for k, x in self.state_dict().items() if k.startswith(("cluster.", "log_scale."))}
 
     def expansion(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """What the cluster expansion says, as `components` do; zero in parts that time reversal turns where there are moments,

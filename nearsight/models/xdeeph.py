@@ -28,13 +28,14 @@ from nearsight.core.layout import BlockLayout
 from nearsight.core.spin import NONE, SPINOR, Spin
 from nearsight.core.spin_parts import SpinParts, as_spinor
 from nearsight.core.structure import Structure
+from nearsight.models.baseline import SURROUNDED
 from nearsight.models.contract import Prepared, Setting, Told, silent
-from nearsight.models.deeph2 import SPINOR_PSEUDO, SURROUNDED, DeepH2Config
+from nearsight.models.deeph2 import SPINOR_PSEUDO, DeepH2Config
 from nearsight.models.graph import Graph
 from nearsight.models.interactions import BondFrameModel, EdgeConvolution, Interaction, added
 from nearsight.models.layers import Gate, Irreps, Linear, envelope
 from nearsight.models.moments import TENSORS, FieldReadout, MomentInputs, as_vectors, cross, edge_tensors, yzx
-from nearsight.models.readout import BlockReadout, flatten_frame
+from nearsight.models.readout import BlockReadout, flatten_frame, highest_l
 from nearsight.models.so2 import Frame, FrameIrreps, joined, joined_irreps
 from nearsight.models.statistics import fit_scales, fit_statistics
 from nearsight.models.targets import TOTAL, Inputs, Prediction, Target
@@ -133,7 +134,7 @@ class XDeepH(BondFrameModel):
         super().__init__(shells, target)
         parts = SpinParts.of(SPINOR)
         node, edge_irreps, inner = self.begin(
-            2 * max(max(s) for s in shells.values()) + max(p.rank for p in parts.parts),
+            highest_l(shells, parts),
             cutoff=cutoff,
             reach=reach,
             irreps=irreps,
@@ -251,7 +252,7 @@ class XDeepH(BondFrameModel):
 
     def fitted(self) -> dict[str, Tensor]:
         """Coefficients of the cluster expansion, and scales of edges."""
-        return {k: x for k, x in self.readout.state_dict().items() if k.startswith(("cluster.", "log_scale."))}
+        return self.readout.fitted()
 
     def forward(self, sample: MagneticGraph) -> Prediction:
         """Matrix elements [components, size], Ha, of a prepared sample."""
