@@ -21,6 +21,7 @@ from nearsight.core.companion import Companion, as_error
 from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
+from nearsight.core.spin_parts import SpinParts
 from nearsight.core.structure import Structure
 from nearsight.dft.local import is_local, local_initial_hamiltonian, reach
 from nearsight.dft.setup import mesh_shape
@@ -103,7 +104,8 @@ def predict_in_tiles(
     assert trained.reference is not None
     overlap = torch.zeros(1, layout.size, dtype=torch.float64)
     kind = trained.network.spin
-    values: Tensor | None = None
+    dtype = torch.float64 if SpinParts.of(kind).is_real else torch.complex128
+    values = torch.zeros(kind.components, layout.size, dtype=dtype)
     jobs = list(_jobs(trained, structure, layout, way.atoms))
     total = len(jobs)
     folder = place / _digest(trained, structure, layout, way)
@@ -113,13 +115,10 @@ def predict_in_tiles(
         job = jobs[n]
         at = elements(layout, job.which)
         h, s = (torch.from_numpy(x) for x in found)
-        if values is None:
-            values = torch.zeros(kind.components, layout.size, dtype=h.dtype)
-        values[:, at] += kind.embed(h).to(values.dtype) if len(h) != kind.components else h
+        values[:, at] += h if len(h) == kind.components else kind.embed(h)
         if job.kind == "network":
             overlap[:, at] = s
         way.told(done, total)
-    assert values is not None
     shutil.rmtree(place, ignore_errors=True)
     return BlockMatrix(layout, values, kind), BlockMatrix(layout, overlap)
 

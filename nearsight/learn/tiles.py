@@ -1,8 +1,8 @@
 """Large structures in tiles: a prediction is local, so that a part of the atoms with their surroundings gives its own blocks.
 
 A tile is a box of the crystal, in fractions of its cell, with a margin on all sides; it is periodic in itself, and what the
-wrong images at its rim do stays within the margin. Along directions in which it would be no
-smaller than the cell, it is the cell.
+wrong images at its rim do stays within the margin. Along directions in which it would be no smaller
+than the cell, it is the cell.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from math import ceil, floor, prod
 import torch
 from torch import Tensor
 
-from nearsight.core.blocks import BlockMatrix
 from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
@@ -64,10 +63,6 @@ class Tile:
         pairs = Pairs.of(i, j, away, len(self.atoms))
         basis = layout.basis.of(self.structure.numbers, layout.basis.shells)
         return BlockLayout(basis, pairs), pairs.find(i, j, away)
-
-    def put(self, matrix: BlockMatrix, found: Tensor, layout: BlockLayout, which: Tensor, values: Tensor) -> None:
-        """Write the blocks `found` of a tile's matrix as the pairs `which` of the whole into values [components, size]."""
-        values[:, elements(layout, which)] = matrix.values[:, elements(matrix.layout, found)]
 
 
 def elements(layout: BlockLayout, pairs: Tensor) -> Tensor:
