@@ -4,8 +4,8 @@ Atoms pass messages as in deeph2, and what is read from them are coefficients of
 atom: no edges of the matrix are carried through the network, so that a step costs a tenth of one of deeph2. The coefficients
 are in the scale of the data: for each element, l and radial combination the spread of the best fits, and for l = 0 their mean.
 
-What limits such a network is the number of structures, not of weights: it fits those it is trained on four times better than
-others, each network in a way of its own. So there are several of them, each trained in turn on what the others are not trained
+What limits such a network is the number of structures, not of weights: it fits those it is trained on better than others,
+each network in a way of its own. So there are several of them, each trained in turn on what the others are not trained
 on at that step, and the density is their mean, which costs nothing beside F[n].
 """
 
