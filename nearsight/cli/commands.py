@@ -99,6 +99,7 @@ def train(
     words: Annotated[list[str] | None, set_option("train")] = None,
 ) -> None:
     """Train a network on Hamiltonians, or on the energy functional; run it again to go on where it was stopped."""
+    from nearsight.cli.process import warn
     from nearsight.learn.parallel import Ranks
     from nearsight.learn.train import train_from_config
     from nearsight.tasks.held_out import held_out_figures
@@ -107,7 +108,9 @@ def train(
     if Ranks.join("cpu").first:
         with spinner("figures of what was held out"):
             found = held_out_figures(out, max(20.0, 6 * report["minutes"]))
-        if found is not None:
+        for name, reason in ({} if found is None else found.failed).items():
+            warn(f"no figures of {name}: {reason}")
+        if found is not None and found.structures:
             print_figures(found.to_json(), "of what was held out")
     said = f"{report['best_is']}: {figure(report['best'])} {report['best_unit']}"
     if report["last"]["energy"] is not None and report["validation_mae_meV"] is not None:

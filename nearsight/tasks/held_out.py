@@ -36,9 +36,9 @@ TABLES = ("mae_by_elements_meV", "mae_by_shells_meV")
 class HeldOut:
     """Means over the structures that could be looked at.
 
-    structures: those.  of: held out in all.  model, superposed: figures by name, those of TABLES by pair; the latter None
-    where the orbitals of the data are not known.  worse: structures whose H is more than a tenth worse than that of superposed
-    atoms.  failed: what could not be computed, with the reason.
+    structures: those.  of: held out in all.  model, superposed: figures by name (None without any), those of TABLES by pair;
+    the latter None where the orbitals of the data are not known.  worse: structures whose H is a tenth worse, or more, than that
+    of superposed atoms.  failed: what could not be computed, with the reason.
     """
 
     structures: int
@@ -80,15 +80,13 @@ def held_out_figures(
             failed[name] = str(error)
         if told is not None:
             told(done + 1, len(names))
-    if not found:
-        return None
     beside = {n: c.superposed_atoms for n, c in found.items() if c.superposed_atoms is not None}
     worse = [n for n, c in beside.items() if found[n].hamiltonian_mae_meV > 1.1 * c.hamiltonian_mae_meV]
     result = HeldOut(
         len(found),
         len(names),
         _means(list(found.values())),
-        _means(list(beside.values())) if len(beside) == len(found) else None,
+        _means(list(beside.values())) if found and len(beside) == len(found) else None,
         tuple(worse),
         failed,
     )

@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 
+from nearsight.cli.commands import train
 from nearsight.core.basis import Basis
 from nearsight.core.blocks import BlockMatrix
+from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
 from nearsight.core.structure import Structure
@@ -17,6 +19,7 @@ from nearsight.formats.registry import read
 from nearsight.properties.compare import compare, superposed_atoms
 from nearsight.properties.eigenstates import levels
 from nearsight.properties.near_levels import near_levels
+from nearsight.tasks import held_out
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +30,14 @@ def small_set(tmp_path_factory):
     for k in range(6):
         places = torch.tensor([[0.0, 0.0, 0.0], [0.4, 0.2, 1.8 + 0.03 * k]], dtype=torch.float64)
         run_scf(Structure(cell, places, torch.tensor([1, 9])), settings, folder / f"set/{k:04d}")
+    (folder / "model.yaml").write_text(
+        "data: {train: set, validation_fraction: 0.34}\nmodel: {target: delta, preset: small, width: 16}\n"
+        "trainer: {max_minutes: null, max_epochs: 1, validations: 1}\n"
+    )
     return folder
 
 
 def test_a_training_ends_with_figures_of_what_was_held_out(nearsight, small_set):
-    (small_set / "model.yaml").write_text(
-        "data: {train: set, validation_fraction: 0.34}\nmodel: {target: delta, preset: small, width: 16}\n"
-        "trainer: {max_minutes: null, max_epochs: 1, validations: 1}\n"
-    )
     trained = nearsight("train", small_set / "model.yaml", "-o", small_set / "model")
     assert trained.status == 0 and "superposed atoms" in trained.out, trained
     told = json.loads((small_set / "model/held_out.json").read_text())
@@ -51,6 +54,19 @@ def test_a_training_ends_with_figures_of_what_was_held_out(nearsight, small_set)
     assert each["superposed_atoms"]["hamiltonian_mae_meV"] == pytest.approx(float(error), rel=1e-5)
     shown = json.loads(nearsight("compare", name, out, "--json").out)
     assert shown["superposed_atoms"]["on_site_mae_meV"] == pytest.approx(each["superposed_atoms"]["on_site_mae_meV"])
+
+
+def test_what_has_no_figures_is_told_with_the_reason(small_set, monkeypatch, capsys):
+    def without_bands(model, folder):
+        raise BadInput("S(k) is not positive definite")
+
+    monkeypatch.setattr(held_out, "_compared", without_bands)
+    train(small_set / "model.yaml", small_set / "without")
+    said = capsys.readouterr()
+    assert said.err.count("warning: no figures of") == 2 and "S(k) is not positive definite" in said.err
+    assert "of what was held out" not in said.out
+    told = json.loads((small_set / "without/held_out.json").read_text())
+    assert told["structures"] == 0 and told["held_out"] == len(told["failed"]) == 2
 
 
 def test_shells_and_overlaps_add_up(small_set):
