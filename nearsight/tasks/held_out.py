@@ -37,8 +37,8 @@ class HeldOut:
     """Means over the structures that could be looked at.
 
     structures: those.  of: held out in all.  model, superposed: figures by name (None without any), those of TABLES by pair;
-    the latter None where the orbitals of the data are not known.  worse: structures whose H is a tenth worse, or more, than that
-    of superposed atoms.  failed: what could not be computed, with the reason.
+    the latter None where the orbitals of the data are not known.  worse: structures whose H is more than a tenth worse than
+    that of superposed atoms.  failed: what could not be computed, with the reason.
     """
 
     structures: int
