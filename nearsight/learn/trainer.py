@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
@@ -329,23 +328,17 @@ class Trainer:
         return report
 
 
-def _free(network: torch.nn.Module, frozen: Sequence[str]) -> list[torch.nn.Parameter]:
+def _free(network: HamiltonianModel, frozen: Sequence[str]) -> list[torch.nn.Parameter]:
     """The weights that are trained. Raises BadInput for a part that the network has not got, or where nothing is left."""
     names = [name for name, _ in network.named_parameters()]
     for part in frozen:
-        if not any(_within(name, part) for name in names):
+        if not any(network.within(name, part) for name in names):
             known = ", ".join(dict.fromkeys(name.split(".")[0] for name in names))
             raise BadInput(f"trainer.freeze: the network has no part {part:.60}; it has {known}")
-    free = [p for name, p in network.named_parameters() if not any(_within(name, part) for part in frozen)]
+    free = [p for name, p in network.named_parameters() if not any(network.within(name, part) for part in frozen)]
     if not free:
         raise BadInput("trainer.freeze leaves nothing to train: name fewer parts")
     return free
-
-
-def _within(name: str, part: str) -> bool:
-    """Whether a weight belongs to a part; of a network of several, to that part of each."""
-    own = re.sub(r"^others\.\d+\.", "", name)
-    return own == part or own.startswith(f"{part}.") or name.startswith(f"{part}.")
 
 
 def _optimizer(parameters: Sequence[torch.nn.Parameter], trainer: TrainerConfig) -> torch.optim.AdamW:

@@ -251,6 +251,13 @@ class HamiltonianModel(nn.Module, ABC):
         None: all of it.  A model that is trained as a whole at each step does nothing.
         """
 
+    def within(self, weight: str, part: str) -> bool:
+        """Whether a weight, by its name in the network, belongs to a part, named by the first words of such names.
+
+        A network of several like ones counts the same part of each.
+        """
+        return weight == part or weight.startswith(f"{part}.")
+
     def fitted(self) -> Mapping[str, Tensor]:
         """What `fit_baseline` has set and `complete` uses, by name."""
         return {}

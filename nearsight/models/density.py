@@ -247,6 +247,12 @@ class DeepH2Density(BondFrameModel):
                 if not name.startswith("others."):
                     p.requires_grad_(self.trained in (None, k))
 
+    def within(self, weight: str, part: str) -> bool:
+        """As of one network: a part of this one, and the same of the others."""
+        member, _, own = weight.removeprefix("others.").partition(".")
+        shared = weight.startswith("others.") and member.isdigit() and super().within(own, part)
+        return shared or super().within(weight, part)
+
     def forward(self, sample: DensitySample) -> Prediction:
         """Coefficients [1, size] of the density's difference from atoms, each structure neutral."""
         chosen = self.members if self.trained is None else [self.members[self.trained]]
