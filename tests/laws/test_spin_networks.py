@@ -14,12 +14,20 @@ from nearsight.core.so3 import wigner
 from nearsight.core.spin import COLLINEAR, NONE, SPINOR, Spin
 from nearsight.core.spin_parts import PARTS, SpinParts
 from nearsight.formats.registry import read, write
+from nearsight.learn.config import BlocksLossConfig
+from nearsight.learn.data import LabelledData, Reader
+from nearsight.learn.losses import BlocksTerm
 from nearsight.learn.model import TrainedModel, predict
+from nearsight.learn.samples import complete_record, exact_record, sample_of
 from nearsight.learn.train import train
+from nearsight.models.deeph2 import DeepH2
+from nearsight.models.graph import Graph
+from nearsight.models.targets import Prediction
 from nearsight.properties.compare import compare
 from tests.laws.models import random_rotation
 from tests.laws.spin import random_matrix
-from tests.laws.test_training import config, lines, sample
+from tests.laws.test_network import TINY
+from tests.laws.test_training import SHELLS, config, lines, sample
 
 
 def with_spin(hamiltonian: BlockMatrix, kind: Spin, seed: int) -> BlockMatrix:
@@ -85,6 +93,19 @@ def test_a_killed_training_goes_on_to_the_same_bits(one_thread: None, data: Path
 def test_every_loss_of_elements_serves(data: Path, tmp_path: Path, loss: dict) -> None:
     train({**config(data, max_epochs=2), "loss": {"kind": "blocks", **loss}}, tmp_path / "model")
     assert lines(tmp_path / "model")[-1]["validation_mae"] > 0
+
+
+def test_the_zero_of_energy_can_be_left_out_of_the_loss(data: Path, kind: Spin) -> None:
+    """H + mu S is the same physics: mu S of both spins alike, and nothing between them."""
+    network = DeepH2(SHELLS, cutoff=4.0, reach=7.0, layers=1, radial=4, spin=kind.name, **TINY).double()
+    source = LabelledData(sorted(data.glob("0*")), Reader(), None).source(0, network)
+    record = complete_record(network, exact_record(network, source))
+    found = sample_of(record, 0, Graph, kind, torch.device("cpu"))
+    assert found.target is not None
+    shift = BlockMatrix(source.layout, record["overlap"][None]).embed(kind).values
+    shifted = Prediction(found.target + 0.3 * shift, found.sizes, network.target)
+    blind, seeing = (BlocksTerm(BlocksLossConfig(gauge_invariant=x))(shifted, found).value for x in (True, False))
+    assert blind < 1e-9 < 10 < seeing
 
 
 def test_data_of_two_spins_are_refused_by_name(data: Path, kind: Spin, tmp_path: Path) -> None:
