@@ -67,5 +67,7 @@ def local_initial_hamiltonian(
     grid = GridOrbitals.near(structure, species, layout, mesh, atoms)
     system = System(structure, species, layout, mesh, grid, quadrature)
     near_nuclei = refinement_near_nuclei(settings.mesh, quadrature)
-    chosen = [t for t in kohn_sham(xc_functional(settings.functional.xc), 1, near_nuclei) if not isinstance(t, Ions)]
+    functional = settings.functional
+    every = kohn_sham(xc_functional(functional.xc), 1, near_nuclei, functional.spin_orbit != "none")
+    chosen = [t for t in every if not isinstance(t, Ions)]  # which are of no block
     return EnergyFunctional.bind(system, chosen, 0.0).initial_hamiltonian()

@@ -9,6 +9,7 @@ from nearsight.core.basis import Basis
 from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
+from nearsight.core.spin import by_components
 from nearsight.core.structure import Structure
 from nearsight.dft.local import is_local, local_initial_hamiltonian, reach
 from nearsight.dft.settings import Settings
@@ -21,6 +22,7 @@ from nearsight.learn.tiles import elements, tiles
 from nearsight.models.deeph2 import DeepH2
 from tests import cases
 from tests.laws.test_network import TINY, model
+from tests.laws.test_spinors import relativistic
 
 close = torch.testing.assert_close
 SETTINGS = Settings(basis={"size": "sz"}, mesh={"shape": (160, 16, 16), "two_center": "siesta"})
@@ -79,11 +81,15 @@ def species():
     return {6: cases.species("C", "sz"), 1: cases.species("H", "sz")}
 
 
-def test_h0_of_tiles_is_that_of_the_whole(species):
+@pytest.mark.parametrize("spin_orbit", ["none", "file"])
+def test_h0_of_tiles_is_that_of_the_whole(species, spin_orbit):
     s = chain(36)
+    species = {z: relativistic(x) for z, x in species.items()}
     assert is_local(SETTINGS, species)
     assert not is_local(Settings(mesh={"two_center": "exact"}), species)
-    settings = SETTINGS.model_copy(update={"mesh": SETTINGS.mesh.model_copy(update={"shape": (240, 16, 16)})})
+    mesh = SETTINGS.mesh.model_copy(update={"shape": (240, 16, 16)})
+    functional = SETTINGS.functional.model_copy(update={"spin_orbit": spin_orbit})
+    settings = SETTINGS.model_copy(update={"mesh": mesh, "functional": functional})
     layout = matrix_layout(s, species)
     whole = initial_hamiltonian(s, settings, species)[0].on(layout)
     values = torch.full_like(whole.values, torch.nan)
@@ -95,6 +101,7 @@ def test_h0_of_tiles_is_that_of_the_whole(species):
         which = tile.pairs_of(layout)
         own, found = tile.layout(layout, which)
         h = local_initial_hamiltonian(tile.structure, species, settings, own, tile.core, tile.shape)
+        assert h.spin is by_components(len(whole.values))
         values[:, elements(layout, which)] = h.values[:, elements(h.layout, found)]
         cut += not all(tile.whole)
     there = ~values.isnan()
