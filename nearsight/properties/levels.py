@@ -14,7 +14,7 @@ from nearsight.core.errors import BadInput, MissingData
 from nearsight.core.units import HARTREE_EV
 from nearsight.properties.contract import SILENT, Options, Progress, Property, Result, option
 from nearsight.properties.eigenstates import levels as all_levels
-from nearsight.properties.near_fermi import STATES, NearFermi, solver_for
+from nearsight.properties.near_fermi import STATES, NearFermi, around, solver_for
 from nearsight.properties.spectra import K_SPACING, SMEARING_EV, electrons_of, fermi_level_of
 
 if TYPE_CHECKING:
@@ -100,11 +100,13 @@ class Levels(Property[LevelsOptions, FoundLevels]):
             raise BadInput("give --states, or --window with the lower energy first")
         if solver_for(hamiltonian, options.solver) == "sparse":
             near = NearFermi.of(c, electrons_of(c), K_SPACING, SMEARING_EV / HARTREE_EV, progress)
-            states = min(options.states or STATES, near.levels.rows) if options.states is None else options.states
-            first, states = near.inside(window) if window else (near.first(states), states)
             progress.stage("states")
-            e = near.at(k[None], first, states, progress)[:, 0]
-            return FoundLevels(k, e, first, near.fermi_level, "sparse")
+            if window is not None:
+                e, first = near.covering(k[None], window, progress)
+                return _inside(window, k, e[:, 0], first, near.fermi_level, "sparse")
+            states = options.states or min(STATES, near.levels.rows)
+            first = near.first(states, k)
+            return FoundLevels(k, near.at(k[None], first, states, progress)[:, 0], first, near.fermi_level, "sparse")
         fermi = fermi_level_of(c)
         if fermi is None:
             raise MissingData(
@@ -112,20 +114,29 @@ class Levels(Property[LevelsOptions, FoundLevels]):
             )
         progress.stage("diagonalising")
         e = all_levels(hamiltonian, overlap, k[None], progress)[:, 0]
+        if window is not None:
+            return _inside(window, k, e, (0,) * len(e), fermi, "dense")
         n = e.shape[1]
-        if window is None:
-            states = options.states or min(STATES, n)
-            if states > n:
-                raise BadInput(f"--states {states}: there are {n}")
-            lows = [(int((x < fermi).sum()) - states // 2) for x in e]
-        else:
-            ends = [fermi + x / HARTREE_EV for x in window]
-            counts = [[int((x < end).sum()) for end in ends] for x in e]
-            states = max(1, *(high - low for low, high in counts))
-            lows = [low for low, _ in counts]
-        first = tuple(min(max(0, low), n - states) for low in lows)
-        part = torch.stack([x[a : a + states] for x, a in zip(e, first, strict=True)])
-        return FoundLevels(k, part, first, fermi, "dense")
+        states = options.states or min(STATES, n)
+        if states > n:
+            raise BadInput(f"--states {states}: there are {n}")
+        first = around((e < fermi).sum(1).tolist(), states, n)
+        return FoundLevels(k, _part(e, first, states), first, fermi, "dense")
+
+
+def _part(e: Tensor, first: tuple[int, ...], states: int) -> Tensor:
+    """So many levels of e [s, n] from the first of each spin on [s, states]."""
+    return torch.stack([x[a : a + states] for x, a in zip(e, first, strict=True)])
+
+
+def _inside(
+    window: tuple[float, float], k: Tensor, e: Tensor, first: tuple[int, ...], fermi: float, solver: str
+) -> FoundLevels:
+    """Those of the levels e [s, n] that are in a window [eV from the Fermi level]; one at least, as many of each spin."""
+    counts = [[int((x < fermi + end / HARTREE_EV).sum()) for end in window] for x in e]
+    states = max(1, *(high - low for low, high in counts))
+    begin = tuple(min(low, e.shape[1] - states) for low, _ in counts)
+    return FoundLevels(k, _part(e, begin, states), tuple(map(sum, zip(first, begin, strict=True))), fermi, solver)
 
 
 levels = Levels()

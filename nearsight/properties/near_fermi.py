@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,16 +28,18 @@ FEW = 16  # with which the search for the Fermi level begins
 TAILS = 12  # k_B T: beyond, levels count as full or empty (6e-6 each)
 
 
-def solver_for(hamiltonian: BlockMatrix, told: Solver = "auto", few: bool = False) -> Literal["dense", "sparse"]:
-    """dense where that is cheaper and fits, or MKL is not there; sparse elsewhere.
-
-    few: whether states near the Fermi level are asked for alone.
-    """
+def solver_for(hamiltonian: BlockMatrix, told: Solver = "auto") -> Literal["dense", "sparse"]:
+    """dense where that is cheaper and fits, or MKL is not there; sparse elsewhere."""
     if told != "auto":
         return told
     rows = hamiltonian.basis.size * hamiltonian.spin.size_factor
     large = rows > DENSE_ROWS or HELD * rows**2 > available(hamiltonian.values.device)
     return "sparse" if large and library() is not None else "dense"
+
+
+def around(filled: Sequence[int], states: int, rows: int) -> tuple[int, ...]:
+    """First of so many levels about the highest filled one, of each spin; rows: levels of each spin.  filled: how many are."""
+    return tuple(min(max(0, n - states // 2), rows - states) for n in filled)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +75,18 @@ class NearFermi:
         filled = tuple(solver.count(fermi, gamma, s) for s in range(solver.spins))
         return NearFermi(solver, fermi, filled)
 
-    def first(self, states: int) -> tuple[int, ...]:
-        """First of so many levels about the Fermi level, of each spin. Raises BadInput for more than there are."""
+    def first(self, states: int, k: Tensor | None = None) -> tuple[int, ...]:
+        """First of so many levels about the Fermi level at k [3], of each spin; None: at Gamma.
+
+        Raises BadInput for more than there are.
+        """
         if not 0 < states <= min(MOST_STATES, self.levels.rows):
             most = min(MOST_STATES, self.levels.rows)
             raise BadInput(f"--states {states}: give from 1 to {most}, or a solver of all states (--solver dense)")
-        return tuple(min(max(0, n - states // 2), self.levels.rows - states) for n in self.filled)
+        filled = self.filled
+        if k is not None and bool((k != 0).any()):
+            filled = tuple(self.levels.count(self.fermi_level, k, s) for s in range(self.levels.spins))
+        return around(filled, states, self.levels.rows)
 
     def inside(self, window_ev: tuple[float, float]) -> tuple[tuple[int, ...], int]:
         """First and number of the levels in a window [eV from the Fermi level] at Gamma, with some room for other k.
@@ -95,7 +104,7 @@ class NearFermi:
             )
         states = min(states + max(4, states // 5), self.levels.rows)
         middle = [(low + high) // 2 for low, high in counts]
-        return tuple(min(max(0, n - states // 2), self.levels.rows - states) for n in middle), states
+        return around(middle, states, self.levels.rows), states
 
     def covering(
         self, k: Tensor, window_ev: tuple[float, float], progress: Progress = SILENT
@@ -106,19 +115,21 @@ class NearFermi:
         """
         low, high = (self.fermi_level + e / HARTREE_EV for e in window_ev)
         first, states = self.inside(window_ev)
+        rows = self.levels.rows
+        most = min(MOST_STATES, rows)
         while True:
-            e, rows = self.at(k, first, states, progress), self.levels.rows
+            e = self.at(k, first, states, progress)
             under = [n > 0 and float(x[:, 0].max()) > low for n, x in zip(first, e, strict=True)]
             over = [n + states < rows and float(x[:, -1].min()) < high for n, x in zip(first, e, strict=True)]
             if not any(under) and not any(over):
                 return e, first
-            more = max(4, states // 5)
-            if states + 2 * more > min(MOST_STATES, rows):
+            more = min(2 * max(4, states // 5), most - states)
+            if not more:
                 raise BadInput(
                     f"--window {window_ev[0]:g} {window_ev[1]:g} eV holds too many states: take a narrower one"
                 )
-            first = tuple(max(0, min(n - more, rows - states - 2 * more)) for n in first)
-            states += 2 * more
+            states += more
+            first = tuple(max(0, min(n - more // 2, rows - states)) for n in first)
 
     def at(self, k: Tensor, first: tuple[int, ...], states: int, progress: Progress = SILENT) -> Tensor:
         """Levels first .. first + states - 1 of each spin at k [k, 3]: [s, k, n], ascending [Ha]."""
@@ -133,9 +144,10 @@ def _fermi_level(
     per_level = hamiltonian.spin.electrons_per_level
     start = solver.zero_temperature(electrons, mesh.k[0])
     filled = [solver.count(start, mesh.k[0], s) for s in range(solver.spins)]
-    states = min(FEW, solver.rows)
+    most = min(MOST_STATES, solver.rows)
+    states = min(FEW, most)
     while True:
-        first = tuple(min(max(0, n - states // 2), solver.rows - states) for n in filled)
+        first = around(filled, states, solver.rows)
         e = solver.window(mesh.k, first, states, start, progress.advance).energies
         held = electrons - per_level * sum(first)
         if 0 <= held <= per_level * states * solver.spins:
@@ -145,9 +157,9 @@ def _fermi_level(
             above = all(
                 n + states == solver.rows or float(e[s, :, -1].min()) > fermi + far for s, n in enumerate(first)
             )
-            if (below and above) or 2 * states > min(MOST_STATES, solver.rows):
+            if (below and above) or states == most:
                 return fermi
             start = fermi
-        elif 2 * states > min(MOST_STATES, solver.rows):
+        elif states == most:
             raise BadInput("the Fermi level was not found: its window would hold too many states")
-        states *= 2
+        states = min(2 * states, most)

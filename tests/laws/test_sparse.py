@@ -24,6 +24,8 @@ from nearsight.electrons.sparse.levels import SparseLevels
 from nearsight.electrons.sparse.pardiso import library
 from nearsight.electrons.sparse.pencil import SparseProblem
 from nearsight.formats.deeph import write_folder
+from nearsight.properties import near_fermi
+from nearsight.properties.brillouin import Thermal, fermi_energy, sampling
 from nearsight.properties.near_fermi import NearFermi
 from nearsight.properties.spectra import bands
 from tests import cases
@@ -164,6 +166,17 @@ def test_bands_of_few_states_are_those_of_all(kind):
         bands(c, path="GAMMA-M-K", points=5, solver="sparse", states=1000)
 
 
+@pytest.mark.parametrize("k", [(0, 0, 0), (1 / 3, 1 / 3, 0)], ids=["Gamma", "K"])
+@pytest.mark.parametrize("asked", [{"states": 4}, {"window": (-5.0, 6.0)}, {"window": (-30.0, 90.0)}], ids=str)
+@pytest.mark.parametrize("kind", KINDS, ids=repr)
+def test_levels_of_both_solvers_are_the_same_ones(kind, asked, k):
+    """As many and the same in a window at each k, though there are others in it at Gamma."""
+    c = with_spin(replace(graphene(), electrons=8.0), kind)
+    dense, sparse = (nearsight.levels(c, k=k, solver=solver, **asked) for solver in ("dense", "sparse"))
+    assert dense.first == sparse.first and dense.energies.shape == sparse.energies.shape
+    assert float((dense.energies - sparse.energies).abs().max()) < EV
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=repr)
 def test_the_density_of_states_of_a_window_is_that_of_all_states(kind):
     c = with_spin(replace(graphene(), electrons=8.0), kind)
@@ -176,11 +189,16 @@ def test_the_density_of_states_of_a_window_is_that_of_all_states(kind):
     assert float((few.below - whole.below).abs().max()) < 1e-6
 
 
-def test_the_fermi_level_is_that_of_all_levels():
+def test_the_fermi_level_is_that_of_all_levels(monkeypatch):
+    monkeypatch.setattr(near_fermi, "FEW", 3)
     c = replace(graphene(), fermi_level=None, electrons=8.0)
     dense = nearsight.properties.spectra.fermi_level_of(c)
     near = NearFermi.of(c, 8.0, 0.25, 0.025 / HARTREE_EV)
-    assert abs(near.fermi_level - dense) < 1e-3 / HARTREE_EV
+    assert abs(near.fermi_level - dense) < 1e-6 / HARTREE_EV
+    wide, k = 2.0 / HARTREE_EV, sampling(c.structure, c.hamiltonian, None, 0.25)  # it reaches all levels
+    e = eigenvalues(c.hamiltonian, c.overlap, k.k)
+    every = fermi_energy(e, Thermal(k.weights, wide), 8.0, 2.0)
+    assert abs(NearFermi.of(c, 8.0, 0.25, wide).fermi_level - every) < 1e-6 / HARTREE_EV
 
 
 @pytest.fixture
