@@ -18,7 +18,7 @@ from nearsight.electrons.kpoints import BandPath, band_path, path_in
 from nearsight.properties.brillouin import Thermal, fermi_energy, sampling
 from nearsight.properties.contract import SILENT, Progress
 from nearsight.properties.eigenstates import levels
-from nearsight.properties.near_fermi import STATES, NearFermi, Solver, solver_for
+from nearsight.properties.near_fermi import STATES, NearFermi, Solver, around, solver_for
 from nearsight.properties.projections import MULLIKEN, Populations, Projection, states_and_shares
 
 K_SPACING = 0.25  # 1/angstrom
@@ -118,10 +118,11 @@ def bands(
         raise BadInput("bands of a Hamiltonian need its overlap and a path: bands(H, S, band_path(structure))")
     if project is None:
         found = Bands(path, levels(hamiltonian, overlap, path.k, progress), fermi_level)
-        return found if states is None else _cut(found, states)
-    groups = Projection.of(hamiltonian.basis, hamiltonian.spin, project)
-    energies, shares = states_and_shares(hamiltonian, overlap, path.k, groups, populations, progress)
-    return Bands(path, energies, fermi_level, groups.names, shares)
+    else:
+        groups = Projection.of(hamiltonian.basis, hamiltonian.spin, project)
+        energies, shares = states_and_shares(hamiltonian, overlap, path.k, groups, populations, progress)
+        found = Bands(path, energies, fermi_level, groups.names, shares)
+    return found if states is None else _cut(found, states)
 
 
 def _few_bands(
@@ -148,15 +149,18 @@ def _few_bands(
 
 def _cut(found: Bands, states: int) -> Bands:
     """The states about the Fermi level, of all. Raises BadInput where it is not known, or for more than there are."""
-    spins, _, n = found.energies.shape
+    n = found.energies.shape[2]
     if found.fermi_level is None:
         raise MissingData("the Fermi level is not known, so that no states are near it: add `occupation` to info.json")
     if not 0 < states <= n:
         raise BadInput(f"--states {states}: give from 1 to {n}")
-    filled = (found.energies[:, 0] < found.fermi_level).sum(1).tolist()
-    first = tuple(min(max(0, m - states // 2), n - states) for m in filled)
-    parts = [found.energies[s, :, a : a + states] for s, a in zip(range(spins), first, strict=True)]
-    return replace(found, energies=torch.stack(parts), first=first)
+    first = around((found.energies[:, 0] < found.fermi_level).sum(1).tolist(), states, n)
+
+    def part(of_states: Tensor) -> Tensor:
+        return torch.stack([x[..., a : a + states] for x, a in zip(of_states, first, strict=True)])
+
+    shares = None if found.shares is None else part(found.shares)
+    return replace(found, energies=part(found.energies), shares=shares, first=first)
 
 
 def bands_together(

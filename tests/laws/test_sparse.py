@@ -177,6 +177,15 @@ def test_levels_of_both_solvers_are_the_same_ones(kind, asked, k):
     assert float((dense.energies - sparse.energies).abs().max()) < EV
 
 
+@pytest.mark.parametrize("solver", ["auto", "dense"])
+def test_few_bands_have_their_shares(solver):
+    words = {"path": "GAMMA-M-K", "points": 5, "solver": solver, "project": "l"}
+    every, few = bands(graphene(), **words), bands(graphene(), **words, states=4)
+    a = few.first[0]
+    assert few.energies.shape[2] == 4
+    assert torch.equal(few.shares, every.shares[..., a : a + 4])
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=repr)
 def test_the_density_of_states_of_a_window_is_that_of_all_states(kind):
     c = with_spin(replace(graphene(), electrons=8.0), kind)
