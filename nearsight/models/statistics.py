@@ -238,11 +238,13 @@ def _fit_scales(
         with nullcontext() if fold is None else left_out(readout.cluster, fitted, fold):
             for graph, values in own:
                 site, edge = readout.components(graph, values.double())
-                expanded_site, expanded_edge = readout.expansion(graph)
+                if fitted:
+                    expanded_site, expanded_edge = readout.expansion(graph)
+                    site, edge = site - expanded_site, edge - expanded_edge
                 stored = graph.blocks.stored(graph.edges)
-                sites.append(site - expanded_site)
+                sites.append(site)
                 species.append(graph.edges.species)
-                edges.append((edge - expanded_edge)[stored])
+                edges.append(edge[stored])
                 pairs.append(graph.edges.kinds(elements)[stored])
                 distances.append(graph.edges.distance[stored])
     site, kind = torch.cat(sites), torch.cat(species)
