@@ -120,7 +120,7 @@ def compare(
     fermi = fermi_level_of(reference)
     other_fermi = fermi_level_of(other)
     if spectra is None:
-        path = band_path(reference.structure, affordable_points(reference.basis.size))
+        path = band_path(reference.structure, affordable_points(reference.basis.size * h_ref.spin.size_factor))
         spectra = (bands(h_ref, s_ref, path), bands(h_other, s_other, path))
     band_error = _band_differences(*spectra, fermi, window_ev) * MEV
     electrons = electrons_of(reference)
