@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from scipy.linalg import eigh
 
 from nearsight.atoms.radial import PseudoAtom
+from nearsight.core.structure import period_of
 from nearsight.formats.pseudopotential import Pseudopotential
 
 BOUND = -0.02  # Ha; an empty level above it is one of the free atom's box, which no energy shift can confine
-_NOBLE = (2, 10, 18, 36, 54, 86, 118)
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Shell:
 
 def shells_of(pp: Pseudopotential, atom: PseudoAtom) -> list[Shell]:
     """The reference atom's shells, told apart into semicore and valence, and the outermost s shell even if empty."""
-    period = 1 + sum(pp.number > z for z in _NOBLE)
+    period = period_of(pp.number)
     main_p = any(s.l == 1 and s.n == period and s.occupation > 0 for s in atom.shells)
     has_d = any(s.l == 2 and s.n == period - 1 for s in atom.shells)
     shells: list[Shell] = []

@@ -24,7 +24,7 @@ SYMBOLS = (
     "Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl "
     "Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr"
 ).split()
-
+NOBLE_GASES = (2, 10, 18, 36, 54, 86, 118)  # the ends of the periods
 
 MOST_ATOMS = 1_000_000  # of a supercell
 #: what a structure may say of how it was made, under these names in the `info` of ASE's Atoms
@@ -32,6 +32,11 @@ PROVENANCE = ("generator", "parameters", "seed", "index", "parent", "prototype",
 LARGEST_ANG = 1e5  # of cell vectors and coordinates: ten micrometres
 NARROWEST_ANG = 0.3  # between opposite faces of a cell: an atom would lie on its own image
 APART_ANG = 2.5  # atoms nearer than this to an image across a direction that is not periodic are bonded to it
+
+
+def period_of(number: int) -> int:
+    """Of the periodic table, from 1, by atomic number."""
+    return 1 + sum(number > z for z in NOBLE_GASES)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -8,16 +8,14 @@ from typing import Any
 import torch
 
 from nearsight.core.errors import BadInput
-from nearsight.core.structure import SYMBOLS
+from nearsight.core.structure import NOBLE_GASES, SYMBOLS, period_of
 from nearsight.learn.model_files import build
 from nearsight.models.contract import HamiltonianModel
-
-_NOBLE = (0, 2, 10, 18, 36, 54, 86, 118)
 
 
 def nearest_element(number: int, known: Sequence[int]) -> int:
     """Among known atomic numbers the one of the nearest group, then of the nearest period."""
-    return min(sorted(known), key=lambda z: (abs(_group(number) - _group(z)), abs(_period(number) - _period(z)), z))
+    return min(sorted(known), key=lambda z: (abs(_group(number) - _group(z)), abs(period_of(number) - period_of(z)), z))
 
 
 def widened(
@@ -64,13 +62,10 @@ def _joint(architecture: Mapping[str, Any], new: Sequence[int], name: str) -> Ba
     )
 
 
-def _period(z: int) -> int:
-    return sum(n < z for n in _NOBLE)
-
-
 def _group(z: int) -> int:
     """1 to 18; 3 for the lanthanides and actinides."""
-    left, right = z - _NOBLE[_period(z) - 1], _NOBLE[_period(z)] - z
+    first, last = (0, *NOBLE_GASES)[period_of(z) - 1 :][:2]
+    left, right = z - first, last - z
     if right == 0:
         return 18
     return left if left <= 2 else max(3, 18 - right)
