@@ -107,10 +107,7 @@ class Shift:
                 self.factor.factorise(self.pencil, self.sigma)
                 count = self.factor.negative()
                 self._check()
-            except NotConverged as error:
-                said = str(error)
-                continue
-            except RuntimeError as error:  # SuperLU's word for a singular matrix
+            except (NotConverged, RuntimeError) as error:  # the latter SuperLU's word for a singular matrix
                 said = str(error)
                 continue
             return count

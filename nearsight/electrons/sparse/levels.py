@@ -24,6 +24,7 @@ MORE = 6  # states beyond the wanted ones, among which an end of the window is l
 APART = 1e-7  # Ha: a gap between two levels in which an end of the window may lie
 LARGEST_SPACE = 2500  # of a Krylov method
 MOST_STATES = 800  # of one window
+VECTORS = 200  # of a Krylov space for which room is left
 SPARE = 0.5  # of the free memory that a factor in double precision may take
 
 Told = Callable[[int, int], None]
@@ -80,8 +81,9 @@ class SparseLevels:
 
     def _choose(self, pencil: Pencil) -> tuple[Factor, bool]:
         """Factors in double precision where they take half of the memory at most, else in single."""
-        own = 16.0 * pencil.hamiltonian.data.nbytes / 8 if pencil.complex else 2.0 * pencil.hamiltonian.data.nbytes
-        space = 200.0 * pencil.size * (32 if pencil.complex else 16)
+        number = 16 if pencil.complex else 8
+        own = 2.0 * pencil.hamiltonian.data.nbytes  # H and S
+        space = 2.0 * VECTORS * number * pencil.size  # a Krylov space and S times it
         for single in (False, True):
             factor = factor_for(pencil, single)
             if not isinstance(factor, PardisoFactor):

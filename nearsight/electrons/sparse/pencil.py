@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.display import one_line
 from nearsight.core.layout import BlockLayout
-from nearsight.core.spin import SPINOR, Spin
+from nearsight.core.spin import Spin
 
 Array = NDArray[Any]
 
@@ -126,7 +127,7 @@ class BlockPattern:
         right = counts[pairs.j.cpu()][pair]
         return first, first + right, first + down, first + down + right
 
-    def matrix(self, components: list[Tensor | None], k: Tensor) -> SparseMatrix:
+    def matrix(self, components: Sequence[Tensor | None], k: Tensor) -> SparseMatrix:
         """M(k) of elements [size], one for each of the spin components of a pattern (None: zero), at a fractional k [3]."""
         layout, (_, _, block) = self.layout, self._blocks
         phases = None
@@ -265,11 +266,10 @@ class SparseProblem:
 
     def at(self, k: Tensor, s: int = 0) -> Pencil:
         """At a fractional k [3], of the independent spin s."""
-        h, own = self.hamiltonian.values.detach(), self.overlap.values[0].detach()
-        if self.spin is SPINOR:
-            parts: list[Tensor | None] = list(h)
-            return Pencil(self.pattern.matrix(parts, k), self.pattern.matrix([own, None, None, own], k))
-        return Pencil(self.pattern.matrix([h[s]], k), self.pattern.matrix([own], k))
+        kind, own = self.spin, self.overlap.values[0].detach()
+        parts = self.hamiltonian.values.detach().chunk(kind.matrices)[s]
+        embedded = [own if c in kind.diagonal else None for c in range(len(parts))]
+        return Pencil(self.pattern.matrix(parts.unbind(), k), self.pattern.matrix(embedded, k))
 
 
 def _starts(counts: Array) -> Array:
