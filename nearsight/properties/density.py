@@ -82,7 +82,7 @@ def spin_field(kind: Spin, channels: Tensor, what: str) -> Tensor:
     if what == "density":
         return kind.channel_charge(channels)
     moment = kind.channel_moment(channels)
-    if what == "m" or (what == "spin" and kind is SPINOR):
+    if what == "m" or (what == "spin" and kind.turns):
         return moment.norm(dim=0)
     return moment[{"mx": 0, "my": 1}.get(what, 2)]
 
@@ -111,7 +111,7 @@ def fields_of(
         channels = MeshOrbitals.of(calculation, mesh_cutoff_ry).density(density_matrix)
     found = {}
     for what in words:
-        text, quantity = _WORDS["m" if what == "spin" and kind is SPINOR else what]
+        text, quantity = _WORDS["m" if what == "spin" and kind.turns else what]
         if what in potentials and functional is not None:
             field = field_on_mesh(functional, density_matrix, cast(What, what))
         elif channels is not None:
