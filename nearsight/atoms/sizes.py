@@ -9,7 +9,7 @@ Size = Literal["light", "standard", "tight", "sz", "szp", "dz", "dzp", "tz", "tz
 Rule = Literal[1, 2, 3]
 RULE: Rule = 3  # by which orbitals are made today; raised with every change of the orbitals that a rule makes
 RULES: tuple[Rule, ...] = (1, 2, 3)
-PRESETS = ("light", "standard", "tight")  # made by today's rule alone
+PRESETS = ("light", "standard", "tight")  # which rule 1 does not know
 
 
 @dataclass(frozen=True)
