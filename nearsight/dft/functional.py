@@ -14,6 +14,7 @@ from nearsight.core.errors import BadInput, MissingData
 from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
 from nearsight.core.spin import COLLINEAR, NONE, SPINOR, Spin
+from nearsight.core.spin_parts import as_vectors
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG
 from nearsight.dft.terms import BoundTerm, Gradient, State, Symmetry, System, Term, kohn_sham
@@ -203,22 +204,29 @@ class EnergyFunctional:
         """That a density matrix must have for all terms to be known: spinors with spin-orbit coupling, else none."""
         return next((t.least_spin for t in self.terms if t.least_spin is not NONE), NONE)
 
+    def spin_for(self, moments: Moments | None = None) -> Spin:
+        """That of moments of atoms, collinear for numbers and spinors for vectors; without any what the terms need at least."""
+        if moments is None:
+            return self.least_spin
+        return COLLINEAR if torch.tensor(moments).ndim == 1 else SPINOR
+
     def initial_density_matrix(self, moments: Moments | None = None, kind: Spin | None = None) -> BlockMatrix:
         """Of the neutral atoms: populations on the diagonal, turned so that atom a has moments[a] (mu_B).
 
         moments: numbers along one axis make it collinear, vectors a spinor; None: no moments.  kind: of the matrix; None: that
         of the moments, or what the terms need at least.
-        Raises NearsightError for a moment larger than the atom's valence electrons.
+        Raises NearsightError for a moment larger than the atom's valence electrons, or one that the kind of spin cannot have.
         """
         numbers = self.structure.numbers.tolist()
         if moments is not None and len(moments) != len(numbers):
             raise BadInput(f"{len(moments)} moments for {len(numbers)} atoms: give one for each atom")
-        given = None if moments is None else torch.tensor(moments, dtype=torch.float64)
-        if kind is None:
-            kind = self.least_spin if given is None else COLLINEAR if given.ndim == 1 else SPINOR
+        kind = kind or self.spin_for(moments)
         vectors = torch.zeros(len(numbers), 3, dtype=torch.float64)
-        if given is not None:
-            vectors[:, 2 if given.ndim == 1 else slice(None)] = given
+        if moments is not None:
+            vectors = as_vectors(torch.tensor(moments, dtype=torch.float64))
+            known = kind.channel_moment(kind.densities(kind.of_moment(vectors.new_zeros(len(vectors)), vectors.T))).T
+            if not torch.equal(known, vectors):
+                raise BadInput(f"a matrix of spin {kind} cannot have these moments: take spin {self.spin_for(moments)}")
         n = self.overlap.values.new_ones(1)
         values = None
         starts = self.layout.boundaries[self.layout.pairs.on_site].tolist()

@@ -143,7 +143,7 @@ def ground_state(
     total_moment: held fixed if given [mu_B].  observe: called with every state.  solver: None takes Dense().
     A run that does not converge returns its last state with converged = False.
     Raises NearsightError for linearly dependent orbitals, or a moment larger than the electrons allow; BadInput for a start
-    that is not finite; NotConverged where numbers become none on the way.
+    that is not finite or of another spin; NotConverged where numbers become none on the way.
     """
     if total_moment is not None and abs(total_moment) > functional.electrons:
         raise BadInput(
@@ -157,9 +157,11 @@ def ground_state(
             start = start.on(functional.layout)
             if not bool(torch.isfinite(start.values).all()):
                 raise BadInput("the Hamiltonian to begin with is not finite: begin without it, or with another")
-            wanted = kind or functional.initial_density_matrix(moments).spin
+            wanted = kind or functional.spin_for(moments)
             if start.spin is NONE:
                 start = start.embed(wanted)
+            elif start.spin is not wanted and (kind or moments is not None):
+                raise BadInput(f"the Hamiltonian to begin with has spin {start.spin}, the calculation spin {wanted}")
         state, steps, converged = (method or SCF()).solve(problem, kpoints.symmetric(start), on_step)
         return _result(problem, state, steps, converged)
 

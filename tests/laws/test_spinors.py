@@ -314,6 +314,17 @@ class TestSettings:
         with pytest.raises(BadInput, match=words):
             self.setup_of(cases.skew(), **keys).ground_state()
 
+    def test_what_a_kind_of_spin_cannot_hold_is_not_dropped(self):
+        f = functional(cases.skew())
+        for kind, moments in ((COLLINEAR, [[0, 0.5, 0.3]] * 3), (NONE, [0.5] * 3)):
+            with pytest.raises(BadInput, match="cannot have these moments"):
+                f.initial_density_matrix(moments, kind)
+        for moments in ([0.5] * 3, [[0, 0, 0.5]] * 3):
+            close(f.initial_density_matrix(moments, COLLINEAR).values, f.initial_density_matrix([0.5] * 3).values)
+        start = f.initial_hamiltonian([0.5] * 3)
+        with pytest.raises(BadInput, match="to begin with has spin collinear, the calculation spin spinor"):
+            ground_state(f, GAMMA, 0.02, start=start, kind=SPINOR)
+
     def test_a_scalar_pseudopotential_has_no_coupling(self):
         s = cases.skew()
         scalar = {z: replace(x, relativistic_projectors=()) for z, x in cases.species_of(s, "sz").items()}
