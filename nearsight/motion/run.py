@@ -42,7 +42,9 @@ class Mover(Table):
         if self.calculator_settings:
             raise BadInput("calculator_settings are given without a calculator: add one, or leave them out")
         from nearsight.calculator import Nearsight
+        from nearsight.dft.setup import spin_of
 
+        spin_of(self.scf)  # what contradicts itself is said before there is a folder
         listener = None if told is None else (lambda step: told(step.iteration))
         settings = self.scf.model_dump(exclude_unset=True, exclude={"schema_version"})
         return Nearsight(progress=listener, **settings)

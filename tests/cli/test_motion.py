@@ -90,6 +90,8 @@ cli.main()
         (("md", "h2.vasp", "--timestep", 0), "timestep_fs"),
         (("md", "h2.vasp", "--steps", -1), "steps"),
         (("md", "h2.vasp", "--set", "xc=bpe"), "did you mean pbe"),
+        (("md", "h2.vasp", "--set", "spin_orbit=file"), "add --spin spinor"),
+        (("relax", "h2.vasp", "--set", "total_moment=2"), "add --spin collinear"),
     ],
 )
 def test_bad_input_leaves_nothing(nearsight, hydrogen, tmp_path, monkeypatch, words, message):
