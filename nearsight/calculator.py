@@ -129,9 +129,8 @@ class Nearsight(Calculator):
         start = self._history.start(superposed)
         state = setup.ground_state(start, self.progress, near=start is not None)
         if not state.converged:
-            residual = state.steps[-1].residual * HARTREE_EV
             raise NotConverged(
-                f"not converged in {len(state.steps)} iterations (residual {residual:.1e} eV): give the calculator "
+                f"not converged in {len(state.steps)} iterations ({state.why_not()}): give the calculator "
                 "mixing={'weight': 0.1}, a larger smearing_ev, more max_iterations, or method='variational'"
             )
         self._history.add(Place.of(state.hamiltonian, superposed))

@@ -47,6 +47,13 @@ def scf(
         ),
     ] = None,
     total_moment: Annotated[float | None, option("electrons.total_moment_mu_b", metavar="MU_B")] = None,
+    constrain: Annotated[
+        str | None,
+        typer.Option(
+            help="Hold moments where they begin: direction or moment, of all atoms or some (direction:Fe, moment:0,2).",
+            metavar="WHAT[:ATOMS]",
+        ),
+    ] = None,
     charge: Annotated[float | None, option("electrons.charge_e", metavar="E")] = None,
     method: Annotated[str | None, option("solver.method")] = None,
     forces: Annotated[bool | None, option("outputs.forces", "Forces on the atoms (eV/A).", flag="forces")] = None,
@@ -89,6 +96,7 @@ def scf(
         "spin_orbit": spin_orbit,
         "moments": None if moments is None else moments_of(moments),
         "total_moment": total_moment,
+        "constrain": constrain,
         "charge": charge,
         "method": method,
         "forces": forces,
@@ -138,9 +146,8 @@ def scf(
     if trace and listener:
         _write_trace(trace, listener.steps(state))
     if not state.converged:
-        residual = state.steps[-1].residual * HARTREE_EV
         raise NotConverged(
-            f"not converged in {len(state.steps)} iterations (residual {residual:.1e} eV)"
+            f"not converged in {len(state.steps)} iterations ({state.why_not()})"
             f"{', so no forces or stress' if settings.outputs.forces or settings.outputs.stress else ''}; "
             f"the last state is in {out}: go on from it with --restart {out}, or try --method variational, "
             "--set mixing.weight=0.1 or a larger --smearing"

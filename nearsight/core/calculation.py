@@ -26,8 +26,10 @@ PER_ATOM = (
     "forces_eV_per_Ang",
     "mulliken_charges",
     "mulliken_moments",
+    "magnetic_forces_eV_per_mu_B",
     "config.moments",
     "config.electrons.moments_mu_b",
+    "config.electrons.constrain.atoms",
 )
 
 
@@ -53,6 +55,8 @@ class Calculation:
     """A structure with its matrices; whatever is not known is None, or empty.
 
     overlap: S, spin none.  hamiltonian: H [Ha].  density_matrix: D [electrons].  All on the structure's atoms in its order.
+    constrained_hamiltonian: where moments were held, H with the fields that hold them [Ha], whose electrons D and the Fermi
+    level are of; `hamiltonian` is dE/dD, without.
     fermi_level: [Ha].  electrons: in the cell.  moments: of each atom, [atoms] along one axis or vectors [atoms, 3] [mu_B].
     energies: by term [Ha], with `total` where it is known.  forces: [atoms, 3], Ha/Bohr.  stress: [3, 3], Ha/Bohr^3.
     converged: whether self-consistency was reached.  settings: what was recorded of the configuration.
@@ -66,6 +70,7 @@ class Calculation:
     overlap: BlockMatrix | None = None
     hamiltonian: BlockMatrix | None = None
     density_matrix: BlockMatrix | None = None
+    constrained_hamiltonian: BlockMatrix | None = None
     fermi_level: float | None = None
     electrons: float | None = None
     moments: Tensor | None = None
@@ -87,8 +92,8 @@ class Calculation:
     @property
     def matrices(self) -> dict[str, BlockMatrix]:
         """Those that are there, by the names of their fields."""
-        named = {"overlap": self.overlap, "hamiltonian": self.hamiltonian, "density_matrix": self.density_matrix}
-        return {name: m for name, m in named.items() if m is not None}
+        names = ("overlap", "hamiltonian", "density_matrix", "constrained_hamiltonian")
+        return {name: m for name in names if (m := getattr(self, name)) is not None}
 
     @property
     def spin(self) -> Spin:
@@ -167,7 +172,8 @@ class Calculation:
     _repr_html_ = drawn_by("nearsight.report.notebook:calculation")
 
     def __repr__(self) -> str:
-        held = " ".join({"overlap": "S", "hamiltonian": "H", "density_matrix": "D"}[name] for name in self.matrices)
+        letters = {"overlap": "S", "hamiltonian": "H", "density_matrix": "D", "constrained_hamiltonian": "H+B"}
+        held = " ".join(letters[name] for name in self.matrices)
         orbitals = f", {self.basis.size} orbitals, spin {self.spin!r}" if held else ""
         place = "" if self.provenance.path is None else f", from {self.provenance.path.name}"
         return f"Calculation({self.structure.formula}{orbitals}, {held or 'no matrices'}{place})"

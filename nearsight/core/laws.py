@@ -18,6 +18,7 @@ _HERMITIAN = {
     "overlap": ("S", 1.0, 1e-5),
     "hamiltonian": ("H", HARTREE_EV, 1e-3),
     "density_matrix": ("D", 1.0, 1e-4),
+    "constrained_hamiltonian": ("H in its fields", HARTREE_EV, 1e-3),
 }
 _SINGLE = 1e-6
 _FARTHEST_LEVEL = 1e3  # Ha, from zero: of a Fermi level
@@ -63,14 +64,14 @@ def require_lawful(calculation: Calculation, name: object) -> Calculation:
 def _hermitian(symbol: str, matrix: BlockMatrix, unit: float, limit: float) -> Finding:
     error = _largest(matrix.values.detach() - matrix.dagger().values.detach()) * unit
     room = max(limit, _SINGLE * unit * _largest(matrix.values.detach()))
-    text = f"largest deviation {error:.1e}" + (" eV" if symbol == "H" else "")
+    text = f"largest deviation {error:.1e}" + (" eV" if symbol.startswith("H") else "")
     return Finding(f"{symbol} is hermitian", text, error <= room)
 
 
 def _bounded(symbol: str, matrix: BlockMatrix, c: Calculation) -> Finding:
     """|H| stays below what the deepest core level and the kinetic energy of the tightest function can be."""
     largest = _largest(matrix.values.detach())
-    room, unit = {"S": (100.0, ""), "H": (largest_energy(c.structure), " Ha"), "D": (1e4, "")}[symbol]
+    room, unit = {"S": (100.0, ""), "H": (largest_energy(c.structure), " Ha"), "D": (1e4, "")}[symbol[0]]
     return Finding(f"no element of {symbol} is beyond bounds", f"largest {largest:.3g}{unit}", largest <= room)
 
 

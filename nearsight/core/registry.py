@@ -34,6 +34,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "neutral_atom": "nearsight.dft.terms.neutral_atom:NeutralAtom",
         "hartree": "nearsight.dft.terms.hartree:Hartree",
         "exchange_correlation": "nearsight.dft.terms.exchange_correlation:ExchangeCorrelation",
+        "moment-field": "nearsight.dft.terms.moment_field:MomentField",
     },
     "formats": {
         "deeph": "nearsight.formats.deeph:DeepH",

@@ -20,6 +20,7 @@ from nearsight.core.display import one_line
 from nearsight.core.structure import Structure
 from nearsight.dft.ground_state import GroundState
 from nearsight.dft.terms import BoundTerm, Slopes, State, System, Term
+from nearsight.dft.terms.moment_field import MomentField
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +41,16 @@ def energy_weighted_density(gs: GroundState) -> BlockMatrix:
 def forces_and_stress(gs: GroundState) -> Derivatives:
     """Forces and stress of a converged ground state (of its free energy Omega = E - TS, the variational quantity).
 
+    Where moments are held they are those at fixed moments: with fields b, of Omega + sum_a b_a . M_a.
     Where the space group reduced the k-points, they are those of the energy averaged over its operations: see `Problem`.
     """
     f = gs.functional
+    choices, bound = f.choices, f.terms
+    if gs.fields is not None:  # at fixed moments, which are functions of the structure too
+        holding = MomentField.of(gs.fields)
+        choices, bound = (*choices, holding), (*bound, holding)
     found = derivatives_at_fixed_density_matrix(
-        f.system, f.choices, gs.density_matrix, gs.density, energy_weighted_density(gs), f.terms
+        f.system, choices, gs.density_matrix, gs.density, energy_weighted_density(gs), bound
     )
     if gs.kpoints.symmetry is None:
         return found

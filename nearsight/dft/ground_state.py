@@ -19,10 +19,14 @@ from nearsight.dft.functional import EnergyFunctional, Evaluation, Moments
 from nearsight.dft.minimisation import DirectMinimisation
 from nearsight.dft.problem import Problem, SCFState, Step
 from nearsight.dft.scf import SCF
+from nearsight.electrons.constraint import MomentConstraint
 from nearsight.electrons.kpoints import KPoints
 from nearsight.electrons.levels import Levels
+from nearsight.electrons.populations import field_matrix, populations
 from nearsight.electrons.smearing import FERMI_DIRAC, Smearing
+from nearsight.electrons.solvers.constrained import Constrained, ConstrainedElectrons
 from nearsight.electrons.solvers.contract import DensitySolver, Electrons
+from nearsight.electrons.solvers.dense import Dense
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +34,8 @@ class GroundState:
     """hamiltonian F[D] and density_matrix D, energies by term [Ha], electrons of F[D], and how it was reached.
 
     energies: SIESTA's names, and Ebs = Tr[D H].  total = E[D]; free = E - T S; harris: see `harris_energy`.
+    constraint: on the moments of atoms.  fields: that hold them, b_a = -dOmega/dM_a [atoms, 3] (Ha/mu_B), of which neither the
+    energies nor `hamiltonian` have a share; `electrons` are in them.
     """
 
     functional: EnergyFunctional
@@ -46,6 +52,8 @@ class GroundState:
     smearing: Smearing
     converged: bool
     steps: tuple[Step, ...] = field(repr=False)
+    constraint: MomentConstraint | None = None
+    fields: Tensor | None = None
 
     _repr_html_ = drawn_by("nearsight.report.notebook:ground_state")
 
@@ -71,6 +79,7 @@ class GroundState:
             self.functional.overlap.to("cpu"),
             self.hamiltonian.to("cpu"),
             self.density_matrix.to("cpu"),
+            None if self.fields is None else self.constrained_hamiltonian.to("cpu"),
             fermi_level=self.fermi_level,
             electrons=self.functional.electrons,
             moments=None if spin is NONE else moments[:, 2] if spin is COLLINEAR else moments,
@@ -101,10 +110,22 @@ class GroundState:
 
         channels: those of the density, n; n_up, n_down; n, m_x, m_y, m_z.
         """
-        layout, d = self.functional.layout, self.density_matrix
-        each = d.spin.densities(d.values) * self.functional.overlap.values
-        atoms = each.new_zeros(len(each), len(self.functional.structure))
-        return atoms.index_add(1, layout.pairs.i[layout.pair], each)
+        return populations(self.density_matrix, self.functional.overlap)
+
+    @property
+    def constrained_hamiltonian(self) -> BlockMatrix:
+        """`hamiltonian` with the fields that hold moments, whose electrons these are [Ha]; the same where none are held."""
+        if self.fields is None:
+            return self.hamiltonian
+        own = field_matrix(self.fields, self.functional.overlap, self.hamiltonian.spin)
+        return self.hamiltonian.with_values(self.hamiltonian.values + own.values)
+
+    def why_not(self) -> str:
+        """What is left of a run that did not converge, in words."""
+        if self.constraint is not None and not self.constraint.keeps(self.moments):
+            size, angle = self.constraint.deviation(self.moments)
+            return f"moments {size:.1e} mu_B and {angle:.2f} degrees from those to hold"
+        return f"residual {self.steps[-1].residual * HARTREE_EV:.1e} eV"
 
     @property
     def extrapolated(self) -> float:
@@ -133,6 +154,7 @@ def ground_state(
     smearing: Smearing = FERMI_DIRAC,
     solver: DensitySolver | None = None,
     kind: Spin | None = None,
+    constraint: MomentConstraint | None = None,
 ) -> GroundState:
     """Solve the Kohn-Sham equations of a functional.
 
@@ -140,7 +162,8 @@ def ground_state(
     start: Hamiltonian to begin with; None takes that of superposed atomic densities.
     moments: initial moment of each atom [mu_B], numbers (collinear spin) or vectors (spinors); None: no moments.
     kind: spin of the matrices; None: that of the moments, or what the terms need at least.
-    total_moment: held fixed if given [mu_B].  observe: called with every state.  solver: None takes Dense().
+    total_moment: held fixed if given [mu_B].  constraint: on the moments of atoms.  observe: called with every state.
+    solver: None takes Dense().
     A run that does not converge returns its last state with converged = False.
     Raises NearsightError for linearly dependent orbitals, or a moment larger than the electrons allow; BadInput for a start
     that is not finite or of another spin; NotConverged where numbers become none on the way.
@@ -149,6 +172,8 @@ def ground_state(
         raise BadInput(
             f"a total moment of {total_moment:g} needs more than the {functional.electrons:g} electrons there are"
         )
+    if constraint is not None:
+        solver = Constrained(solver or Dense(), constraint)
     with torch.no_grad():
         problem = replace(Problem.of(functional, kpoints, kT, total_moment, smearing, solver), observe=observe)
         if start is None:
@@ -163,15 +188,17 @@ def ground_state(
             elif start.spin is not wanted and (kind or moments is not None):
                 raise BadInput(f"the Hamiltonian to begin with has spin {start.spin}, the calculation spin {wanted}")
         state, steps, converged = (method or SCF()).solve(problem, kpoints.symmetric(start), on_step)
-        return _result(problem, state, steps, converged)
+        return _result(problem, state, steps, converged, constraint)
 
 
-def _result(problem: Problem, state: SCFState, steps: list[Step], converged: bool) -> GroundState:
+def _result(
+    problem: Problem, state: SCFState, steps: list[Step], converged: bool, constraint: MomentConstraint | None
+) -> GroundState:
     f, d = state.evaluation.hamiltonian, state.density_matrix
     final = problem.solver.solve(f)
     energies = {name: float(e) for name, e in state.evaluation.energies.items()}
     energies["Ebs"] = float(d.trace(f))
-    return GroundState(
+    found = GroundState(
         functional=problem.functional,
         kpoints=problem.kpoints,
         hamiltonian=f,
@@ -186,4 +213,8 @@ def _result(problem: Problem, state: SCFState, steps: list[Step], converged: boo
         smearing=problem.solver.filling.smearing,
         converged=converged,
         steps=tuple(steps),
+        constraint=constraint,
+        fields=final.fields if isinstance(final, ConstrainedElectrons) else None,
     )
+    held = constraint is None or constraint.keeps(found.moments)
+    return replace(found, converged=converged and held)

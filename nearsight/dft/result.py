@@ -35,7 +35,9 @@ class Result:
     energy_eV: by term, with total E, free E - T S, harris and zero_smearing.  residual_eV: largest element of |F - H|.
     mesh, kmesh: of the run.  kmesh_choice: what the latter is from.  k_points: solved.
     history: each iteration.  mulliken_charges [e] and, with spin, moments [mu_B] of the atoms, numbers of collinear spin and
-    vectors of spinors, as their sum magnetic_moment is.  config: the settings, resolved.  species: where each came from.
+    vectors of spinors, as their sum magnetic_moment is.  magnetic_forces_eV_per_mu_B: where moments are held, the fields that
+    hold them, -dOmega/dM [atoms, 3]; constraint: what is held, and how far it is off.  config: the settings, resolved.
+    species: where each came from.
     start: what it began with.
     """
 
@@ -52,6 +54,8 @@ class Result:
     mulliken_charges: tuple[float, ...]
     magnetic_moment: float | tuple[float, ...] | None = None
     mulliken_moments: tuple[float, ...] | tuple[tuple[float, ...], ...] | None = None
+    magnetic_forces_eV_per_mu_B: tuple[tuple[float, ...], ...] | None = None
+    constraint: Mapping[str, Any] | None = None
     forces_eV_per_Ang: tuple[tuple[float, ...], ...] | None = None
     stress_eV_per_Ang3: tuple[tuple[float, ...], ...] | None = None
     kmesh_choice: str | None = None
@@ -105,6 +109,8 @@ class Result:
             mulliken_charges=tuple(charges),
             magnetic_moment=None if spin is NONE else _tuples(moments.sum(0)),
             mulliken_moments=None if spin is NONE else _tuples(moments),
+            magnetic_forces_eV_per_mu_B=None if state.fields is None else _tuples(state.fields * HARTREE_EV),
+            constraint=_held(state),
             forces_eV_per_Ang=None if forces is None else tuple(map(tuple, forces.tolist())),
             stress_eV_per_Ang3=None if stress is None else tuple(map(tuple, stress.tolist())),
             space_group=None if group is None else group.symbol,
@@ -156,6 +162,13 @@ class Result:
             return Result(**{**known, "config": Settings.stored(table.get("config") or {}, path)})
         except TypeError as error:
             raise BadInput(f"{path} is damaged or foreign: {error}") from error
+
+
+def _held(state: GroundState) -> dict[str, Any] | None:
+    if state.constraint is None:
+        return None
+    size, angle = state.constraint.deviation(state.moments)
+    return {"hold": state.constraint.hold, "off_mu_B": size, "off_degrees": angle}
 
 
 def _tuples(x: Tensor) -> Any:

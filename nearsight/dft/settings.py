@@ -161,6 +161,31 @@ class KPointsTable(Table):
     _positive = field_validator("mesh")(staticmethod(_positive_mesh))
 
 
+class ConstraintTable(Table):
+    """Moments that are held where they begin; a word, such as direction or moment:Fe, is taken too."""
+
+    word: ClassVar[str] = "hold"
+
+    hold: Literal["none", "direction", "moment"] = Field(
+        "none", description="What of atoms' moments is held where they begin: the direction, or all of the moment."
+    )
+    atoms: tuple[bool, ...] | tuple[int, ...] | tuple[str, ...] | None = _of_one_cell(
+        None, "Whose: indices from 0, or elements; true or false for each atom; null: of all atoms."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_word(cls, given: Any) -> Any:
+        """direction:Fe,Cr or moment:0,2, as on the command line."""
+        if not isinstance(given, Mapping) or not isinstance(given.get("hold"), str) or ":" not in given["hold"]:
+            return given
+        hold, whose = given["hold"].split(":", 1)
+        if given.get("atoms") is not None:
+            raise ValueError(f"the atoms of {given['hold']} are given twice")
+        words = [w.strip() for w in whose.split(",")]
+        return {"hold": hold, "atoms": [int(w) for w in words] if all(w.isdecimal() for w in words) else words}
+
+
 class ElectronsTable(Table):
     """How many electrons, their spin, and how levels are filled."""
 
@@ -181,6 +206,7 @@ class ElectronsTable(Table):
         "parallel, and none for spinor.",
     )
     total_moment_mu_b: float | None = _of_one_cell(None, "Total moment to hold; null: free.")
+    constrain: ConstraintTable = ConstraintTable()
 
 
 class MixingTable(EarlierKeys):
@@ -264,6 +290,7 @@ class Settings(EarlierKeys, Versioned):
         "spin": Renamed.to("electrons.spin"),
         "moments": Renamed.to("electrons.moments_mu_b"),
         "total_moment": Renamed.to("electrons.total_moment_mu_b"),
+        "constrain": Renamed.to("electrons.constrain"),
         "method": Renamed.to("solver.method"),
         "tolerance_ev": Renamed.to("solver.tolerance_ev"),
         "max_iterations": Renamed.to("solver.max_iterations"),

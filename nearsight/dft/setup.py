@@ -18,6 +18,7 @@ from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, MissingData, NotConverged, Unavailable
 from nearsight.core.species import Species
 from nearsight.core.spin import NONE, SPINOR, Spin, spin
+from nearsight.core.spin_parts import as_vectors
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.dft.dielectric import Dielectric
@@ -30,6 +31,7 @@ from nearsight.dft.scf import DIVERGED, PRODUCTS_NEAR, SCF
 from nearsight.dft.settings import BasisTable, MeshTable, Settings, SolverTable
 from nearsight.dft.terms import Symmetry
 from nearsight.electrons import kpoints
+from nearsight.electrons.constraint import MomentConstraint
 from nearsight.electrons.kpoints import KPoints
 from nearsight.electrons.smearing import SMEARINGS
 from nearsight.electrons.symmetry import SpaceGroup, reduced_mesh
@@ -55,7 +57,7 @@ class Setup:
     """A structure's functional with all that its ground state is found from.
 
     settings: resolved, see `resolved`.  moments: initial moment of each atom [mu_B], as `initial_moments` has it.
-    why_kmesh: what its k-mesh is from.
+    why_kmesh: what its k-mesh is from.  constraint: on the moments.
     """
 
     settings: Settings
@@ -63,6 +65,7 @@ class Setup:
     kpoints: KPoints
     moments: Moments | None
     why_kmesh: str = "given"
+    constraint: MomentConstraint | None = None
 
     __repr__ = one_line
 
@@ -76,7 +79,8 @@ class Setup:
         why, settings = why_kmesh(structure, settings), resolved(structure, settings)
         functional = functional_for(structure, settings, species)
         moments = initial_moments(functional, settings)
-        return Setup(settings, functional, chosen_kpoints(functional, settings, moments), moments, why)
+        constraint = constraint_for(functional, settings, moments)
+        return Setup(settings, functional, chosen_kpoints(functional, settings, moments), moments, why, constraint)
 
     @property
     def spin(self) -> Spin:
@@ -130,6 +134,7 @@ class Setup:
                 SMEARINGS[electrons.smearing],
                 self.settings.solver.density.build(),
                 self.spin,
+                self.constraint,
             )
         except (torch.linalg.LinAlgError, NotConverged) as error:
             raise NotConverged(f"the run diverged ({str(error).splitlines()[0].rstrip('.')}): {REMEDIES}") from error
@@ -250,7 +255,10 @@ def _mesh_of(structure: Structure, settings: Settings) -> tuple[int, int, int]:
 def resolved(structure: Structure, settings: Settings) -> Settings:
     """The settings with every choice that was left open filled in."""
     mesh = _mesh_of(structure, settings)
-    return with_meshes(settings, mesh, chosen_kmesh(structure, settings))
+    found = with_meshes(settings, mesh, chosen_kmesh(structure, settings))
+    if settings.electrons.constrain.hold == "none":
+        return found
+    return found.model_copy(update={"electrons": {"constrain": {"atoms": held_atoms(structure, settings)}}})
 
 
 def with_meshes(settings: Settings, mesh: tuple[int, int, int], kmesh: tuple[int, int, int]) -> Settings:
@@ -407,3 +415,51 @@ def initial_moments(functional: EnergyFunctional, settings: Settings) -> Moments
     if vectors:
         raise BadInput("moments are vectors, collinear spin has one number an atom: take --spin non-collinear")
     return [float(m) for m in given]
+
+
+def held_atoms(structure: Structure, settings: Settings) -> tuple[bool, ...]:
+    """Which atoms' moments `electrons.constrain` holds. Raises BadInput for atoms or elements that are not there."""
+    said, symbols = settings.electrons.constrain.atoms, structure.symbols
+    if said is None:
+        return (True,) * len(symbols)
+    if all(isinstance(x, bool) for x in said):
+        if len(said) != len(symbols):
+            raise BadInput(f"constrain.atoms says true or false of {len(said)} atoms, the structure has {len(symbols)}")
+        return tuple(map(bool, said))
+    for x in said:
+        if not (x in symbols if isinstance(x, str) else 0 <= x < len(symbols)):
+            here = f"atoms 0 to {len(symbols) - 1} of {', '.join(sorted(set(symbols)))}"
+            raise BadInput(f"constrain: {x} is no atom of {structure.formula}: name some of {here}")
+    return tuple(n in said or symbol in said for n, symbol in enumerate(symbols))
+
+
+def constraint_for(
+    functional: EnergyFunctional, settings: Settings, moments: Moments | None
+) -> MomentConstraint | None:
+    """What is held of the moments that a calculation begins with; None: nothing.
+
+    Raises BadInput for spin that has no such moments, atoms whose moment is zero or longer than their valence, and a total
+    moment besides.
+    """
+    constrain, structure = settings.electrons.constrain, functional.structure
+    if constrain.hold == "none":
+        if constrain.atoms is not None:
+            raise BadInput(
+                "constrain names atoms, but not what to hold of their moments: add hold: direction, or moment"
+            )
+        return None
+    if settings.electrons.total_moment_mu_b is not None:
+        raise BadInput("a total moment and those of atoms are both to be held: leave one of them out")
+    atoms = len(structure)
+    if moments is not None and len(moments) != atoms:
+        raise BadInput(f"{len(moments)} moments for {atoms} atoms: give one for each atom")
+    wanted = torch.zeros(atoms, 3, dtype=torch.float64)
+    if moments is not None:
+        wanted = as_vectors(torch.tensor(moments, dtype=torch.float64))
+    for a, (z, m) in enumerate(zip(structure.numbers.tolist(), wanted.tolist(), strict=True)):
+        size, s = sum(x * x for x in m) ** 0.5, functional.species[z]
+        if size > s.valence + 1e-9:
+            raise BadInput(f"atom {a} ({s.symbol}): a moment of {size:g} needs more than its {s.valence:g} electrons")
+    return MomentConstraint.of(
+        constrain.hold, wanted, held_atoms(structure, settings), structure.symbols, spin_of(settings)
+    )

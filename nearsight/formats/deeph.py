@@ -31,7 +31,7 @@ from nearsight.formats.structures import PROVENANCE_FILE, with_provenance
 
 OWNED = (
     *("POSCAR", "info.json", "result.json", "overlap.h5", "hamiltonian.h5", "hamiltonian_pred.h5"),
-    *("density_matrix.h5", "position_matrix.h5", "force.h5", "provenance.json"),
+    *("density_matrix.h5", "position_matrix.h5", "force.h5", "provenance.json", "constrained_hamiltonian.h5"),
 )
 VERSION = (
     2  # 1: before there were versions; of the entries with one value an atom only forces followed the order of POSCAR
@@ -109,6 +109,7 @@ def read_folder(path: Path | str, dtype: torch.dtype = torch.float64) -> Calcula
         overlap=matrices["overlap"],
         hamiltonian=matrices.get("hamiltonian"),
         density_matrix=matrices.get("density_matrix"),
+        constrained_hamiltonian=matrices.get("constrained_hamiltonian"),
         fermi_level=_number(path, info, "fermi_energy_eV", HARTREE_EV),
         electrons=_number(path, info, "occupation"),
         moments=moments,
@@ -166,7 +167,7 @@ def write_folder(
         if c.structure.provenance:
             (part / PROVENANCE_FILE).write_text(json.dumps(dict(c.structure.provenance), indent=1) + "\n")
         for name, matrix in c.matrices.items():
-            unit = HARTREE_EV if name == "hamiltonian" else 1.0
+            unit = HARTREE_EV if name.endswith("hamiltonian") else 1.0
             MatrixFile.from_matrix(matrix, unit, spinful and name != "overlap").write(part / f"{name}.h5")
         (part / "info.json").write_text(json.dumps(info, indent=1) + "\n")
         record = _record_of(c) | dict(c.result)
@@ -286,7 +287,8 @@ def _matrices(
     basis, layouts = _basis(path, info, structure), list[Placed]()
     told = SPINS.get(str(info.get("spin")))
     found: dict[str, BlockMatrix | None] = {}
-    for name, unit in (("overlap", 1.0), ("hamiltonian", 1 / HARTREE_EV), ("density_matrix", 1.0)):
+    for name in ("overlap", "hamiltonian", "density_matrix", "constrained_hamiltonian"):
+        unit = 1 / HARTREE_EV if name.endswith("hamiltonian") else 1.0
         place = path / f"{name}.h5"
         if name == "hamiltonian" and not place.exists():
             place = path / PREDICTED

@@ -137,6 +137,8 @@ class OldDeepH(Format):
             if c.moments is not None:
                 (part / "magmom.txt").write_text(_moments_text(c.moments))
             for field, matrix in c.matrices.items():
+                if field not in FILES:
+                    continue
                 unit = HARTREE_EV if field == "hamiltonian" else 1.0
                 _write_blocks(part / FILES[field], matrix, unit, spinful and field != "overlap")
             (part / "info.json").write_text(json.dumps(info) + "\n")

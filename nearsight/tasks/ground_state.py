@@ -11,7 +11,6 @@ from torch import Tensor
 from nearsight.core.configuration import validated
 from nearsight.core.errors import BadInput, NotConverged
 from nearsight.core.structure import Structure
-from nearsight.core.units import HARTREE_EV
 from nearsight.dft.forces import forces_and_stress
 from nearsight.dft.ground_state import GroundState
 from nearsight.dft.problem import Step
@@ -41,8 +40,8 @@ def ground_state(
     if not state.converged:
         kept = "" if out is None else f"; the last state is in {out}: go on from it with start={str(out)!r}"
         raise NotConverged(
-            f"{structure.formula} is not converged in {len(state.steps)} iterations (residual "
-            f"{state.steps[-1].residual * HARTREE_EV:.1e} eV): more max_iterations, a larger smearing_ev, "
+            f"{structure.formula} is not converged in {len(state.steps)} iterations ({state.why_not()}): "
+            "more max_iterations, a larger smearing_ev, "
             f"mixing={{'weight': 0.1}} or method='variational' may help{kept}"
         )
     return state
