@@ -137,6 +137,8 @@ def todays(model: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
             place = renames[key].path
             target = table_at(model, place)
             value = renames[key].value(value)
+            if isinstance(value, str) and (word := getattr(target, "word", None)):
+                value = {word: value}
             if target is not None and isinstance(value, Mapping):
                 value = todays(target, value)
             _put(result, place, value, key)

@@ -123,6 +123,9 @@ class GroundState:
     def why_not(self) -> str:
         """What is left of a run that did not converge, in words."""
         if self.constraint is not None and not self.constraint.keeps(self.moments):
+            gone = self.constraint.vanished(self.moments)
+            if gone is not None:
+                return f"the moment of atom {gone}, whose {self.constraint.hold} is to be held, vanishes"
             size, angle = self.constraint.deviation(self.moments)
             return f"moments {size:.1e} mu_B and {angle:.2f} degrees from those to hold"
         return f"residual {self.steps[-1].residual * HARTREE_EV:.1e} eV"

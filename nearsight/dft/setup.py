@@ -429,7 +429,7 @@ def held_atoms(structure: Structure, settings: Settings) -> tuple[bool, ...]:
     for x in said:
         if not (x in symbols if isinstance(x, str) else 0 <= x < len(symbols)):
             here = f"atoms 0 to {len(symbols) - 1} of {', '.join(sorted(set(symbols)))}"
-            raise BadInput(f"constrain: {x} is no atom of {structure.formula}: name some of {here}")
+            raise BadInput(f"constrain: {x!r} is no atom of {structure.formula}: name some of {here}")
     return tuple(n in said or symbol in said for n, symbol in enumerate(symbols))
 
 

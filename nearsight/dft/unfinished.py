@@ -34,7 +34,9 @@ class Unfinished:
         self.path = out.parent / f".{out.name}.unfinished.npz"
         table = settings.model_dump(mode="json", exclude={"outputs": True, "solver": True})
         digest = hashlib.sha256(json.dumps(table, sort_keys=True).encode())
-        for x in (structure.cell, structure.positions, structure.numbers):
+        for x in (structure.cell, structure.positions, structure.numbers, structure.moments):
+            if x is None:
+                continue
             digest.update(np.ascontiguousarray(x.detach().cpu().numpy()).tobytes())
         self.digest = digest.hexdigest()
         self.iterations = 0

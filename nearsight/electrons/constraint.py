@@ -107,6 +107,11 @@ class MomentConstraint:
                 sizes.append(float((m - w).norm()) if self.hold == "moment" else 0.0)
         return max(sizes), max(angles)
 
+    def vanished(self, found: Tensor) -> int | None:
+        """The first atom held whose moment among these [atoms, 3] is below MOMENT; None: none is."""
+        small = (found.norm(dim=1) < MOMENT).tolist()
+        return next((n for n, (held, gone) in enumerate(zip(self.held, small, strict=True)) if held and gone), None)
+
     def keeps(self, found: Tensor) -> bool:
         """Whether moments [atoms, 3] are those held, within MOMENT and ANGLE."""
         size, angle = self.deviation(found)
