@@ -15,7 +15,9 @@ from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, MissingData
 from nearsight.core.memory import available
 from nearsight.core.units import HARTREE_EV
-from nearsight.electrons.sparse.levels import MOST_STATES, SparseLevels
+from nearsight.electrons.sparse.fragments import Fragments
+from nearsight.electrons.sparse.levels import SparseLevels
+from nearsight.electrons.sparse.nearby import MORE, MOST_STATES
 from nearsight.electrons.sparse.pardiso import library
 from nearsight.properties.brillouin import Thermal, fermi_energy, sampling
 from nearsight.properties.contract import SILENT, Progress
@@ -24,7 +26,7 @@ Solver = Literal["auto", "dense", "sparse"]
 DENSE_ROWS = 3000  # of H(k), from which 50 states of the sparse solver cost less than all of the dense one
 HELD = 6 * 16  # bytes for each element of H(k) that dense diagonalisation takes
 STATES = 50
-FEW = 16  # with which the search for the Fermi level begins
+FEW = 16  # by which a window that was too narrow grows
 TAILS = 12  # k_B T: beyond, levels count as full or empty (6e-6 each)
 
 
@@ -139,27 +141,66 @@ class NearFermi:
 def _fermi_level(
     c: Calculation, solver: SparseLevels, electrons: float, spacing: float, smearing: float, progress: Progress
 ) -> float:
+    """Where the levels of a k-mesh hold the electrons; all that are neither full nor empty are computed.
+
+    Raises BadInput where these are more than the sparse solver takes.
+    """
     hamiltonian = c.require_hamiltonian()
     mesh = sampling(c.structure, hamiltonian, None, spacing)
     per_level = hamiltonian.spin.electrons_per_level
-    start = solver.zero_temperature(electrons, mesh.k[0])
-    filled = [solver.count(start, mesh.k[0], s) for s in range(solver.spins)]
-    most = min(MOST_STATES, solver.rows)
-    states = min(FEW, most)
+    shape = Fragments.of(solver.problem, c.structure) if solver.rows > DENSE_ROWS else None
+    start = solver.zero_temperature(electrons, mesh.k[0], shape=shape)
+    first, states, fermi = _partly_filled(solver, mesh.k[0], start, electrons, per_level, smearing)
+    if len(mesh.k) > 1:
+        states = min(states + max(4, states // 4), MOST_STATES, solver.rows)
+        first = tuple(max(0, min(n - states // 10, solver.rows - states)) for n in first)
+    far = TAILS * smearing
     while True:
-        first = around(filled, states, solver.rows)
-        e = solver.window(mesh.k, first, states, start, progress.advance).energies
+        e = solver.window(mesh.k, first, states, fermi, progress.advance).energies
         held = electrons - per_level * sum(first)
-        if 0 <= held <= per_level * states * solver.spins:
+        inside = 0 <= held <= per_level * states * solver.spins
+        if inside:
             fermi = fermi_energy(e, Thermal(mesh.weights, smearing), held, per_level)
-            far = TAILS * smearing
-            below = all(n == 0 or float(e[s, :, 0].max()) < fermi - far for s, n in enumerate(first))
-            above = all(
-                n + states == solver.rows or float(e[s, :, -1].min()) > fermi + far for s, n in enumerate(first)
+        low = [n > 0 and (not inside or float(e[s, :, 0].max()) > fermi - far) for s, n in enumerate(first)]
+        high = [
+            n + states < solver.rows and (not inside or float(e[s, :, -1].min()) < fermi + far)
+            for s, n in enumerate(first)
+        ]
+        if inside and not any(low) and not any(high):
+            return fermi
+        most = min(MOST_STATES, solver.rows)
+        if states == most:
+            raise BadInput(
+                f"more than {most} levels at a k are neither full nor empty at a smearing of {smearing * HARTREE_EV:g} eV: "
+                "give the Fermi level (`fermi_energy_eV` in info.json)"
             )
-            if (below and above) or states == most:
-                return fermi
-            start = fermi
-        elif states == most:
-            raise BadInput("the Fermi level was not found: its window would hold too many states")
-        states = min(2 * states, most)
+        more = min(max(FEW, states // 2), most - states)
+        share = 0.5 if any(low) == any(high) else float(any(low))
+        states += more
+        first = tuple(max(0, min(n - round(share * more), solver.rows - states)) for n in first)
+
+
+def _partly_filled(
+    solver: SparseLevels, k: Tensor, start: float, electrons: float, per_level: float, smearing: float
+) -> tuple[tuple[int, ...], int, float]:
+    """First and number of the levels at one k that are neither full nor empty, and the Fermi level of that k alone."""
+    far, fermi = TAILS * smearing, start
+    one = Thermal(torch.ones(1, dtype=torch.float64), smearing)
+    least = STATES // 2 + MORE  # so that few states need no second proof
+    counts = [solver.count(start, k, s) for s in range(solver.spins)]
+    missing = round((electrons / per_level - sum(counts)) / solver.spins)
+    while True:
+        found = [solver.about(start, k, s, fermi - far, fermi + far, least, missing) for s in range(solver.spins)]
+        states = max(len(x.energies) for x in found)
+        first = tuple(max(0, min(x.first, solver.rows - states)) for x in found)
+        held = electrons - per_level * sum(x.first for x in found)
+        if not 0 <= held <= per_level * sum(len(x.energies) for x in found):
+            return first, min(states, MOST_STATES), fermi
+        e = torch.full((len(found), 1, states), 1e3, dtype=torch.float64)  # what is not there stays empty
+        for s, x in enumerate(found):
+            e[s, 0, : len(x.energies)] = torch.from_numpy(x.energies)
+        before, fermi = fermi, fermi_energy(e, one, held, per_level)
+        low = min((float(x.energies[0]) for x in found if x.first > 0), default=-1e3)
+        high = min((float(x.energies[-1]) for x in found if x.last < solver.rows), default=1e3)
+        if (low < fermi - far and high > fermi + far) or fermi == before or states >= MOST_STATES:
+            return first, min(states, MOST_STATES), fermi

@@ -20,7 +20,9 @@ MOVED = 1e-7  # Ha: by which a shift is moved that stands on a level
 
 
 class Factor(Protocol):
-    """L D L^H of H - sigma S."""
+    """L D L^H of H - sigma S.  holder: whose matrix it is of."""
+
+    holder: object
 
     def factorise(self, pencil: Pencil, sigma: float) -> None:
         """At another shift, or for another matrix of the same pattern."""
@@ -36,6 +38,7 @@ class PardisoFactor:
     """By PARDISO. single: in single precision, half of the memory and of the time."""
 
     def __init__(self, pencil: Pencil, single: bool) -> None:
+        self.holder: object = None
         upper = pencil.hamiltonian.pattern.upper
         kind = HERMITIAN if pencil.complex else REAL
         self._factor = Pardiso(upper.size, upper.indptr, upper.indices, upper.block, kind, single)
@@ -60,6 +63,8 @@ class PardisoFactor:
 
 class ScipyFactor:
     """By SuperLU without exchange of rows: U = D L^H, whose diagonal has the signs of D. For small systems."""
+
+    holder: object = None
 
     def factorise(self, pencil: Pencil, sigma: float) -> None:
         """As `Factor`."""
@@ -92,7 +97,10 @@ def factor_for(pencil: Pencil, single: bool) -> Factor:
 
 
 class Shift:
-    """One k-point's H - sigma S, factorised and checked, at a shift that may be moved a little."""
+    """One k-point's H - sigma S, factorised and checked, at a shift that may be moved a little.
+
+    Shifts may share a factor: the one that solves next factorises again.
+    """
 
     def __init__(self, pencil: Pencil, factor: Factor, single: bool) -> None:
         self.pencil, self.factor, self.single = pencil, factor, single and library() is not None
@@ -104,7 +112,7 @@ class Shift:
         for move in (0.0, 1.0, -1.7, 4.1, -7.3, 31.0):
             self.sigma = sigma + move * MOVED
             try:
-                self.factor.factorise(self.pencil, self.sigma)
+                self._factorise()
                 count = self.factor.negative()
                 self._check()
             except (NotConverged, RuntimeError) as error:  # the latter SuperLU's word for a singular matrix
@@ -113,10 +121,17 @@ class Shift:
             return count
         raise NotConverged(f"H - {sigma:.6f} S cannot be factorised: {said}")
 
-    def solve(self, right: Array) -> Array:
+    def _factorise(self) -> None:
+        self.factor.holder = None
+        self.factor.factorise(self.pencil, self.sigma)
+        self.factor.holder = self
+
+    def solve(self, right: Array, refine: bool = True) -> Array:
         """(H - sigma S)^-1 b; of a factor in single precision refined once, by the residual in double."""
+        if self.factor.holder is not self:
+            self._factorise()
         found = self._plain(right)
-        return found + self._plain(right - self.apply(found)) if self.single else found
+        return found + self._plain(right - self.apply(found)) if self.single and refine else found
 
     def _plain(self, right: Array) -> Array:
         found = self.factor.solve(right)

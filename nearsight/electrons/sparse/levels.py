@@ -1,10 +1,10 @@
-"""Levels of a large system about its Fermi level: counted by inertia, computed by shift-invert, proven to be whole."""
+"""Levels of a large system about its Fermi level, of all spins and k: the factors, and what is known by now."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from numpy.typing import NDArray
@@ -15,23 +15,30 @@ from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, NotConverged
 from nearsight.core.memory import available, check_room
 from nearsight.electrons.sparse.factor import Factor, PardisoFactor, Shift, factor_for
-from nearsight.electrons.sparse.krylov import states_around
+from nearsight.electrons.sparse.nearby import MOST_STATES, Levels, Nearby
 from nearsight.electrons.sparse.pencil import Pencil, SparseProblem
 
 Array = NDArray[Any]
-BLOCK = 8  # right-hand sides of a solve, and the largest multiplicity that is safe at once
-MORE = 6  # states beyond the wanted ones, among which an end of the window is looked for
-APART = 1e-7  # Ha: a gap between two levels in which an end of the window may lie
-LARGEST_SPACE = 2500  # of a Krylov method
-MOST_STATES = 800  # of one window
-VECTORS = 200  # of a Krylov space for which room is left
-SPARE = 0.5  # of the free memory that a factor in double precision may take
+VECTORS = 300  # of a Krylov space, with S times it, for which room is left
+SPARE = 0.7  # of the free memory that a second factor, which counts while the first solves, may take
+REACH = 24  # levels from the one that is wanted at which a shift may stand
+TOGETHER = 1e-9  # Ha: levels that are taken for one where a shift between them is looked for
 
 Told = Callable[[int, int], None]
 
 
 def _silent(done: int, total: int) -> None:
     pass
+
+
+class Shape(Protocol):
+    """About how many levels lie below an energy, monotonic."""
+
+    def below(self, energy: float) -> float:
+        """Levels below an energy [Ha]."""
+
+    def energy(self, levels: float) -> float:
+        """The energy [Ha] below which there are so many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +59,23 @@ class Window:
 
 
 class SparseLevels:
-    """The eigenproblem of one H and S, with factors that all shifts and k share."""
+    """The eigenproblem of one H and S, with factors that all shifts and k share, and the levels that were found by now.
+
+    Factors are in single precision, half of the work and memory; where one is not sound, or the levels that it gives are not
+    shown to be whole, in double.
+    """
 
     def __init__(self, hamiltonian: BlockMatrix, overlap: BlockMatrix) -> None:
         if not bool(torch.isfinite(hamiltonian.values).all() and torch.isfinite(overlap.values).all()):
             raise BadInput("the Hamiltonian or the overlap has elements that are not finite: it cannot be diagonalised")
         self.problem = SparseProblem.of(hamiltonian, overlap)
-        self._factors: dict[bool, tuple[Factor, bool]] = {}
+        self._single = True
+        self._factors: list[Factor] = []
+        self._complex = False
+        self._k: tuple[float, ...] | None = None
+        self._pencils: dict[int, Pencil] = {}  # of the last k
+        self._nearby: dict[int, Nearby] = {}
+        self._known: dict[tuple[int, tuple[float, ...]], Levels] = {}
 
     @property
     def spins(self) -> int:
@@ -70,76 +87,116 @@ class SparseLevels:
         """Of H(k)."""
         return self.problem.pattern.size
 
-    def shift(self, k: Tensor, s: int) -> Shift:
-        """H(k) - sigma S(k) of a spin, not yet factorised. Raises Unavailable where there is no room for factors."""
-        pencil = self.problem.at(k, s)
-        if pencil.complex not in self._factors:
-            self._factors.clear()  # one kind at a time
-            self._factors[pencil.complex] = self._choose(pencil)
-        factor, single = self._factors[pencil.complex]
-        return Shift(pencil, factor, single)
+    def pencil(self, k: Tensor, s: int) -> Pencil:
+        """H(k) and S(k) of a spin; those of the last k are held."""
+        at = tuple(k.tolist())
+        if at != self._k:
+            self._k = at
+            self._pencils.clear()
+            self._nearby.clear()
+        if s not in self._pencils:
+            self._pencils[s] = self.problem.at(k, s)
+        return self._pencils[s]
 
-    def _choose(self, pencil: Pencil) -> tuple[Factor, bool]:
-        """Factors in double precision where they take half of the memory at most, else in single."""
+    def shift(self, k: Tensor, s: int, counts: bool = False) -> Shift:
+        """H(k) - sigma S(k) of a spin, not yet factorised.  counts: by the second factor, if there is room for one.
+
+        Raises Unavailable where there is no room for factors.
+        """
+        pencil = self.pencil(k, s)
+        if not self._factors or pencil.complex != self._complex:
+            self._factors.clear()  # one kind at a time
+            self._complex = pencil.complex
+            self._factors.append(self._first(pencil))
+        if counts and len(self._factors) == 1:
+            second = factor_for(pencil, self._single)
+            fits = not isinstance(second, PardisoFactor) or second.memory < SPARE * available()
+            self._factors.append(second if fits else self._factors[0])
+        return Shift(pencil, self._factors[int(counts)], self._single)
+
+    def _first(self, pencil: Pencil) -> Factor:
         number = 16 if pencil.complex else 8
         own = 2.0 * pencil.hamiltonian.data.nbytes  # H and S
-        space = 2.0 * VECTORS * number * pencil.size  # a Krylov space and S times it
-        for single in (False, True):
-            factor = factor_for(pencil, single)
-            if not isinstance(factor, PardisoFactor):
-                return factor, False
-            if not single and factor.memory + own + space > SPARE * available():
-                continue
+        space = 2.0 * VECTORS * number * pencil.size
+        factor = factor_for(pencil, self._single)
+        if isinstance(factor, PardisoFactor):
             kind = "a complex" if pencil.complex else "a real"
             check_room(
                 factor.memory + own + space,
                 f"{kind} sparse factor of {pencil.size} orbitals",
                 "take a smaller basis or cell, or Gamma alone, where matrices are real and need half",
             )
-            return factor, single
-        raise AssertionError
+        return factor
 
     def count(self, energy: float, k: Tensor, s: int = 0) -> int:
-        """Levels below an energy at k, exactly."""
-        return self.shift(k, s).at(energy)
+        """Levels below an energy at k, exactly; from levels that are known already, if they suffice."""
+        known = self._known.get((s, tuple(k.tolist())))
+        found = None if known is None else known.below(energy)
+        if found is not None:
+            return found
+        self.pencil(k, s)
+        if s in self._nearby:
+            if self._nearby[s].shift.sigma == energy:
+                return self._nearby[s].below
+            return self._soundly(lambda: self.shift(k, s, counts=True).at(energy))
+        return self._at(energy, k, s).below
 
-    def zero_temperature(self, electrons: float, k: Tensor, guess: float = -0.2, within: int = 4) -> float:
+    def _at(self, energy: float, k: Tensor, s: int) -> Nearby:
+        """Levels about an energy."""
+
+        def made() -> Nearby:
+            shift = self.shift(k, s)
+            return Nearby(shift, shift.at(energy), self.shift(k, s, counts=True))
+
+        self.pencil(k, s)
+        self._nearby[s] = self._soundly(made)
+        return self._nearby[s]
+
+    def _soundly(self, made: Callable[[], Any]) -> Any:
+        """What is made with factors in single precision, else in double."""
+        try:
+            return made()
+        except NotConverged:
+            if not self._single:
+                raise
+            self._single = False
+            self._factors.clear()
+            self._nearby.clear()
+            return made()
+
+    def zero_temperature(
+        self, electrons: float, k: Tensor, guess: float = -0.2, within: int = REACH, shape: Shape | None = None
+    ) -> float:
         """An energy below which the levels at one k hold so many electrons, to `within` levels; by counting.
 
+        shape: about how many levels there are below an energy, of all spins, if that is known.
         Raises BadInput where the levels cannot hold them.
         """
         per_level = self.problem.spin.electrons_per_level
         room = per_level * self.rows * self.spins
         if not 0 <= electrons <= room + 1e-9:
             raise BadInput(f"{electrons:g} electrons do not fit into {room:g} states: choose a larger basis")
-        shifts = [self.shift(k, s) for s in range(self.spins)]
         wanted = electrons / per_level
 
-        def missing(energy: float) -> float:
-            return wanted - sum(x.at(energy) for x in shifts)
+        def count(energy: float) -> int:
+            return sum(self._at(energy, k, s).below for s in range(self.spins))
 
-        e = guess
-        now = missing(e)
-        low: tuple[float, float] | None = None
-        high: tuple[float, float] | None = None
-        step = 0.05
-        for _ in range(80):
-            if abs(now) <= within:
-                return e
-            if now > 0:
-                low = (e, now)
-            else:
-                high = (e, now)
-            if low is None or high is None:
-                e += step if now > 0 else -step
-                step *= 2
-            else:
-                share = low[1] / (low[1] - high[1])
-                e = low[0] + min(0.9, max(0.1, share)) * (high[0] - low[0])
-                if high[0] - low[0] < 1e-9:
-                    return e
-            now = missing(e)
-        return e
+        return seek(count, wanted - within, wanted + within, guess if shape is None else shape.energy(wanted), shape)
+
+    def about(self, energy: float, k: Tensor, s: int, low: float, high: float, states: int, missing: int) -> Levels:
+        """Levels at k from an energy `low` to another, `high`, to some 1e-6 Ha and not proven, by a shift near `energy`.
+
+        With them so many states about that level which is `missing` levels above the shift.
+        """
+
+        def found() -> Levels:
+            near = self._nearby.get(s) or self._at(energy, k, s)
+            middle = near.below + missing
+            return near.extend(max(0, middle - states), min(self.rows, middle + states), low, high)
+
+        self.pencil(k, s)
+        levels: Levels = self._soundly(found)
+        return levels
 
     def window(
         self,
@@ -159,61 +216,76 @@ class SparseLevels:
                 f"{count} states at once are more than the sparse solver takes ({MOST_STATES}): ask for fewer"
             )
         energies = torch.zeros(self.spins, len(k), count, dtype=torch.float64)
-        kept: list[tuple[Array, ...]] = []
-        done = 0
-        for s in range(self.spins):
-            own = []
-            at = guess
-            for n, point in enumerate(k):
-                shift = self.shift(point, s)
-                found, states = _levels(shift, first[s], first[s] + count, at)
-                energies[s, n] = torch.from_numpy(found)
+        kept: list[list[Array]] = [[] for _ in range(self.spins)]
+        for n, point in enumerate(k):
+            for s in range(self.spins):
+                found = self._levels(point, s, first[s], first[s] + count, guess, vectors)
+                energies[s, n] = torch.from_numpy(found.energies)
                 if vectors:
-                    own.append(states)
-                done += 1
-                told(done, self.spins * len(k))
-            kept.append(tuple(own))
-        single = any(single for _, single in self._factors.values())
-        return Window(energies, first, single, tuple(kept) if vectors else ())
+                    assert found.vectors is not None
+                    kept[s].append(found.vectors)
+                told(n * self.spins + s + 1, self.spins * len(k))
+        return Window(energies, first, self._single, tuple(map(tuple, kept)) if vectors else ())
 
-
-def _levels(shift: Shift, first: int, last: int, guess: float) -> tuple[Array, Array]:
-    """Levels first .. last - 1 and their vectors; whole by the count of levels below both ends."""
-    rows = shift.pencil.size
-    if not 0 <= first < last <= rows:
-        raise BadInput(f"states {first} to {last - 1} of {rows}: ask for fewer")
-    count = shift.at(guess)
-    step, e, guard = 0.02, guess, 0
-    while not first - (last - first) <= count <= last + (last - first):  # far off: walk there
-        e += step if count < first else -step
-        count, guard = shift.at(e), guard + 1
-        if guard > 400:
-            raise NotConverged("no energy was found among the states that are wanted")
-    for block in (BLOCK, 2 * BLOCK, 4 * BLOCK):
-        more = MORE * block // BLOCK
-        low, high = max(0, min(first, count) - more), min(rows, max(last, count) + more)
-        found = states_around(shift, count - low, high - count, block, LARGEST_SPACE)
-        energies = found.energies
-        sigma = shift.sigma
-        whole = _proven(shift, energies, low, first, last, rows)
-        if whole:
-            part = slice(first - low, last - low)
-            return energies[part], found.vectors[:, part]
-        count = shift.at(sigma)
-    raise NotConverged(f"states {first} to {last - 1}: some are missing, by the number of levels below")
-
-
-def _proven(shift: Shift, energies: Array, low: int, first: int, last: int, rows: int) -> bool:
-    """Whether as many levels lie below both ends of the window as there should be.  low: index of energies[0]."""
-    inside = range(first - low, last - low)
-    for end, ways in ((inside.start, range(inside.start, 0, -1)), (inside.stop, range(inside.stop, len(energies)))):
-        if low + end in (0, rows):
-            continue
-        gap = next((n for n in ways if energies[n] - energies[n - 1] > 10 * APART), None)
-        if gap is None:  # a level of higher multiplicity than there are states beyond, unless there are no others
-            if (end == inside.start and low == 0) or (end == inside.stop and low + len(energies) == rows):
+    def _levels(self, k: Tensor, s: int, first: int, last: int, guess: float, vectors: bool) -> Levels:
+        """Levels first .. last - 1, known already or found."""
+        if not 0 <= first < last <= self.rows:
+            raise BadInput(f"states {first} to {last - 1} of {self.rows}: ask for fewer")
+        key = s, tuple(k.tolist())
+        self.pencil(k, s)
+        for known in (self._known.get(key), self._nearby[s].known if s in self._nearby else None):
+            if known is None or (vectors and known.vectors is None):
                 continue
-            return False
-        if shift.at(0.5 * (energies[gap - 1] + energies[gap])) != low + gap:
-            return False
-    return True
+            if known.first <= first and last <= known.last:
+                return known.part(first, last)
+
+        def found() -> Levels:
+            near = self._nearby.get(s) or self._at(guess, k, s)
+            span = last - first
+            if not first - span <= near.below <= last + span:
+                seek(lambda e: self._at(e, k, s).below, first - span, last + span, near.shift.sigma)
+                near = self._nearby[s]
+            return near.levels(first, last)
+
+        levels: Levels = self._soundly(found)
+        self._known[key] = Levels(levels.first, levels.energies)
+        return levels.part(first, last)
+
+
+def seek(count: Callable[[float], int], low: float, high: float, guess: float, shape: Shape | None = None) -> float:
+    """An energy at which a count of levels is from `low` to `high`, the last one that was counted at.
+
+    By brackets, between which one steps by the shape of the count, as far as that is known, else linearly. Where many levels
+    stand together, the upper end of them. Raises NotConverged after 80 steps.
+    """
+    wanted, e, step = 0.5 * (low + high), guess, 0.05
+    under: tuple[float, int] | None = None
+    over: tuple[float, int] | None = None
+    for _ in range(80):
+        now = count(e)
+        if low <= now <= high:
+            return e
+        if now < low:
+            under = (e, now)
+        else:
+            over = (e, now)
+        if under is not None and over is not None and over[0] - under[0] < TOGETHER:
+            return e if e == over[0] else _counted(count, over[0])
+        following = None if shape is None else shape.energy(shape.below(e) + wanted - now)
+        if under is None or over is None:
+            away = step if under is not None else -step
+            step *= 2
+            if following is None or not 0 < (following - e) / away <= 4:
+                following = e + away
+        else:
+            width = over[0] - under[0]
+            if following is None or not 0.02 < (following - under[0]) / width < 0.98:
+                share = (wanted - under[1]) / (over[1] - under[1])
+                following = under[0] + min(0.9, max(0.1, share)) * width
+        e = following
+    raise NotConverged("no energy was found among the states that are wanted")
+
+
+def _counted(count: Callable[[float], int], energy: float) -> float:
+    count(energy)
+    return energy
