@@ -1,6 +1,6 @@
 """How well networks of matrices with spin predict what they never saw, after minutes of one core.
 
-    OMP_NUM_THREADS=1 python bench/spin_networks.py --data DATA [--only collinear spinor moments] [--minutes 10] [--count 40]
+    OMP_NUM_THREADS=1 python bench/spin_networks.py --data DATA [--only KIND ...] [--minutes 10] [--count 40]
 
 All data are of this program's own engine (PBE), made in DATA where they are missing:
 
@@ -9,6 +9,9 @@ spinor     cells of two Si atoms, strained and rattled, SZP, with a stand-in for
            V = sum_k S_ik (xi L.S)_k S_kj over the p orbitals of all atoms k, xi = 0.3 eV: `deeph2` learns the spinor matrix.
 moments    triangles of H atoms, three spins up or two up and one down, DZP, every structure's spins turned at random, which
            without spin-orbit coupling turns H exactly: `xdeeph` learns H as a function of structure and moments.
+
+constrained  triangles of H atoms, DZP, each with moments in directions at random that the engine holds (`moments:` of a data
+           set): `xdeeph` learns what is left of H beyond superposed atoms, as a function of structure and moments.
 
 Errors are those of predictions of held-out structures over all stored elements. Splittings: between the three upper valence
 levels of silicon at Gamma, which spin-orbit coupling and strain part. Minutes are those of a core (trainer.clock: cpu).
@@ -42,11 +45,13 @@ from nearsight.tasks.dataset import SetSettings, build
 RESULTS = Path(__file__).parent / "results"
 MEV = 1000 * HARTREE_EV
 XI = 0.3 / HARTREE_EV
-KINDS = ("collinear", "spinor", "moments")
+KINDS = ("collinear", "spinor", "moments", "constrained")
+MAGNETIC = ("moments", "constrained")
 SET = {
     "collinear": {"basis": "dzp", "kmesh": [1, 1, 1], "mesh_cutoff_ry": 120, "spin": "collinear"},
     "spinor": {"basis": "szp", "kmesh": [2, 2, 2], "mesh_cutoff_ry": 100},
     "moments": {"basis": "dzp", "kmesh": [1, 1, 1], "mesh_cutoff_ry": 120, "spin": "collinear"},
+    "constrained": {"basis": "dzp", "kmesh": [1, 1, 1], "mesh_cutoff_ry": 120},
 }
 
 
@@ -76,7 +81,8 @@ def structures(kind: str, count: int) -> list[Atoms]:
             signs = [1.0] * n
             if kind == "moments" and k % 4:
                 signs[k % 4 - 1] = -1.0
-            a.set_initial_magnetic_moments(signs)
+            if kind != "constrained":
+                a.set_initial_magnetic_moments(signs)
         found.append(a)
     return found
 
@@ -92,6 +98,8 @@ def engine_data(folder: Path, kind: str, count: int) -> list[Path]:
         write_atoms(names[-1], atoms)
     if not place.exists() or len(list_folders(place)) < count:
         table = {"structure": names, "scf": {"xc": "pbe", **SET[kind]}, "workers": 1}
+        if kind == "constrained":
+            table["moments"] = {"count": 1, "sizes": {"H": 0.6}}
         build(validated(SetSettings, table, "the set"), place)
     return list_folders(place)[:count]
 
@@ -124,7 +132,7 @@ def prepared(folder: Path, kind: str, count: int) -> Path:
     """The set to learn from."""
     place = folder / kind
     raw = engine_data(folder, kind, count)
-    if kind == "collinear":
+    if kind in ("collinear", "constrained"):
         return raw[0].parent
     g = torch.Generator().manual_seed(17)
     for source in raw:
@@ -167,7 +175,8 @@ def splittings(h: BlockMatrix, s: BlockMatrix) -> Tensor:
 def measured(folder: Path, kind: str, minutes: float, count: int) -> dict[str, object]:
     """One training, and its errors on what was held out."""
     data = prepared(folder, kind, count)
-    model = {"kind": "xdeeph" if kind == "moments" else "deeph2", "preset": "small"}
+    model = {"kind": "xdeeph" if kind in MAGNETIC else "deeph2", "preset": "small"}
+    model |= {"target": "delta"} if kind == "constrained" else {}
     out = folder / f"model-{kind}-{minutes:g}"
     report = train(
         {
@@ -197,7 +206,7 @@ def measured(folder: Path, kind: str, minutes: float, count: int) -> dict[str, o
             wanted = splittings(known, s)
             parted.append((splittings(h, s) - wanted).abs())
             sizes.append(wanted)
-        if kind == "moments":
+        if kind in MAGNETIC:
             moments = found.structure.moments
             assert moments is not None
             back = trained.hamiltonian(_with(found, -moments).structure, known.layout)
@@ -218,7 +227,7 @@ def measured(folder: Path, kind: str, minutes: float, count: int) -> dict[str, o
         "splitting_mae_meV": float(torch.cat(parted).mean()) if parted else None,
         "splitting_max_error_meV": float(torch.cat(parted).max()) if parted else None,
         "splitting_mean_meV": float(torch.cat(sizes).mean()) if sizes else None,
-        "turn_of_spins_mae_meV": turned * MEV if kind == "moments" else None,
+        "turn_of_spins_mae_meV": turned * MEV if kind in MAGNETIC else None,
     }
 
 

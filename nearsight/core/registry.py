@@ -96,6 +96,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "slab": "nearsight.generators.slab:Slab",
         "vacancies": "nearsight.generators.vacancies:Vacancies",
         "substitutions": "nearsight.generators.substitutions:Substitutions",
+        "moments": "nearsight.generators.moments:Moments",
     },
 }
 

@@ -148,8 +148,8 @@ def generate(
     """Structures by a generator, each with its provenance.
 
     how: a kind (`rattle`, `strain`, `supercell`, `dynamics`, `twist`, `nanotube`, `ribbon`, `decorate`, `slab`, `vacancies`,
-    `substitutions`, or a third party's) with its options, or a generator.  parents: structures, or files that hold one or
-    several; vacuum: box around those without a cell [angstrom].
+    `substitutions`, `moments`, or a third party's) with its options, or a generator.  parents: structures, or files that hold
+    one or several; vacuum: box around those without a cell [angstrom].
     Raises BadInput: an unknown option; parents that cannot be used; more atoms than `most_atoms`; atoms that are too close.
     """
     made = generator(how, **options) if isinstance(how, str) else how

@@ -67,6 +67,10 @@ def _tells(path: Path) -> bool:
 def write_structures(out: Path | str, structures: Sequence[Structure], inputs: Iterable[Path | str] = ()) -> Path:
     """Write structures where `claim` allows: whole or not at all. Raises as `claim` does."""
     path = claim(out, inputs, len(structures) > 1)
+    if path.suffix and not _tells(path) and any(s.provenance.get("generator") == "moments" for s in structures):
+        raise BadInput(
+            f"{out} has no place for magnetic moments: name a file that ends in .extxyz or .traj, or a folder"
+        )
     if not path.suffix:
         width = max(4, len(str(len(structures) - 1)))
         names = [f"{n:0{width}d}.extxyz" for n in range(len(structures))]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from nearsight.core.configuration import absolute, layered, read_table
 from nearsight.core.errors import BadInput
+from nearsight.core.spin import NON_COLLINEAR, spin
 from nearsight.core.structure import Structure, supercell
 from nearsight.core.tables import PATH, Table, Versioned
 from nearsight.core.versions import KEY, checked_version
@@ -19,6 +20,7 @@ from nearsight.formats.outputs import claim_folder
 from nearsight.formats.registry import list_structures, read_structure
 from nearsight.formats.structures import check_structure
 from nearsight.generators.contract import Generator, Recipe, applied, named_parents
+from nearsight.generators.moments import Moments
 from nearsight.generators.rattle import displaced
 from nearsight.generators.rotations import check_room
 from nearsight.tasks.batch import Report
@@ -44,12 +46,35 @@ class Distort(Table):
     rotate: bool = False
 
 
+class HeldMoments(Moments):
+    """Patterns of moments for every structure of a set, each held by the engine: see `generators.moments`."""
+
+    hold: Literal["direction", "moment", "none"] = Field(
+        "direction", description="What of them is held: the direction, all of the moment, or none."
+    )
+
+    def scf(self, given: Settings) -> Settings:
+        """The settings of ground states in which they are held. Raises ValueError for settings that say otherwise."""
+        electrons = given.electrons
+        stated = electrons.constrain.model_fields_set or electrons.moments_mu_b is not None
+        if stated:
+            raise ValueError(
+                "moments and scf.moments or scf.constrain both say what moments are: leave those of scf out"
+            )
+        if "spin" in electrons.model_fields_set and not spin(electrons.spin).turns:
+            raise ValueError(f"moments are vectors, scf.spin is {electrons.spin}: take non-collinear or spinor")
+        kind = electrons.spin if "spin" in electrons.model_fields_set else NON_COLLINEAR
+        held = {} if self.hold == "none" else {"constrain": {"hold": self.hold, "atoms": list(self.sizes)}}
+        return given.model_copy(update={"electrons": {"spin": kind, **held}})
+
+
 class SetSettings(Versioned):
     """What `dataset build` is told: `set.yaml`.
 
     structure: a file, or a list of files.  generate: structures to make of them (or of nothing) by a generator, or by a list
     of them one after the other, each from what the one before has made.  distort, modes: copies to make of each, at random or
-    by thermal motion (one of the three).  scf: the settings of every ground state.  labels: false writes the structures alone,
+    by thermal motion (one of the three).  moments: patterns of magnetic moments for each of these, which ground states hold.
+    scf: the settings of every ground state.  labels: false writes the structures alone,
     with these settings beside them: what training on the energy begins from.
     vacuum_ang: box around molecules without a cell.  workers: processes; `auto` takes one for each core.
     engine: the program that computes, with its own keys (nearsight, which takes `scf`; pyscf, siesta, openmx, abacus).
@@ -62,6 +87,7 @@ class SetSettings(Versioned):
     generate: Recipe | list[Recipe] | None = None
     distort: Distort | None = None
     modes: Modes | None = None
+    moments: HeldMoments | None = None
     scf: Settings = Settings()
     labels: bool = True
     vacuum_ang: float | None = Field(None, gt=0)
@@ -86,6 +112,10 @@ class SetSettings(Versioned):
         given = [k for k in ("generate", "distort", "modes") if getattr(self, k)]
         if len(given) > 1:
             raise ValueError(f"{given[0]} and {given[1]} both make copies: leave one of them out")
+        if self.moments is not None:
+            self.moments.scf(self.scf)
+            if self.engine.kind != "nearsight" or not self.labels:
+                raise ValueError("moments are held by the engine nearsight, with labels: leave them out")
         first = next(iter(self.generators), None)
         if "structure" not in self.model_fields_set and (first is None or first.parents != "none"):
             raise ValueError("structure is missing")
@@ -129,6 +159,30 @@ def structures_of(
     out: the folder of the set, which keeps the modes of file n in `modes/n`.
     Raises NearsightError for one that cannot be computed.
     """
+    made = _without_moments(settings, out, report)
+    if settings.moments is None:
+        return made
+    parents = [(_name(s), s.to_ase()) for s in made]
+    for structure in made:
+        _check_elements(structure, settings.moments)
+    return list(applied(settings.moments, parents))
+
+
+def _name(structure: Structure) -> str:
+    return str(structure.provenance.get("parent") or structure.formula)
+
+
+def _check_elements(structure: Structure, moments: HeldMoments) -> None:
+    """Raises BadInput where a structure lacks an element whose moments are to be held."""
+    missing = [x for x in moments.sizes if x not in structure.symbols]
+    if missing and moments.hold != "none":
+        raise BadInput(
+            f"moments: {structure.formula} has no {missing[0]}, whose moments are to be held: build it by itself"
+        )
+
+
+def _without_moments(settings: SetSettings, out: Path, report: Report) -> list[Structure]:
+    """The atoms of a set."""
     if settings.generate:
         return generated(settings)
     if not settings.files:
@@ -194,7 +248,8 @@ def build(
     structures = structures_of(settings, out, report)
     config = absolute(SetSettings, settings.model_dump(mode="json"))
     plan = Plan(settings.engine, settings.executor, settings.limits, settings.retry, command)
-    return ground_states(structures, settings.scf, out, settings.workers, config, report, settings.labels, plan)
+    scf = settings.scf if settings.moments is None else settings.moments.scf(settings.scf)
+    return ground_states(structures, scf, out, settings.workers, config, report, settings.labels, plan)
 
 
 def _same_kind(settings: SetSettings, config: Path) -> None:
