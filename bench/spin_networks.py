@@ -51,7 +51,7 @@ SET = {
     "collinear": {"basis": "dzp", "kmesh": [1, 1, 1], "mesh_cutoff_ry": 120, "spin": "collinear"},
     "spinor": {"basis": "szp", "kmesh": [2, 2, 2], "mesh_cutoff_ry": 100},
     "moments": {"basis": "dzp", "kmesh": [1, 1, 1], "mesh_cutoff_ry": 120, "spin": "collinear"},
-    "constrained": {"basis": "dzp", "kmesh": [1, 1, 1], "mesh_cutoff_ry": 120},
+    "constrained": {"basis": "dzp", "kmesh": [1, 1, 1], "mesh_cutoff_ry": 80},
 }
 
 

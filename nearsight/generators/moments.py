@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import cos, pi, radians, sin
+from math import cos, nan, pi, radians, sin
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import field_validator
 
 from nearsight.core.errors import BadInput
 from nearsight.core.structure import SYMBOLS
@@ -41,7 +42,6 @@ class Moments(RandomGenerator):
 
     def number(self, parents: Sequence[Atoms]) -> int:
         """See `Generator`."""
-        self._ranges()
         if self.axis is not None and not np.linalg.norm(self.axis) > STRAIGHT:
             raise BadInput("moments: an axis of zero length has no direction: give another one")
         present = {SYMBOLS[z] for z in parents[0].numbers}
@@ -58,9 +58,9 @@ class Moments(RandomGenerator):
 
     def draw(self, parents: Sequence[Atoms], index: int, random: np.random.Generator) -> Atoms:
         """See `RandomGenerator`."""
-        atoms, ranges = parents[0].copy(), self._ranges()
+        atoms = parents[0].copy()
         directions = self._directions(atoms, random)
-        sizes = [random.uniform(*ranges.get(SYMBOLS[z], (0.0, 0.0))) for z in atoms.numbers]
+        sizes = [random.uniform(*_range(self.sizes.get(SYMBOLS[z], 0.0))) for z in atoms.numbers]
         moments = np.array(sizes)[:, None] * directions
         atoms.set_initial_magnetic_moments(moments)
         atoms.info = {**parents[0].info, "details": {"moments_mu_B": moments.tolist()}}
@@ -85,21 +85,26 @@ class Moments(RandomGenerator):
         made: NDArray[np.float64] = np.outer(z, axis) + across[:, None] * turning
         return made
 
-    def _ranges(self) -> dict[str, tuple[float, float]]:
-        """Least and largest size of each magnetic element. Raises BadInput for what are no sizes."""
-        found = {}
-        for symbol, said in self.sizes.items():
-            pair: Any = said if isinstance(said, list | tuple) else [said, said]
-            sound = len(pair) == 2 and all(isinstance(x, int | float) and not isinstance(x, bool) for x in pair)
-            if symbol not in SYMBOLS[1:] or not sound or not 0 < pair[0] <= pair[1] <= LONGEST:
-                raise BadInput(
-                    f"moments: sizes has {symbol}: {said}; give each magnetic element a size in mu_B up to {LONGEST:g}, or "
-                    "two, the smaller one first, such as {Fe: 2.2, Cr: [2.5, 3.5]}"
+    @field_validator("sizes")
+    @classmethod
+    def _of_elements(cls, given: dict[str, Any]) -> dict[str, Any]:
+        for symbol, said in given.items():
+            low, high = _range(said)
+            if symbol not in SYMBOLS[1:] or not 0 < low <= high <= LONGEST:
+                raise ValueError(
+                    f"{symbol}: {said} is no size of an element's moments: give mu_B up to {LONGEST:g}, one number or two, the "
+                    "smaller one first, such as {Fe: 2.2, Cr: [2.5, 3.5]}"
                 )
-            found[symbol] = (float(pair[0]), float(pair[1]))
-        if not found:
-            raise BadInput("moments: sizes names no element: give those that are magnetic, such as {Fe: 2.2}")
-        return found
+        if not given:
+            raise ValueError("no element is named: give those that are magnetic, such as {Fe: 2.2}")
+        return given
+
+
+def _range(said: Any) -> tuple[float, float]:
+    """Least and largest size; numbers that are none where it is neither a number nor two."""
+    pair = said if isinstance(said, list | tuple) else [said, said]
+    sound = len(pair) == 2 and all(isinstance(x, int | float) and not isinstance(x, bool) for x in pair)
+    return (float(pair[0]), float(pair[1])) if sound else (nan, nan)
 
 
 def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
