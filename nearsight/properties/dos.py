@@ -27,9 +27,10 @@ from nearsight.properties.brillouin import (
 from nearsight.properties.contract import SILENT, Options, Progress, Property, Result, option
 from nearsight.properties.drawing import COLOURS
 from nearsight.properties.eigenstates import levels
+from nearsight.properties.kernel_polynomial import sampled_below
 from nearsight.properties.near_fermi import NearFermi, solver_for
 from nearsight.properties.projections import POPULATIONS, Projection, states_and_shares
-from nearsight.properties.spectra import K_SPACING, SMEARING_EV, electrons_of
+from nearsight.properties.spectra import K_SPACING, SMEARING_EV, electrons_of, fermi_level_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,9 +39,11 @@ if TYPE_CHECKING:
 class DosOptions(Options):
     """How the zone is sampled, how levels are spread, and what they are projected on."""
 
-    method: Literal["tetrahedron", "gaussian"] = option(
-        "tetrahedron", "linear tetrahedron method, or each level a Gaussian"
+    method: Literal["tetrahedron", "gaussian", "kpm"] = option(
+        "tetrahedron",
+        "linear tetrahedron method, each level a Gaussian, or that by Chebyshev moments of random vectors: no levels, any size",
     )
+    vectors: int = option(8, "random vectors of kpm, whose scatter is its error", ge=2, le=10_000)
     width_ev: float = option(0.1, "standard deviation of the Gaussian", unit="eV", gt=0, le=100)
     project: str | None = option(None, "project on atom, element, l, orbital, spin, or several: element,l")
     populations: Literal["mulliken", "lowdin"] = option("mulliken", "rule of the projection: mulliken or lowdin")
@@ -60,6 +63,7 @@ class DensityOfStates(Result):
     edges: of the bins of energy [E + 1], Ha, equally spaced; the Fermi level is one of them, where it is known.
     below: electrons below each edge, of each independent spin [s, E + 1].  projected: of the groups `names` [groups, E + 1].
     fermi_level: [Ha], from the number of electrons where that is known, by the same method and mesh.
+    error, projected_error: standard errors of `total` [s, E] and `projections` [groups, E] where these are sampled.
     """
 
     kind: Spin
@@ -71,6 +75,8 @@ class DensityOfStates(Result):
     electrons: float | None
     kmesh: tuple[int, int, int]
     method: str
+    error: Tensor | None = None
+    projected_error: Tensor | None = None
 
     __repr__ = one_line
 
@@ -127,6 +133,14 @@ class DensityOfStates(Result):
             "electrons_below_first_bin": _named(spins, self.below[:, 0]),
             "projected_dos_per_eV": _named(self.names, self.projections / HARTREE_EV),
             "projected_electrons_below_first_bin": _named(self.names, self.projected[:, 0]),
+        } | self._errors(spins)
+
+    def _errors(self, spins: Sequence[str]) -> dict[str, Any]:
+        if self.error is None or self.projected_error is None:
+            return {}
+        return {
+            "dos_error_per_eV": _named(spins, self.error / HARTREE_EV),
+            "projected_dos_error_per_eV": _named(self.names, self.projected_error / HARTREE_EV),
         }
 
     def summary(self) -> list[str]:
@@ -139,6 +153,11 @@ class DensityOfStates(Result):
             )
             held = self.at_fermi(self.projected).tolist()
             lines += [f"{name}: {n:.4f} electrons" for name, n in zip(self.names, held, strict=True)]
+        if self.error is not None:
+            share = float(self.error.sum() / self.total.sum())
+            lines.append(
+                f"standard error of the density of states {100 * share:.2g} % on average: more --vectors lower it"
+            )
         return lines
 
     def draw(self, figure: Figure) -> None:
@@ -149,6 +168,10 @@ class DensityOfStates(Result):
         for sign, density in zip((1, -1), (self.total / HARTREE_EV).numpy(), strict=False):
             axes.fill_between(x, sign * density, color="0.88", lw=0, zorder=0)
             axes.plot(x, sign * density, color="0.45", lw=0.8, label="total" if sign > 0 else None)
+        if self.error is not None:
+            for sign, density, error in zip((1, -1), self.total, self.error, strict=False):
+                low, high = ((sign * (density + e) / HARTREE_EV).numpy() for e in (-error, error))
+                axes.fill_between(x, low, high, color="0.45", alpha=0.4, lw=0)
         height = float(self.total.max()) / HARTREE_EV
         densities = zip(self.names, (self.projections / HARTREE_EV).numpy(), strict=True)
         shown = [(name, d) for name, d in densities if abs(d).max() > 0.01 * height]
@@ -187,7 +210,11 @@ class Dos(Property[DosOptions, DensityOfStates]):
         hamiltonian, overlap = calculation.require_hamiltonian(), calculation.require_overlap()
         kind = hamiltonian.spin
         mesh = sampling(calculation.structure, hamiltonian, options.kmesh, options.spacing)
-        groups = None if options.project is None else Projection.of(hamiltonian.basis, kind, options.project)
+        groups = None
+        if options.project is not None:
+            groups = Projection.of(hamiltonian.basis, kind, options.project, calculation.structure)
+        if options.method == "kpm":
+            return _of_moments(calculation, options, mesh, groups, progress)
         way: Spreading = Gaussian(mesh.weights, options.width_ev / HARTREE_EV)
         if options.method == "tetrahedron":
             way = Tetrahedra.of(mesh, calculation.structure)
@@ -237,6 +264,41 @@ def _of_window(
     below = below + kind.electrons_per_level * torch.tensor(first, dtype=torch.float64)[:, None]
     return DensityOfStates(
         kind, edges, below, (), projected, near.fermi_level, electrons, mesh.size, f"{options.method}, sparse"
+    )
+
+
+def _of_moments(
+    c: Calculation, options: DosOptions, mesh: Sampling, groups: Projection | None, progress: Progress
+) -> DensityOfStates:
+    """By the kernel polynomial method. The electrons below the Fermi level are those that are known, not the sampled ones."""
+    if groups is not None and options.populations != "mulliken":
+        raise BadInput("--method kpm shares states by Mulliken's rule: leave --populations out")
+    hamiltonian = c.require_hamiltonian()
+    fermi, electrons = fermi_level_of(c), electrons_of(c)
+    edges = _edges(options.window, options.step_ev, fermi or 0.0)
+    progress.stage("moments")
+    width = options.width_ev / HARTREE_EV
+    found = sampled_below(hamiltonian, c.require_overlap(), edges, mesh, width, options.vectors, groups, progress)
+    below, projected = found.below, found.projected
+    if fermi is not None and electrons is not None:
+        at = int((edges - fermi).abs().argmin())
+        missing = electrons - float(below[:, at].sum())
+        below = below + missing / len(below)
+        if groups is not None:
+            rows = torch.bincount(groups.group.flatten(), minlength=len(groups.names)).double()
+            projected = projected + (missing * rows / rows.sum())[:, None]
+    return DensityOfStates(
+        kind=hamiltonian.spin,
+        edges=edges,
+        below=below,
+        names=() if groups is None else groups.names,
+        projected=projected,
+        fermi_level=fermi,
+        electrons=electrons,
+        kmesh=mesh.size,
+        method=f"kpm, {options.vectors} vectors",
+        error=found.error,
+        projected_error=found.projected_error,
     )
 
 

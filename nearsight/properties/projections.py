@@ -14,11 +14,14 @@ from nearsight.core.configuration import near_miss
 from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.spin import Spin
-from nearsight.core.structure import SYMBOLS
+from nearsight.core.structure import SYMBOLS, Structure
+from nearsight.core.units import BOHR_ANG
+from nearsight.electrons.kpoints import vacuum_axes
 from nearsight.properties.contract import SILENT, Progress
 from nearsight.properties.eigenstates import Eigenstates, eigenstates
 
-KEYS = ("atom", "element", "l", "orbital", "spin")
+KEYS = ("atom", "element", "l", "layer", "orbital", "spin")
+LAYERS_APART = 2.0 / BOHR_ANG  # Bohr: of heights of atoms, between two layers
 LETTERS = "spdfghi"
 REAL_HARMONICS = (
     ("s",),
@@ -41,10 +44,10 @@ class Projection:
     __repr__ = one_line
 
     @staticmethod
-    def of(basis: Basis, kind: Spin, words: str) -> Projection:
+    def of(basis: Basis, kind: Spin, words: str, structure: Structure | None = None) -> Projection:
         """words: what tells the groups apart, of KEYS, with commas: `element,l` makes C s, C p and so on.
 
-        Raises BadInput for another word.
+        structure: whose layers `layer` tells apart.  Raises BadInput for another word, and for layers of what is no sheet.
         """
         keys = [w.strip() for w in words.split(",") if w.strip()]
         for key in keys:
@@ -56,6 +59,9 @@ class Projection:
         if not keys:
             raise BadInput(f"--project: say by what, of {', '.join(KEYS)}, for example element,l")
         rows = _words_of_rows(basis)
+        if "layer" in keys:
+            layers = layers_of(structure).repeat_interleave(basis.counts.cpu()).tolist()
+            rows = [row | {"layer": f"layer {n + 1}"} for row, n in zip(rows, layers, strict=True)]
         spins = ("up", "down") if kind.components > 1 else ("",)
         parts = [[w | {"spin": name} for w in rows] for name in spins]  # a spinor's matrix holds both, up before down
         matrices = [[w for part in parts for w in part]] if kind.size_factor == 2 else parts
@@ -71,6 +77,26 @@ class Projection:
         for s, group in enumerate(self.group.to(weights.device)):
             total[s].index_add_(1, group, weights[s])
         return total
+
+
+def layers_of(structure: Structure | None) -> Tensor:
+    """The layer of each atom [n], from 0, in the order of their heights: atoms of two are 2 angstrom apart in height.
+
+    Raises BadInput where the structure does not go on along two directions alone.
+    """
+    empty = [] if structure is None else vacuum_axes(structure)
+    if structure is None or len(empty) != 1:
+        raise BadInput("--project layer: layers are those of a sheet, with vacuum on both sides of it and nowhere else")
+    axis = empty[0]
+    inverse = torch.linalg.inv(structure.cell.detach().cpu().double())
+    height = 1 / float(inverse[:, axis].norm())
+    f = (structure.positions.detach().cpu().double() @ inverse)[:, axis] % 1.0
+    ordered = f.sort().values
+    gaps = torch.cat([ordered.diff(), ordered[:1] + 1 - ordered[-1:]])
+    bottom = ordered[(int(gaps.argmax()) + 1) % len(ordered)]  # above the vacuum
+    place, order = ((f - bottom) % 1.0).sort()
+    above = torch.cat([torch.zeros(1), (place.diff() * height > LAYERS_APART).double()]).cumsum(0).long()
+    return torch.zeros_like(above).index_copy(0, order, above)
 
 
 def _words_of_rows(basis: Basis) -> list[dict[str, str]]:

@@ -101,8 +101,10 @@ def bands(
     Raises NearsightError where S(k) is not positive definite; for a word of `project` that is not known; for H without S and
     path.
     """
+    structure = None
     if not isinstance(hamiltonian, BlockMatrix):
         c = hamiltonian.as_calculation()
+        structure = c.structure
         hamiltonian, overlap = c.require_hamiltonian(), c.require_overlap()
         if solver_for(hamiltonian, solver) == "sparse":
             if project is not None:
@@ -119,7 +121,7 @@ def bands(
     if project is None:
         found = Bands(path, levels(hamiltonian, overlap, path.k, progress), fermi_level)
     else:
-        groups = Projection.of(hamiltonian.basis, hamiltonian.spin, project)
+        groups = Projection.of(hamiltonian.basis, hamiltonian.spin, project, structure)
         energies, shares = states_and_shares(hamiltonian, overlap, path.k, groups, populations, progress)
         found = Bands(path, energies, fermi_level, groups.names, shares)
     return found if states is None else _cut(found, states)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 
 import nearsight
@@ -19,6 +20,7 @@ from nearsight.core.spin import COLLINEAR, NONE, SPINOR
 from nearsight.core.units import HARTREE_EV
 from nearsight.electrons.eigen import eigenvalues
 from nearsight.electrons.sparse import factor as factors
+from nearsight.electrons.sparse import kpm
 from nearsight.electrons.sparse.factor import Shift, factor_for
 from nearsight.electrons.sparse.levels import SparseLevels
 from nearsight.electrons.sparse.pardiso import library
@@ -27,6 +29,7 @@ from nearsight.formats.deeph import write_folder
 from nearsight.properties import near_fermi
 from nearsight.properties.brillouin import Thermal, fermi_energy, sampling
 from nearsight.properties.near_fermi import NearFermi
+from nearsight.properties.projections import layers_of
 from nearsight.properties.spectra import bands
 from tests import cases
 from tests.laws.properties import KINDS, graphene, with_spin
@@ -238,3 +241,61 @@ def test_the_command_says_which_solver(tmp_path, run):
     assert status == 0 and "4 states at each k by the sparse solver" in out, err
     status, _, err = run("bands", tmp_path / "g", "--solver", "sparsest")
     assert status == 1 and "auto, dense or sparse" in err
+
+
+def spread_evenly(found, exact, error):
+    """Whether deviations are what the standard errors say: a mean square near 1, none beyond 6."""
+    z = (found - exact) / error
+    return 0.5 < float(z.square().mean().sqrt()) < 1.6 and float(z.abs().max()) < 6
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=repr)
+@pytest.mark.parametrize("project", [None, "atom", "l,spin"])
+def test_moments_give_the_density_of_states_within_their_error(kind, project):
+    """Gaussians of one width, at Gamma and at a general k."""
+    if project == "l,spin" and kind is NONE:
+        project = "l"
+    c = with_spin(replace(graphene(), fermi_level=-0.15, electrons=8.0), kind)
+    words = {"width_ev": 0.8, "kmesh": (2, 1, 1), "window": (-10.0, 10.0), "step_ev": 1.0, "project": project}
+    exact = nearsight.dos(replace(c, electrons=None, density_matrix=None), method="gaussian", solver="dense", **words)
+    found = nearsight.dos(c, method="kpm", vectors=60, **words)
+    assert torch.equal(found.edges, exact.edges) and found.names == exact.names
+    assert spread_evenly(found.total, exact.total, found.error)
+    assert abs(float(found.at_fermi(found.below).sum()) - 8) < 1e-9
+    if project is not None:
+        large = (
+            found.projected_error > 1e-3 * found.error.max()
+        )  # orbitals that have no share by symmetry err by nothing
+        assert spread_evenly(found.projections[large], exact.projections[large], found.projected_error[large])
+        assert float((found.projections.sum(0) - found.total.sum(0)).abs().max()) < 1e-3 * float(found.total.max())
+    assert "standard error" in " ".join(found.summary()) and "dos_error_per_eV" in found.to_json()
+
+
+@pytest.mark.parametrize("by", [pytest.param("mkl", marks=with_mkl), "scipy", "series"])
+def test_a_sampled_count_of_all_states_is_exact(by, monkeypatch):
+    """E[x^H S x] of signs is the number of rows, whichever way S is inverted; all moments together are those of the levels."""
+    if by != "mkl":
+        monkeypatch.setattr(kpm, "library", lambda: None)
+    if by == "series":
+        monkeypatch.setattr(kpm, "SCIPY_ROWS", 10)
+    h, s = crystal(elements=(6, 1))
+    for k in K:
+        e = eigenvalues(h, s, k[None]).flatten().numpy()
+        found = kpm.moments_of(SparseProblem.of(h, s).at(k), 0.1, 40)
+        edges = np.linspace(e[0] - 1, e[-1] + 1, 9)
+        below = found.below(edges, 0.1)[:, 0]
+        assert np.abs(below[:, -1] - len(e)).max() < 1e-3 * len(e)
+        exact = 0.5 * scipy.special.erfc((e[:, None] - edges) / 0.1 / 2**0.5).sum(0)
+        error = below.std(0, ddof=1) / 40**0.5
+        assert (np.abs(below.mean(0) - exact) < 5 * error + 1e-3 * len(e)).all()
+
+
+def test_layers_are_told_apart_by_their_heights():
+    flat = [[0.0, 0, 18.0], [2.0, 1.0, 18.3], [0, 0, 24.5], [2, 1, 24.2]]
+    s = cases.structure([[5.0, 0, 0], [0, 5.0, 0], [0, 0, 40.0]], flat, [6, 6, 6, 6])
+    assert layers_of(s).tolist() == [0, 0, 1, 1]
+    through = cases.structure([[5.0, 0, 0], [0, 5.0, 0], [0, 0, 40.0]], [[x, y, z - 20] for x, y, z in flat], [6] * 4)
+    assert layers_of(through).tolist() == [0, 0, 1, 1]
+    bulk = cases.structure([[5.0, 0, 0], [0, 5.0, 0], [0, 0, 6.0]], [[0, 0, 0], [2, 2, 3.0]], [6, 6])
+    with pytest.raises(BadInput, match="sheet"):
+        layers_of(bulk)

@@ -12,7 +12,7 @@ precision (what 10^4 steps leave is 1e-3 of the noise of the traces). Without gr
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from nearsight.core.display import one_line
 from nearsight.core.errors import NearsightError, NotConverged
 from nearsight.core.memory import available, check_room
-from nearsight.electrons.sparse.factor import PardisoFactor, ScipyFactor, SCIPY_ROWS
+from nearsight.electrons.sparse.factor import SCIPY_ROWS, PardisoFactor, ScipyFactor
 from nearsight.electrons.sparse.pardiso import library
 from nearsight.electrons.sparse.pencil import Pencil, SparseMatrix
 
@@ -72,14 +72,20 @@ class Series:
     def __init__(self, overlap: SparseMatrix, function: Callable[[Array], Array], low: float, high: float) -> None:
         self._matrix, self._middle, self._half = overlap.scipy, 0.5 * (high + low), 0.5 * (high - low)
         degree = 32
+
+        def sampled(x: Any) -> Any:
+            return function(self._middle + self._half * x)
+
         while True:
-            c = chebyshev.chebinterpolate(lambda x: function(self._middle + self._half * x), degree)
+            c = chebyshev.chebinterpolate(sampled, degree)
             small = abs(c[-degree // 4 :]).max() < HALF * abs(c).max()
             if small or degree > 8192:
                 break
             degree *= 2
         if not small:
-            raise NearsightError(f"S is too ill-conditioned (from {low:.1e} to {high:.1e}) for a series: take a smaller basis")
+            raise NearsightError(
+                f"S is too ill-conditioned (from {low:.1e} to {high:.1e}) for a series: take a smaller basis"
+            )
         self._coefficients = c[: 1 + int(np.flatnonzero(abs(c) > 0.01 * HALF * abs(c).max())[-1])]
 
     def __call__(self, v: Array) -> Array:
@@ -169,9 +175,13 @@ def moments_of(
     vectors: random ones.  group: of each row [rows], numbers from 0, for their shares.  told: of how many steps are done.
     Raises NearsightError where S is too ill-conditioned, Unavailable where there is no room.
     """
+    if pencil.complex:  # S too, at Gamma
+        pencil = replace(pencil, overlap=replace(pencil.overlap, data=pencil.overlap.data.astype(np.complex128)))
     inverse = InverseOverlap(pencil.overlap)
     h, dtype = pencil.hamiltonian, pencil.hamiltonian.data.dtype
-    ends = _ends(lambda v: inverse(h @ v), pencil.size, np.result_type(dtype, pencil.overlap.data.dtype), pencil.overlap)
+    ends = _ends(
+        lambda v: inverse(h @ v), pencil.size, np.result_type(dtype, pencil.overlap.data.dtype), pencil.overlap
+    )
     for _ in range(4):
         middle, half = 0.5 * (ends[0] + ends[1]), (0.5 + MARGIN) * (ends[1] - ends[0])
         count = int(np.ceil(RESOLVED * half / width)) + 2
