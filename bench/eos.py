@@ -30,9 +30,9 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.species import RadialFunction, Species
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_BOHR3_GPA, HARTREE_EV, RYDBERG_EV
-from nearsight.dft.run import run_scf
+from nearsight.dft.extrapolation import History, Place
 from nearsight.dft.settings import Settings
-from nearsight.dft.setup import chosen_kmesh, load_species
+from nearsight.dft.setup import Setup, chosen_kmesh, load_species
 from nearsight.formats.files import read_json, write_json
 from nearsight.formats.registry import read_structure
 from nearsight.integrals.mesh import mesh_shape
@@ -75,11 +75,18 @@ def equation_of_state(central: Structure, settings: Settings, scales: Iterable[f
     species = load_species(central.numbers.tolist(), fixed)
     atoms = len(central.numbers)
     volumes, energies, iterations = [], [], []
+    past = History(error=fixed.solver.tolerance_ev / HARTREE_EV)
     for scale in scales:
         structure = scaled(central, scale)
-        state = run_scf(structure, fixed, species=species)
+        setup = Setup.of(structure, fixed, species)
+        superposed = setup.functional.initial_hamiltonian()
+        first = past.start(superposed)
+        state = setup.ground_state(first, near=first is not None)
+        if not state.converged and first is not None:
+            state = setup.ground_state()
         if not state.converged:
             raise NearsightError(f"at {scale} of its volume: not converged")
+        past.add(Place.of(state.hamiltonian, superposed))
         volumes.append(float(structure.volume) / atoms)
         energies.append(state.free / atoms)
         iterations.append(len(state.steps))

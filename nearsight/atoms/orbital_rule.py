@@ -3,22 +3,29 @@
 1. A shell ends where the wall that its orbital is made in raises the energy of *all its electrons* by the energy shift: each of
    N electrons by 1/N of it. So the full p shell of a halogen, whose tails hold its crystals together, is as long as it must be,
    and semicore and d shells need no factors of their own.
-2. The second zeta ends at a fixed share of that radius, the third at the square of it: further zetas cannot fall together with
-   the first one, nor shrink onto the nucleus, whatever the shell looks like (hollow, with nodes, compact).
+2. The second zeta ends 4 Bohr from the nucleus, where the neighbours' bonds are, but between 0.4 and 0.5 (d that the atom
+   leaves empty: 0.6) of that radius, that of a d shell with electrons at 0.5 of it; the third at 0.6 of the second's: further
+   zetas cannot fall together with the first one, nor shrink onto the nucleus, whatever the shell looks like (hollow, with
+   nodes, compact).
 3. Empty shells that the neighbours of the atom ask for. With an open p shell the d above it, which has a further zeta where it
    does more than polarise: above a p shell with another one beneath it (from Al on d is near in energy), and above one more
    than half full (O, F: the anion that it becomes is polarised both close by and far out). Without an open p shell the p of
    the main quantum number, and where no d shell is open or near (s electrons alone) it has as many zetas as s, and a d joins
    it, which ends at 0.7 of the radius of s: there the energy is lower than at the full one in the metals (Na, where the full
-   one makes the volume 3 % too large) and in the oxide (MgO) alike.
+   one makes the volume 3 % too large) and in the oxide (MgO) alike. Where the atom binds that d (Ca, Sr, Ba) it is a shell
+   like others, with a radius of its own and as many zetas as the d above p.
 
-Rule 2 was of a development version: its d has one zeta, and is as long as s.
+Rules 2 and 3 were of development versions. Their second zeta ends at 0.5 (d, f: 0.6) of the radius of the first, the third at
+the square of that; a d that the atom binds ends at 0.7 of its radius too. Of rule 2 d above p has one zeta, and the empty d is
+as long as s.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 from scipy.linalg import eigh
 
 from nearsight.atoms.basis_settings import RULE, RYDBERG, BasisSettings
@@ -32,14 +39,36 @@ from nearsight.formats.pseudopotential import Pseudopotential
 
 @dataclass(frozen=True)
 class _Version:
-    """What differs between versions of the rule: where an empty d ends [share of s]; whether d above p has zetas of its own."""
+    """What differs between versions of the rule.
+
+    empty_d: where an empty d ends [share of s]. further_d: whether d above p has zetas of its own. shares: of r_c, where a
+    further zeta ends. bound_d: whether an empty d that the atom binds is a shell like others.
+    """
 
     empty_d: float
     further_d: bool
+    shares: Callable[[RadialFunction, int, bool], float]
+    bound_d: bool
 
 
-_VERSIONS = {2: _Version(1.0, False), 3: _Version(0.7, True)}
-_SHARES = (0.5, 0.5, 0.6, 0.6)  # of r_c, by l: where the second zeta ends
+def _fixed(first: RadialFunction, zeta: int, empty: bool) -> float:
+    """A share of r_c by l alone, and its powers."""
+    return (0.5 if first.l < 2 else 0.6) ** (zeta - 1)
+
+
+def _at_the_bonds(first: RadialFunction, zeta: int, empty: bool) -> float:
+    """4 Bohr for the second zeta, within bounds; the next at 0.6 of the one before."""
+    most = 0.6 if empty and first.l >= 2 else 0.5
+    second = 0.5 if first.l >= 2 and not empty else float(np.clip(_BOND / first.cutoff, 0.4, most))
+    return second * 0.6 ** (zeta - 2)
+
+
+_BOND = 4.0  # Bohr
+_VERSIONS = {
+    2: _Version(1.0, False, _fixed, False),
+    3: _Version(0.7, True, _fixed, False),
+    4: _Version(0.7, True, _at_the_bonds, True),
+}
 
 
 @dataclass
@@ -51,6 +80,11 @@ class _Making:
     basis: BasisSettings
     orbitals: list[Orbital] = field(default_factory=list)
     states: dict[tuple[int, int], ConfinedState] = field(default_factory=dict)
+
+    @property
+    def version(self) -> _Version:
+        """That of the rule which the basis asks for."""
+        return _VERSIONS[self.basis.rule or RULE]
 
     def occupied(self, shell: Shell, population: float) -> None:
         """A shell of the atom; semicore has one zeta."""
@@ -69,7 +103,8 @@ class _Making:
         self.orbitals.append(Orbital(first, n, 1, population, polarization=polarization))
         for zeta in range(2, zetas + 1):
             norm = self.basis.split_norm
-            match = split_radius(first, _SHARES[first.l] ** (zeta - 1), norm and norm ** (1 / (zeta - 1)))
+            share = self.version.shares(first, zeta, polarization)
+            match = split_radius(first, share, norm and norm ** (1 / (zeta - 1)))
             self.orbitals.append(Orbital(split_zeta(first, match), n, zeta, 0.0, polarization=polarization))
 
     def below(self, l: int) -> int:
@@ -86,15 +121,18 @@ class _Making:
         self.add(made.tabulate(), max(l + 1, n), zetas, 0.0, True)
 
     def empty_d(self, source: Shell) -> None:
-        """The d shell of an atom with s electrons alone: a share of s, or of what it would have where the atom binds it."""
-        radius, index = self.states[source.n, 0].sphere.radius, self.below(2)
+        """The d shell of an atom with s electrons alone: a share of s, or what it would have where the atom binds it."""
+        radius, index, zetas = self.states[source.n, 0].sphere.radius, self.below(2), self.basis.count.polarization
         sphere = self.potential.sphere(2, self.potential.radius)
         free = float(eigh(self.potential.hamiltonian(sphere), eigvals_only=True, subset_by_index=[0, index])[index])
-        if free < BOUND:
+        if bound := free < BOUND:
             radius = min(radius, self.radius(2, index, free, self.basis.shift * RYDBERG))
-        radius *= _VERSIONS[self.basis.rule or RULE].empty_d
+        if bound and self.version.bound_d:
+            zetas = self.basis.count.further_d
+        else:
+            radius *= self.version.empty_d
         state = confined_state(self.potential, 2, index, radius, self.basis.confinement)
-        self.add(state.tabulate(), max(3, source.n - 1), self.basis.count.polarization, 0.0, True)
+        self.add(state.tabulate(), max(3, source.n - 1), zetas, 0.0, True)
 
 
 def orbitals_by_rule(
@@ -112,7 +150,7 @@ def orbitals_by_rule(
     main = max(s.n for s in valence)
     outer = max((s for s in valence if s.n == main), key=lambda s: s.l)
     if pp.number <= 2 or outer.l == 1:  # p for 1s; d for a p shell
-        further = outer.l == 1 and (main > 2 or outer.occupation > 3.5) and _VERSIONS[basis.rule or RULE].further_d
+        further = outer.l == 1 and (main > 2 or outer.occupation > 3.5) and making.version.further_d
         making.polarize(outer, main, count.further_d if further else count.polarization)
         return making.orbitals
     s_shell = next(s for s in valence if s.n == main and s.l == 0)
