@@ -4,7 +4,7 @@
    N electrons by 1/N of it. So the full p shell of a halogen, whose tails hold its crystals together, is as long as it must be,
    and semicore and d shells need no factors of their own.
 2. The second zeta ends 4 Bohr from the nucleus, where the neighbours' bonds are, but between 0.4 and 0.5 (d that the atom
-   leaves empty: 0.6) of that radius, that of a d shell with electrons at 0.5 of it; the third at 0.6 of the second's: further
+   leaves empty: 0.6) of that radius, that of a d shell with electrons at 0.5 of it; the third at half of the second's: further
    zetas cannot fall together with the first one, nor shrink onto the nucleus, whatever the shell looks like (hollow, with
    nodes, compact).
 3. Empty shells that the neighbours of the atom ask for. With an open p shell the d above it, which has a further zeta where it
@@ -57,10 +57,10 @@ def _fixed(first: RadialFunction, zeta: int, empty: bool) -> float:
 
 
 def _at_the_bonds(first: RadialFunction, zeta: int, empty: bool) -> float:
-    """4 Bohr for the second zeta, within bounds; the next at 0.6 of the one before."""
+    """4 Bohr for the second zeta, within bounds; the next at half of the one before."""
     most = 0.6 if empty and first.l >= 2 else 0.5
     second = 0.5 if first.l >= 2 and not empty else float(np.clip(_BOND / first.cutoff, 0.4, most))
-    return second * 0.6 ** (zeta - 2)
+    return second * 0.5 ** (zeta - 2)
 
 
 _BOND = 4.0  # Bohr

@@ -151,7 +151,7 @@ def test_basis_of_known_elements() -> None:
     assert names("C") == ["2s1", "2s2", "2p1", "2p2", "3d*1"]
     assert names("H") == ["1s1", "1s2", "2p*1"]
     assert names("Na") == ["2s1", "3s1", "3s2", "2p1", "3p*1", "3p*2", "3d*1"]
-    assert names("Ca") == ["3s1", "4s1", "4s2", "3p1", "4p*1", "4p*2", "3d*1"]
+    assert names("Ca") == ["3s1", "4s1", "4s2", "3p1", "4p*1", "4p*2", "3d*1", "3d*2"]
     assert names("Mo") == ["4s1", "5s1", "5s2", "4p1", "4d1", "4d2", "5p*1"]
     assert names("Ga") == ["4s1", "4s2", "4p1", "4p2", "3d1", "4d*1", "4d*2"]
     assert names("Ga", rule=2) == names("Ga", "light") == ["4s1", "4s2", "4p1", "4p2", "3d1", "4d*1"]
@@ -175,7 +175,7 @@ def test_energy_shift_sets_the_radius() -> None:
 
 
 def test_an_empty_d_ends_before_s() -> None:
-    """At 0.7 of the radius by today's rule, with it by rule 2; a d that the atom binds (Ca) at 0.7 of its own."""
+    """At 0.7 of the radius by rule 3 and today's, with it by rule 2; a d that the atom binds (Ca) where its own wall is today."""
 
     def radii(symbol: str, rule: Rule) -> tuple[float, float]:
         made = generate_species(symbol, basis=BasisSettings("standard", rule=rule)).orbitals
@@ -186,6 +186,19 @@ def test_an_empty_d_ends_before_s() -> None:
         (s, d), (same, before) = radii(symbol, 3), radii(symbol, 2)
         assert s == same and d == pytest.approx(0.7 * before, rel=2e-3)
     assert radii("Na", 2)[0] == pytest.approx(radii("Na", 2)[1])
+    assert radii("Na", 4) == radii("Na", 3) and radii("Ca", 4) == radii("Ca", 2)
+
+
+@pytest.mark.parametrize("symbol", ["Na", "Al", "C", "O", "Zn"])
+def test_a_second_zeta_ends_at_the_bonds(symbol: str) -> None:
+    """At 4 Bohr, between 0.4 and 0.5 (an empty d: 0.6) of the first one's radius; a d with electrons at half of it."""
+    made = {(o.n, o.l, o.zeta): o for o in generate_species(symbol, basis=BasisSettings("standard")).orbitals}
+    seconds = [(made[n, l, 1].radial.cutoff, o) for (n, l, zeta), o in made.items() if zeta == 2]
+    assert seconds
+    for radius, o in seconds:
+        occupied_d = o.l == 2 and not o.polarization
+        least, most = (0.5, 0.5) if occupied_d else (0.4, 0.6 if o.l == 2 else 0.5)
+        assert o.radial.cutoff == pytest.approx(min(max(4.0, least * radius), most * radius), rel=2e-3)
 
 
 @pytest.mark.parametrize("symbol", ["C", "Na", "Zn"])
