@@ -29,6 +29,7 @@ from nearsight.formats.files import whole_folder
 from nearsight.formats.outputs import claim_folder
 from nearsight.formats.registry import find, read, read_structure, write
 from nearsight.formats.structures import check_structure
+from nearsight.learn import conditioning
 from nearsight.learn.charge import charge_state
 from nearsight.learn.data import moments_of
 from nearsight.learn.domain import Domain, element_pairs
@@ -271,10 +272,14 @@ def predict(
         tiled = in_tiles(trained, found, chosen)
         overlap = None if tiled else trained.reference.overlap(found, layout)
         neutral = trained.reference.electrons(found)
-    told = {"moments_mu_b": _moments(found).tolist()} if takes else {}
+    told: dict[str, Any] = {"moments_mu_b": _moments(found).tolist()} if takes else {}
     state = charge_state(trained.domain, found, neutral, recorded, charge)
     ignored = None if takes or found.moments is None else _ignored(trained.network.spin)
-    remarks = (trained.unseen(found, layout), state.warning, ignored)
+    lowest = None
+    if overlap is not None and trained.reference is not None and trained.network.target.elements:
+        lowest = conditioning.ill_conditioned(overlap)
+    ghosts = None if lowest is None else conditioning.warning(lowest)
+    remarks = (trained.unseen(found, layout), state.warning, ignored, ghosts)
     said = [words for words in remarks if words is not None]
     for words in said:
         warn(words)
@@ -286,6 +291,9 @@ def predict(
         )
     else:
         hamiltonian = trained.hamiltonian(found, layout)
+    if lowest is not None and trained.reference is not None:
+        place_of = None if name is None else Path(name)
+        told |= {"near_levels": conditioning.near_levels_record(lowest, trained.reference, place_of)}
     record = {
         "prediction": True,
         "model": name,

@@ -31,6 +31,7 @@ from nearsight.properties.kernel_polynomial import sampled_below
 from nearsight.properties.near_fermi import NearFermi, solver_for
 from nearsight.properties.projections import POPULATIONS, Projection, states_and_shares
 from nearsight.properties.spectra import K_SPACING, SMEARING_EV, electrons_of, fermi_level_of
+from nearsight.properties.subspace import without_ghosts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -224,6 +225,8 @@ class Dos(Property[DosOptions, DensityOfStates]):
                     "the sparse solver tells no shares of orbitals yet: leave --project out, or --solver dense"
                 )
             return _of_window(calculation, options, mesh, way, progress)
+        calculation = without_ghosts(calculation)
+        hamiltonian = calculation.require_hamiltonian()
         progress.stage("diagonalising")
         owned = None
         if groups is None:

@@ -23,6 +23,7 @@ from nearsight.properties.eigenstates import eigenstates, levels
 from nearsight.properties.extrema import Objective, Search
 from nearsight.properties.kdotp import Lattice
 from nearsight.properties.spectra import Bands, affordable_points, bands, electrons_of
+from nearsight.properties.subspace import without_ghosts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -137,6 +138,7 @@ class BandGap(Property[GapOptions, Gap]):
 
         Raises NearsightError: no Hamiltonian, neither a number of electrons nor a Fermi level, or no level that is empty.
         """
+        calculation = without_ghosts(calculation)
         hamiltonian, overlap = calculation.require_hamiltonian(), calculation.require_overlap().hermitian()
         structure, kind = calculation.structure, hamiltonian.spin
         axes = periodic_axes(structure, hamiltonian)

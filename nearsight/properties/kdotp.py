@@ -14,6 +14,7 @@ eigenvalues of sum_ab q_a q_b M_ab are the curvatures along q (the k.p method of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import pi
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ from nearsight.core.blocks import BlockMatrix
 from nearsight.core.display import one_line
 from nearsight.core.structure import Structure
 from nearsight.properties.eigenstates import eigenstates
+from nearsight.properties.subspace import NearHamiltonian
+
+STEP = 1e-3  # of differences in k [1/Bohr]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +40,28 @@ class Lattice:
 
     def first(self, matrix: BlockMatrix, k: Tensor) -> Tensor:
         """dM/dk_a [3, s, k, n, n], Cartesian, of M(k) at fractional k [k, 3]."""
+        if isinstance(matrix, NearHamiltonian):
+            return self._slopes(matrix, k)
         weights = self._cells(matrix)
         return torch.stack([1j * self._dense(matrix, weights[:, a], k) for a in range(3)])
 
     def second(self, matrix: BlockMatrix, k: Tensor) -> Tensor:
         """d2M/dk_a dk_b [3, 3, s, k, n, n], Cartesian."""
+        if isinstance(matrix, NearHamiltonian):
+            up, down = (torch.stack([self._slopes(matrix, k + s * d) for d in self._steps(k)]) for s in (1, -1))
+            both = (up - down) / (2 * STEP)
+            return 0.5 * (both + both.transpose(0, 1))
         R = self._cells(matrix)
         found = {(a, b): -self._dense(matrix, R[:, a] * R[:, b], k) for a in range(3) for b in range(a, 3)}
         return torch.stack([torch.stack([found[min(a, b), max(a, b)] for b in range(3)]) for a in range(3)])
+
+    def _steps(self, k: Tensor) -> Tensor:
+        """STEP along each Cartesian axis, as fractional k [3, 3]."""
+        return STEP * self.structure.cell.to(k).T / (2 * pi)
+
+    def _slopes(self, matrix: BlockMatrix, k: Tensor) -> Tensor:
+        """dM/dk_a [3, s, k, n, n] by differences, of a matrix that is no Fourier sum."""
+        return torch.stack([matrix.at_k(k + d) - matrix.at_k(k - d) for d in self._steps(k)]) / (2 * STEP)
 
     def _cells(self, matrix: BlockMatrix) -> Tensor:
         """R of each element [size, 3]."""

@@ -20,6 +20,7 @@ from nearsight.properties.contract import SILENT, Progress
 from nearsight.properties.eigenstates import levels
 from nearsight.properties.near_fermi import STATES, NearFermi, Solver, around, solver_for
 from nearsight.properties.projections import MULLIKEN, Populations, Projection, states_and_shares
+from nearsight.properties.subspace import NearHamiltonian, without_ghosts
 
 K_SPACING = 0.25  # 1/angstrom
 SMEARING_EV = 0.025
@@ -33,7 +34,8 @@ class Bands:
     path: k-points and distances [1/Bohr].  energies: [s, k, n], Ha, ascending in n; two s are up and down.
     fermi_level: Ha, or None.  names: groups of orbitals; shares: of each in each state [s, k, groups, n], sum 1.
     first: index of the lowest level, from 0, of each spin; empty: all levels are there.
-    solver: dense or sparse.
+    solver: dense or sparse.  ceiling: up to which levels are those of a prediction, in the span of the states of superposed
+    atoms [Ha]; None: all are those of H (`subspace.py`).
     """
 
     path: BandPath
@@ -43,6 +45,7 @@ class Bands:
     shares: Tensor | None = None
     first: tuple[int, ...] = ()
     solver: str = "dense"
+    ceiling: float | None = None
 
     _repr_html_ = drawn_by("nearsight.report.notebook:bands")
 
@@ -74,6 +77,7 @@ class Bands:
             "energies_eV": (self.energies * HARTREE_EV).tolist(),
             "solver": self.solver,
             **({"first_state": list(self.first)} if self.first else {}),
+            **({} if self.ceiling is None else {"levels_of_superposed_atoms_from_eV": self.ceiling * HARTREE_EV}),
         } | ({} if self.shares is None else {"projections": list(self.names), "shares": self.shares.tolist()})
 
 
@@ -106,7 +110,10 @@ def bands(
         c = hamiltonian.as_calculation()
         structure = c.structure
         hamiltonian, overlap = c.require_hamiltonian(), c.require_overlap()
-        if solver_for(hamiltonian, solver) == "sparse":
+        if solver_for(hamiltonian, solver) == "dense":
+            c = without_ghosts(c)
+            hamiltonian = c.require_hamiltonian()
+        else:
             if project is not None:
                 raise BadInput(
                     "the sparse solver tells no shares of orbitals yet: leave --project out, or --solver dense"
@@ -124,6 +131,8 @@ def bands(
         groups = Projection.of(hamiltonian.basis, hamiltonian.spin, project, structure)
         energies, shares = states_and_shares(hamiltonian, overlap, path.k, groups, populations, progress)
         found = Bands(path, energies, fermi_level, groups.names, shares)
+    if isinstance(hamiltonian, NearHamiltonian):
+        found = replace(found, ceiling=hamiltonian.ceiling)
     return found if states is None else _cut(found, states)
 
 
