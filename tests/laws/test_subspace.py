@@ -18,7 +18,11 @@ from nearsight.core.units import HARTREE_EV
 from nearsight.dft.settings import Settings
 from nearsight.dft.setup import functional_for
 from nearsight.formats.ion_xml import write_ion_xml
+from nearsight.formats.registry import read
 from nearsight.learn.conditioning import ill_conditioned
+from nearsight.learn.model import TrainedModel, predict
+from nearsight.learn.model_files import build
+from nearsight.learn.reference import OrbitalReference
 from nearsight.properties.eigenstates import levels
 from nearsight.properties.kdotp import Lattice
 from nearsight.properties.near_levels import near_levels
@@ -142,3 +146,22 @@ def test_orbitals_that_are_gone_are_told():
         assert without_ghosts(predicted(2.0, Path("gone"))).hamiltonian is not None
     plain = replace(predicted(2.0), result={})
     assert without_ghosts(plain) is plain
+
+
+def test_a_prediction_says_it_and_its_bands_take_it(tmp_path: Path):
+    functional = dense_hydrogen()
+    sizes = {"irreps": "6x0e+4x1o+3x2e+2x1e+2x2o", "edge": [6, 2, 4, 3, 2], "hidden": [6, 2, 4, 3, 2]}
+    arguments = {**sizes, "cutoff": 4.0, "reach": 12.0, "layers": 1, "radial": 4, "width": 8}
+    architecture = {"kind": "deeph2", "shells": {"1": [0, 0, 1]}, "arguments": arguments}
+    reference = OrbitalReference(dict(functional.species), Settings(**SETTINGS))
+    model = TrainedModel(build(architecture, "delta").double(), architecture, reference)
+    model.save(tmp_path / "m")
+    said: list[str] = []
+    predict(tmp_path / "m", functional.structure, tmp_path / "p", warn=said.append)
+    record = json.loads((tmp_path / "p/result.json").read_text())
+    assert [x for x in said if "where small errors of H make ghost levels" in x] == record["warnings"]
+    assert record["near_levels"]["lowest_overlap_eigenvalue"] < 1e-3
+    with pytest.warns(Notice, match="within the span"):
+        assert bands(read(tmp_path / "p"), path="GAMMA-X", points=2, fermi_level=0.0).ceiling is not None
+    ns.write(tmp_path / "alone", replace(read(tmp_path / "p"), result={"prediction": True}))
+    assert bands(read(tmp_path / "alone"), path="GAMMA-X", points=2, fermi_level=0.0).ceiling is None
