@@ -32,10 +32,8 @@ from nearsight.properties.eigenstates import levels
 from nearsight.properties.near_levels import NEAR_EV
 
 KEY = "near_levels"  # of the record of a prediction
-SPACING, WIDTH_EV = (
-    0.5,
-    0.1,
-)  # of the mesh [1/angstrom] and the filling that say where the ceiling is, to a tenth of an eV
+SPACING = 0.5  # of the k-mesh that says where the ceiling is, to a tenth of an eV [1/angstrom]
+WIDTH_EV = 0.1  # of the filling there
 
 
 @dataclass(frozen=True, eq=False, repr=False)
