@@ -83,6 +83,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "gap": "nearsight.properties.gap:gap",
         "charges": "nearsight.properties.charges:charges",
         "levels": "nearsight.properties.levels:levels",
+        "moire": "nearsight.properties.moire:moire",
     },
     "generators": {
         "rattle": "nearsight.generators.rattle:Rattle",

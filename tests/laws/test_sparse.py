@@ -299,3 +299,23 @@ def test_layers_are_told_apart_by_their_heights():
     bulk = cases.structure([[5.0, 0, 0], [0, 5.0, 0], [0, 0, 6.0]], [[0, 0, 0], [2, 2, 3.0]], [6, 6])
     with pytest.raises(BadInput, match="sheet"):
         layers_of(bulk)
+
+
+def test_the_speed_of_a_cone_is_the_slope_of_its_levels():
+    c = replace(graphene(), fermi_level=None, electrons=8.0)
+    found = nearsight.moire(c, flat=2, points=9)
+    dense = bands(c, path="GAMMA-M-K-GAMMA", points=9, solver="dense").energies[:, :, 1:7]
+    assert float((found.bands.energies - dense).abs().max()) < EV and found.cone == 2
+    cell, slopes, step = c.structure.cell.double(), [], 1e-5
+    for angle in np.pi * np.arange(12) / 12:
+        q = step * torch.tensor([np.cos(angle), np.sin(angle), 0.0], dtype=torch.float64)
+        e = eigenvalues(c.hamiltonian, c.overlap, (found.k + cell @ q / (2 * np.pi))[None])[0, 0]
+        slopes.append(float(e[4] - e[3]) / (2 * step))
+    assert abs(found.speed / np.mean(slopes) - 1) < 1e-3
+    assert 0.7e6 < found.to_json()["speed_m_per_s"] < 1.1e6 and "m/s" in found.summary()[-1]
+    assert abs(found.width - float(dense[0, :, 2:4].max() - dense[0, :, 2:4].min())) < EV
+    for wrong in ({"flat": 3}, {"flat": 8}):
+        with pytest.raises(BadInput):
+            nearsight.moire(c, **wrong)
+    with pytest.raises(BadInput, match="spin"):
+        nearsight.moire(with_spin(c, COLLINEAR))

@@ -127,13 +127,18 @@ class BlockPattern:
         right = counts[pairs.j.cpu()][pair]
         return first, first + right, first + down, first + down + right
 
-    def matrix(self, components: Sequence[Tensor | None], k: Tensor) -> SparseMatrix:
-        """M(k) of elements [size], one for each of the spin components of a pattern (None: zero), at a fractional k [3]."""
+    def matrix(self, components: Sequence[Tensor | None], k: Tensor, factors: Tensor | None = None) -> SparseMatrix:
+        """M(k) of elements [size], one for each of the spin components of a pattern (None: zero), at a fractional k [3].
+
+        factors: of the blocks of each pair [pairs], complex.
+        """
         layout, (_, _, block) = self.layout, self._blocks
         phases = None
         if bool((k != 0).any()):
             angle = 2 * torch.pi * (layout.pairs.R.cpu().double() @ k.cpu().double())
             phases = torch.complex(angle.cos(), angle.sin())
+        if factors is not None:
+            phases = factors if phases is None else phases * factors
         given = next(c for c in components if c is not None)
         complex_ = phases is not None or any(c is not None and c.is_complex() for c in components)
         dtype = torch.complex128 if complex_ else torch.float64
@@ -270,6 +275,17 @@ class SparseProblem:
         parts = self.hamiltonian.values.detach().chunk(kind.matrices)[s]
         embedded = [own if c in kind.diagonal else None for c in range(len(parts))]
         return Pencil(self.pattern.matrix(parts.unbind(), k), self.pattern.matrix(embedded, k))
+
+    def slope(self, k: Tensor, direction: Tensor, s: int = 0) -> Pencil:
+        """dH/dq and dS/dq along a unit vector q: sum_R i (R.q) exp(ik.R) M(R), R in real space.
+
+        direction: components of q along the three cell vectors, cell @ q [3], Bohr.
+        """
+        cells = 1j * (self.pattern.layout.pairs.R.cpu().double() @ direction)
+        kind, own = self.spin, self.overlap.values[0].detach()
+        parts = self.hamiltonian.values.detach().chunk(kind.matrices)[s]
+        embedded = [own if c in kind.diagonal else None for c in range(len(parts))]
+        return Pencil(self.pattern.matrix(parts.unbind(), k, cells), self.pattern.matrix(embedded, k, cells))
 
 
 def _starts(counts: Array) -> Array:
