@@ -27,6 +27,7 @@ COMMANDS = (
     ("gap",),
     ("charges",),
     ("levels",),
+    ("moire",),
     ("dataset",),
     ("dataset", "build"),
     ("dataset", "list"),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nearsight.core import memory
 from nearsight.core.companion import Companion
 from nearsight.core.errors import BadInput, NearsightError, NotConverged, Unavailable
 from nearsight.core.registry import kinds
@@ -22,7 +23,7 @@ from nearsight.dft.scf import SCF
 from nearsight.electrons import kpoints
 from nearsight.electrons.eigen import eigenvalues, factorise
 from nearsight.electrons.levels import Filling
-from nearsight.electrons.solvers.dense import Dense
+from nearsight.electrons.solvers.dense import HELD_AT_ONCE, Dense
 from tests.laws.solvers import SolverLaws
 from tests.laws.spin import random_matrix, random_overlap
 from tests.laws.test_dft import functional
@@ -85,6 +86,19 @@ def test_processes_begin_where_they_pay_only():
     for bad in ({"processes": 0}, {"memory": 0.0}):
         with pytest.raises(BadInput, match="positive"):
             Dense(**bad)
+
+
+@pytest.mark.parametrize("spin", SPINS.values(), ids=repr)
+def test_room_is_that_of_the_matrices_of_the_spin(spin, monkeypatch):
+    h, s, k = random_matrix(spin, complex_values=spin is SPINOR), random_overlap(), kpoints.mesh((3, 1, 1))
+    k = replace(k, time_reversal=False)
+    states = 16 * (spin.size_factor * s.basis.size) ** 2 * (HELD_AT_ONCE + spin.matrices * len(k))
+    monkeypatch.setattr(memory, "NEGLIGIBLE", 0)
+    monkeypatch.setattr(memory, "available", lambda device="cpu": states - 1.0)
+    with pytest.raises(Unavailable, match="k-points needs about"):
+        Dense().bind(s, k, Filling(9.0, 0.02)).solve(h)
+    monkeypatch.setattr(memory, "available", lambda device="cpu": states)
+    Dense().bind(s, k, Filling(9.0, 0.02)).solve(h)
 
 
 def test_orbitals_that_depend_on_each_other_are_refused_by_every_process():

@@ -46,12 +46,7 @@ class Dense(DensitySolver):
         """The inverse Cholesky factors of S(k). Raises NearsightError for linearly dependent orbitals."""
         kpoints = kpoints.to(overlap.layout.device)
         n = overlap.basis.size
-        check_room(
-            16 * n**2 * (HELD_AT_ONCE + len(kpoints)),
-            f"diagonalising dense matrices of {n} orbitals at {len(kpoints)} k-points",
-            "take a smaller basis, a smaller cell or fewer k-points",
-            overlap.layout.device,
-        )
+        _check_room(n, 1, kpoints, overlap)
         processes = min(self.processes, len(kpoints))
         if processes > 1 and overlap.values.device.type == "cpu" and len(kpoints) * n**3 >= self.worth:
             chunk = self._chunk(n, self.memory / processes)
@@ -78,6 +73,9 @@ class DenseBound(BoundSolver):
     def solve(self, hamiltonian: BlockMatrix) -> DenseElectrons:
         """Levels and states, each share of the k-points by itself, filled up to one mu over all (or one a spin)."""
         self._check(hamiltonian)
+        spin = hamiltonian.spin
+        if spin.components > 1:  # more than was seen to when the solver was bound, which knows no spin
+            _check_room(spin.size_factor * self.overlap.basis.size, spin.matrices, self.kpoints, self.overlap)
         solved = _all(self.shares, "solve", hamiltonian)
         energies = torch.cat([e for e, _ in solved], 1)
         levels = Levels.of(energies, self.kpoints.weights, hamiltonian.spin, self.filling)
@@ -93,6 +91,16 @@ class DenseBound(BoundSolver):
                 "the Hamiltonian has no time reversal (moments, or a magnetic field), but only one of k and -k is given: "
                 "take all k-points, kpoints.mesh(..., time_reversal=False)"
             )
+
+
+def _check_room(rows: int, matrices: int, kpoints: KPoints, overlap: BlockMatrix) -> None:
+    """Of so many matrices at each k-point, whose states are held; each of so many rows, twice the orbitals of spinors."""
+    check_room(
+        16 * rows**2 * (HELD_AT_ONCE + matrices * len(kpoints)),
+        f"diagonalising dense matrices of {rows} orbitals at {len(kpoints)} k-points",
+        "take a smaller basis, a smaller cell or fewer k-points",
+        overlap.layout.device,
+    )
 
 
 def _all(shares: Any, method: str, *arguments: Any) -> list[Any]:
