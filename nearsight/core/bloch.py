@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -72,17 +73,21 @@ class BlochSum:
                 flat[:, :, bundle.places] = summed.transpose(1, 2)
         return flat.reshape(len(values), -1, n, n)
 
-    def elements(self, dense: Tensor, weights: Tensor, real: bool = True) -> Tensor:
+    def elements(self, dense: Tensor, weights: Tensor, real: bool = True, hermitian: bool = False) -> Tensor:
         """sum_k w_k exp(-2 pi i k.R) M(k) [components, size] for M(k) [components, k, n, n]; its real part if asked for.
 
         The real part is the sum over k and -k of hermitian M(k) that come from real M(R), of which one of the two is given,
-        with the weight of both.
+        with the weight of both.  hermitian: whether all M(k) are: of real M(R) = M(-R)^T half of the R are summed then.
         """
         w = weights.to(dense.device, dense.real.dtype)
         if self.gamma:
             total = torch.einsum("sknm,k->snm", dense, w.to(dense.dtype)).flatten(1)
             return _real(total, real).index_select(1, self.layout.place)
         flat = dense.flatten(2)
+        if self.spread is not None and real and hermitian:
+            half, place = self._half
+            by_cell = self._return(flat, self.cosine[half] * w, self.sine[half] * w, real)
+            return by_cell.flatten(1).index_select(1, place)
         if self.spread is not None:
             by_cell = self._return(flat, self.cosine * w, self.sine * w, real)
             return by_cell.flatten(1).index_select(1, self.spread)
@@ -91,6 +96,18 @@ class BlochSum:
             blocks = flat[:, :, bundle.places].transpose(1, 2)  # [components, atom pairs, k, elements]
             values[:, bundle.elements] = self._return(blocks, cosine * w, sine * w, real)
         return values
+
+    @cached_property
+    def _half(self) -> tuple[Tensor, Tensor]:
+        """One of each two cells R and -R [half], and where each element or its transpose stands in (half, n, n) [size]."""
+        cells, cell = self.layout.cells
+        sign = (cells.sign() * cells.new_tensor([9, 3, 1])).sum(1)  # that of the first number that is not 0
+        half = (sign >= 0).nonzero()[:, 0]
+        number = torch.full_like(sign, -1).index_copy_(0, half, torch.arange(len(half), device=half.device))
+        of_element = number[cell[self.layout.pair]]
+        transposed = self.layout.transposed
+        given = torch.where(of_element >= 0, torch.arange(len(transposed), device=half.device), transposed)
+        return half, of_element[given] * self.layout.basis.size**2 + self.layout.place[given]
 
     def _turn(self, values: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         """(cos + i sin) [..., k, R] times values [..., R, elements]; two real products for real ones: half the work."""
@@ -105,7 +122,7 @@ class BlochSum:
         if not real:
             return torch.complex(cosine, -sine) @ dense.to(dense.dtype.to_complex())
         if dense.is_complex():
-            return cosine @ dense.real + sine @ dense.imag
+            return torch.cat([cosine, sine], -1) @ torch.cat([dense.real, dense.imag], -2)
         return cosine @ dense
 
     def _bundles(self) -> Iterator[tuple[Bundle, Tensor, Tensor]]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import product
+from functools import cached_property, lru_cache
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor
@@ -20,8 +20,11 @@ from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
 from nearsight.core.structure import Structure
+from nearsight.core.threads import each
 from nearsight.integrals.atomic_functions import length, orbitals_of
 from nearsight.integrals.mesh import Mesh
+
+STRETCHES, LEAST_ROWS = 3, 40  # of a triangle of orbital products: how many, and the fewest rows that pay for one more
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,19 +146,49 @@ class Batch:
     @property
     def where(self) -> Tensor:
         """`support` as booleans [shells, points]."""
-        bits = self.support[:, :, None] >> torch.arange(8, dtype=torch.uint8, device=self.support.device) & 1
-        return bits.flatten(1)[:, : self.points.shape[1]].bool()
-
-    @property
-    def lower(self) -> Tensor:
-        """Pairs of rows that `elements` has, as places in [rows, rows]."""
-        return _lower_triangle(self.rows, self.points.device)
+        flags = _flags(self.support.device).index_select(0, self.support.flatten().to(torch.int32))
+        return flags.view(torch.bool).reshape(len(self.support), -1)[:, : self.points.shape[1]]
 
 
 def _bits(flags: Tensor) -> Tensor:
     """Booleans [n, points], eight to a byte [n, bytes], the first one lowest."""
     padded = torch.nn.functional.pad(flags.to(torch.uint8), (0, -flags.shape[1] % 8)).unflatten(1, (-1, 8))
     return (padded << torch.arange(8, dtype=torch.uint8, device=flags.device)).sum(2, dtype=torch.uint8)
+
+
+@lru_cache(maxsize=4)
+def _flags(device: torch.device) -> Tensor:
+    """The eight booleans of each byte, as one number of eight bytes [256]."""
+    bits = torch.arange(256)[:, None] >> torch.arange(8) & 1
+    return bits.to(torch.uint8).view(torch.int64)[:, 0].to(device)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Some rows of the lower triangle of a square matrix, as a block that is as wide as its last row.
+
+    start, stop: its rows, and its columns 0 ... stop - 1.  first, last: of its elements, counted row by row in the triangle.
+    places: of these elements in the block, flat.
+    """
+
+    start: int
+    stop: int
+    first: int
+    last: int
+    places: Tensor
+
+
+@lru_cache(maxsize=512)
+def triangle(n: int, device: torch.device) -> tuple[Stretch, ...]:
+    """The lower triangle of a matrix [n, n] in up to four stretches of rows: less work than all of the square."""
+    parts = min(STRETCHES, max(1, n // LEAST_ROWS))
+    edges = [round(n * p / parts) for p in range(parts + 1)]
+    found = []
+    for start, stop in pairwise(edges):
+        i, j = torch.tril_indices(stop - start, stop, offset=start, device=device)
+        first, last = start * (start + 1) // 2, stop * (stop + 1) // 2
+        found.append(Stretch(start, stop, first, last, i * stop + j))
+    return tuple(found)
 
 
 def _lower_triangle(n: int, device: torch.device) -> Tensor:
@@ -221,7 +254,17 @@ class Boxes:
         return Polynomials.of(max(max(s.shells) for s in self.species.values()), self.offsets, self.mesh.steps)
 
     def batches(self, elements: int) -> Iterator[Batch]:
-        """All boxes that orbitals reach.  elements: how many dense numbers a batch may hold."""
+        """All boxes that orbitals reach, one batch after another.  elements: how many dense numbers a batch may hold."""
+        return (self._batch(*planned) for planned in self._plan(elements))
+
+    def all_batches(self, elements: int) -> tuple[Batch, ...]:
+        """The same at once; on a CPU threads share them."""
+        if self.edges.device.type != "cpu":
+            return tuple(self.batches(elements))
+        return tuple(each(lambda planned: self._batch(*planned), tuple(self._plan(elements))))
+
+    def _plan(self, elements: int) -> Iterator[tuple[Tensor, Images, int]]:
+        """Which boxes, their images and their rows, of each batch."""
         images = self._images()
         count = images.active.sum(1)
         used, box_of_image = torch.unique(images.box, return_inverse=True)
@@ -239,7 +282,7 @@ class Boxes:
         for first, last, padded in _groups(rows[order].tolist(), len(self.offsets), elements):
             part = images[torch.arange(bounds[first], bounds[last], device=used.device)]
             part = Images(part.box - first, part.atom, part.R, part.active, part.row)
-            yield self._batch(used[order[first:last]], part, padded)
+            yield used[order[first:last]], part, padded
 
     def _images(self) -> Images:
         """Of every atom, in every box that one of its orbitals reaches. Raises BadInput for a mesh that none reaches."""

@@ -2,14 +2,14 @@
 
 The mesh is cut into small boxes (boxes.py). In each box the orbitals of every atom image that reaches it stand as rows of
 values at its points, so that n(r) = sum D_ij phi_i phi_j and V_ij = int phi_i v phi_j are batched matrix products. Batches are
-small enough for a processor's cache, and all that stands beside them.
+small enough for a processor's cache, and all that stands beside them; threads share them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,14 +21,16 @@ from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
 from nearsight.core.spin import Spin, by_channels
 from nearsight.core.structure import Structure
+from nearsight.core.threads import share
 from nearsight.integrals.atomic_functions import AtomicDensity, refuse_second_derivative
-from nearsight.integrals.boxes import Batch, Boxes
+from nearsight.integrals.boxes import Batch, Boxes, Stretch, triangle
 from nearsight.integrals.mesh import Mesh
 from nearsight.integrals.orbital_slopes import OrbitalSlopes
 
 KEPT_DENSE = (
     8_000_000  # dense numbers of a whole system that are kept as such: 64 MB save a tenth of the time of a step
 )
+Result = TypeVar("Result")
 CPU_ELEMENTS, GPU_ELEMENTS = 300_000, 8_000_000  # dense numbers of a batch: a processor's cache, or a device kept busy
 
 
@@ -62,7 +64,7 @@ class GridOrbitals:
         if elements is None:
             elements = CPU_ELEMENTS if mesh.cell.device.type == "cpu" else GPU_ELEMENTS
         boxes = Boxes.of(structure, species, layout, mesh)
-        batches: tuple[Batch, ...] = tuple(boxes.batches(elements))
+        batches = boxes.all_batches(elements)
         if sum(b.rows * b.points.numel() for b in batches) <= KEPT_DENSE:
             batches = tuple(replace(b, dense=b.orbitals()) for b in batches)
         touched = torch.zeros(mesh.size + 1, dtype=torch.bool, device=layout.device)
@@ -133,23 +135,39 @@ class GridOrbitals:
     def _density(self, values: Tensor) -> Tensor:
         once = self._once(values)
         n = values.new_zeros(len(values), self.mesh.size + 1)
-        for b in self.batches:
-            orbitals, lower = b.orbitals(), b.lower
-            for s in range(len(values)):
-                n[s, b.points] = (torch.bmm(_local(once[s], b, lower), orbitals) * orbitals).sum(1)
+
+        def work(batches: Iterable[Batch]) -> None:  # no two batches have a point in common
+            for b in batches:
+                orbitals = b.orbitals()
+                for s in range(len(values)):
+                    n[s, b.points] = _products(once[s], b, orbitals)
+
+        self._share(work)
         return n[:, :-1]
 
     def _matrix(self, weighted: Tensor) -> Tensor:
         padded = torch.cat([weighted, weighted.new_zeros(len(weighted), 1)], 1)
-        once = weighted.new_zeros(len(weighted), self.layout.size + 1)
-        for b in self.batches:
-            orbitals, lower = b.orbitals(), b.lower
-            for s in range(len(weighted)):
-                local = torch.bmm(orbitals * padded[s][b.points][:, None], orbitals.mT)
-                once[s].index_add_(0, b.elements.flatten(), local.flatten(1).index_select(1, lower).flatten())
-        values, transposed = once[:, :-1], self.layout.transposed
+
+        def work(batches: Iterable[Batch]) -> Tensor:
+            once = weighted.new_zeros(len(weighted), self.layout.size + 1)
+            for b in batches:
+                orbitals = b.orbitals()
+                for s in range(len(weighted)):
+                    _add_integrals(once[s], b, orbitals, padded[s][b.points])
+            return once
+
+        values, *others = self._share(work)
+        for part in others:
+            values += part
+        values, transposed = values[:, :-1], self.layout.transposed
         own = transposed == torch.arange(len(transposed), device=transposed.device)
         return torch.where(own, values, values + values[:, transposed])
+
+    def _share(self, work: Callable[[Iterable[Batch]], Result]) -> list[Result]:
+        """The work on all batches, among threads where they are kept on a CPU."""
+        if isinstance(self.batches, tuple) and self.layout.device.type == "cpu":
+            return share(work, self.batches)
+        return [work(self.batches)]
 
     def by_structure(self, values: Tensor, adjoint: Tensor, of_atoms: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """d(sum_r a(r) n(r)) in positions [atoms, 3] and cell [3, 3] for densities of values [m, size], adjoints a [m, points].
@@ -159,18 +177,23 @@ class GridOrbitals:
         """
         at_rest = Structure(self.structure.cell.detach(), self.structure.positions.detach(), self.structure.numbers)
         slopes = OrbitalSlopes(Boxes.of(at_rest, self.species, self.layout, self.mesh.detached))
-        by_position, by_cell = torch.zeros_like(at_rest.positions), torch.zeros_like(at_rest.cell)
         once = self._once(values)
         a = torch.nn.functional.pad(adjoint, (0, 1))
         free = None if of_atoms is None else torch.nn.functional.pad(of_atoms, (0, 1))
-        for b in self.batches:
-            orbitals, lower = b.orbitals(), b.lower
-            weights = orbitals.new_zeros(()) if free is None else self._of_free_atoms(b, free)
-            for s in range(len(values)):
-                local = _local(once[s], b, lower)
-                weights = torch.bmm(local + local.mT, orbitals).mul_(a[s][b.points][:, None]).add_(weights)
-            slopes.add(b, weights, by_position, by_cell)
-        return by_position, by_cell
+
+        def work(batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+            by_position, by_cell = torch.zeros_like(at_rest.positions), torch.zeros_like(at_rest.cell)
+            for b in batches:
+                orbitals = b.orbitals()
+                weights = orbitals.new_zeros(()) if free is None else self._of_free_atoms(b, free)
+                for s in range(len(values)):
+                    local = _local(once[s], b)
+                    weights = torch.bmm(local + local.mT, orbitals).mul_(a[s][b.points][:, None]).add_(weights)
+                slopes.add(b, weights, by_position, by_cell)
+            return by_position, by_cell
+
+        positions, cells = zip(*self._share(work), strict=True)
+        return torch.stack(positions).sum(0), torch.stack(cells).sum(0)
 
     def _of_free_atoms(self, batch: Batch, adjoint: Tensor) -> Tensor:
         """d/dphi_i(r) = 2 a(r) p_i phi_i(r) with the populations p of free atoms [boxes, rows, points]."""
@@ -193,11 +216,42 @@ class _Made:
         return self.boxes.batches(CPU_ELEMENTS)
 
 
-def _local(once: Tensor, b: Batch, lower: Tensor) -> Tensor:
+def _products(once: Tensor, b: Batch, orbitals: Tensor) -> Tensor:
+    """sum_ij D_ij phi_i phi_j at the points of each box [boxes, points], of the elements in the lower triangle."""
+    total: Tensor | None = None
+    for part in triangle(b.rows, orbitals.device):
+        local = _local_rows(once, b, part)
+        found = torch.bmm(local, orbitals[:, : part.stop]).mul_(orbitals[:, part.start : part.stop]).sum(1)
+        total = found if total is None else total.add_(found)
+    assert total is not None
+    return total
+
+
+def _add_integrals(once: Tensor, b: Batch, orbitals: Tensor, potential: Tensor) -> None:
+    """Adds sum_p phi_i v phi_j over the points of each box to the elements in the lower triangle; v [boxes, points]."""
+    weighted = orbitals * potential[:, None]
+    for part in triangle(b.rows, orbitals.device):
+        local = torch.bmm(weighted[:, part.start : part.stop], orbitals[:, : part.stop].mT)
+        found = local.flatten(1).index_select(1, part.places)
+        once.index_add_(0, b.elements[:, part.first : part.last].flatten(), found.flatten())
+
+
+def _local_rows(once: Tensor, b: Batch, part: Stretch) -> Tensor:
+    """Rows of the lower triangle of the matrix between the rows of each box [boxes, rows of the part, columns]."""
+    rows, columns = part.stop - part.start, part.stop
+    full = once.new_zeros(b.boxes, rows * columns)
+    full.index_copy_(
+        1, part.places, once.index_select(0, b.elements[:, part.first : part.last].flatten()).reshape(b.boxes, -1)
+    )
+    return full.reshape(b.boxes, rows, columns)
+
+
+def _local(once: Tensor, b: Batch) -> Tensor:
     """The lower triangle of the matrix between the rows of each box [boxes, rows, rows]."""
-    full = once.new_zeros(b.boxes, b.rows * b.rows)
-    full.index_copy_(1, lower, once.index_select(0, b.elements.flatten()).reshape(b.boxes, -1))
-    return full.reshape(b.boxes, b.rows, b.rows)
+    full = once.new_zeros(b.boxes, b.rows, b.rows)
+    for part in triangle(b.rows, once.device):
+        full[:, part.start : part.stop, : part.stop] = _local_rows(once, b, part)
+    return full
 
 
 class _Density(torch.autograd.Function):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.spin import Spin
 from nearsight.core.structure import Structure
+from nearsight.core.threads import share
 from nearsight.dft.terms import local_axis
 from nearsight.dft.terms.contract import ALL, BoundTerm, Gradient, Slopes, State, Symmetry, System, Term
 from nearsight.dft.terms.local_axis import Axes
@@ -34,6 +35,7 @@ from nearsight.integrals.window import Window
 from nearsight.xc.functionals import PBE, Functional, by_parts, differentiable
 from nearsight.xc.gas import FLOOR
 
+Result = TypeVar("Result")
 RIPPLE = 1e-10  # densities below it are ripples of interpolation around zero [1/Bohr^3]
 
 
@@ -283,7 +285,9 @@ class Region:
 
 @dataclass(frozen=True, eq=False)
 class BoundExchangeCorrelation(BoundTerm):
-    """The potential is the exact derivative of the sum over mesh points: v = de/dn - div(2 de/dsigma grad n) with the adjoint
+    """regions: the whole mesh, then spheres.
+
+    The potential is the exact derivative of the sum over mesh points: v = de/dn - div(2 de/dsigma grad n) with the adjoint
     of the same finite differences (White and Bird, Phys. Rev. B 50, 4954 (1994)).
     """
 
@@ -305,9 +309,19 @@ class BoundExchangeCorrelation(BoundTerm):
     @torch.no_grad()
     def evaluate(self, state: State) -> tuple[Tensor, Gradient]:
         """The energy, and the potentials v of the class [channels, x, y, z] (Ha)."""
-        energy, potential = state.density.new_zeros(()), torch.zeros_like(state.density)
-        for region in self.regions:
-            energy = energy + region.evaluate(self.functional, state.spin, state.density, potential)
+        whole, *spheres = self.regions
+        potential = torch.zeros_like(state.density)
+        energy = whole.evaluate(self.functional, state.spin, state.density, potential)
+
+        def work(regions: Sequence[Region]) -> tuple[Tensor, Tensor]:
+            energy, own = state.density.new_zeros(()), torch.zeros_like(potential)
+            for region in regions:
+                energy = energy + region.evaluate(self.functional, state.spin, state.density, own)
+            return energy, own
+
+        for part, own in _share(work, spheres):
+            energy = energy + part
+            potential += own
         return energy, Gradient(channels=potential)
 
     @torch.no_grad()
@@ -315,13 +329,29 @@ class BoundExchangeCorrelation(BoundTerm):
         """By way of the potential, the cores, the shares of spheres, and the cell in the gradient of the density."""
         if any(r.holds_axes(self.functional, state.spin) for r in self.regions):
             return None
-        potential = torch.zeros_like(state.density)
-        by_position, by_cell = torch.zeros_like(state.structure.positions), torch.zeros_like(state.mesh.cell)
-        for region in self.regions:
-            for positions, cell in region.slopes(self.functional, state.spin, state, potential):
-                by_position += positions
-                by_cell += cell
+
+        def work(regions: Sequence[Region]) -> tuple[Tensor, Tensor, Tensor]:
+            potential = torch.zeros_like(state.density)
+            by_position, by_cell = torch.zeros_like(state.structure.positions), torch.zeros_like(state.mesh.cell)
+            for region in regions:
+                for positions, cell in region.slopes(self.functional, state.spin, state, potential):
+                    by_position += positions
+                    by_cell += cell
+            return by_position, by_cell, potential
+
+        total = work(self.regions[:1])
+        for part in _share(work, self.regions[1:]):
+            for own, further in zip(total, part, strict=True):
+                own += further
+        by_position, by_cell, potential = total
         return Slopes(by_position, by_cell, potential * state.mesh.volume_element)
+
+
+def _share(work: Callable[[Sequence[Region]], Result], spheres: Sequence[Region]) -> list[Result]:
+    """The work on small regions, shared among the threads of a CPU."""
+    if not spheres:
+        return []
+    return share(work, spheres) if spheres[0].points.device.type == "cpu" else [work(spheres)]
 
 
 def _products_of(flux: Tensor, gradient: Tensor) -> Tensor:

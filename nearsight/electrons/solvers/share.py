@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,8 +14,11 @@ from nearsight.core.bloch import BlochSum
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.display import one_line
 from nearsight.core.spin import Spin
+from nearsight.core.threads import each
 from nearsight.electrons.eigen import InverseCholeskyFactor, factorise_dense
 from nearsight.electrons.smearing import Smearing
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +54,11 @@ class States:
         lowest = self.coefficients[..., :m]
         p = self.kernel * (lowest.mH @ change.at(self.sums).to(lowest.dtype) @ self.coefficients)
         p[..., :m] *= 0.5  # the pairs of occupied states come twice below
-        half = lowest @ p @ self.coefficients.mH
+        half = lowest @ (p @ self.coefficients.mH)  # m n^2 each, m occupied states of n
         return self._on_layout(half + half.mH)
 
     def _on_layout(self, dense: Tensor) -> Tensor:
-        return self.sums.elements(self.spin.from_dense(dense), self.weights, self.real)
+        return self.sums.elements(self.spin.from_dense(dense), self.weights, self.real, hermitian=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,19 +86,25 @@ class Solved:
 
     def of_levels(self, x: Tensor, first: int = 0) -> Tensor:
         """As `States.of_levels`, summed over all k of the share; x [s, k, m]."""
-        return _sum(c.of_levels(part, first) for c, part in zip(self.chunks, self._split(x), strict=True))
+        parts = tuple(zip(self.chunks, self._split(x), strict=True))
+        return _sum(_each(lambda part: part[0].of_levels(part[1], first), parts, x.device))
 
     def with_kernel(self, x: Tensor, f: Tensor, smearing: Smearing, kT: float, m: int) -> Solved:
         """As `States.with_kernel`; x, f [s, k, n]."""
-        parts = zip(self.chunks, self._split(x), self._split(f), strict=True)
-        return Solved(tuple(c.with_kernel(a, b, smearing, kT, m) for c, a, b in parts))
+        parts = tuple(zip(self.chunks, self._split(x), self._split(f), strict=True))
+        return Solved(tuple(_each(lambda part: part[0].with_kernel(*part[1:], smearing, kT, m), parts, x.device)))
 
     def response(self, change: BlockMatrix) -> Tensor:
         """As `States.response`, summed over all k of the share."""
-        return _sum(c.response(change) for c in self.chunks)
+        return _sum(_each(lambda c: c.response(change), self.chunks, change.values.device))
 
     def _split(self, x: Tensor) -> Sequence[Tensor]:
         return x.split([len(c.weights) for c in self.chunks], 1)
+
+
+def _each(work: Callable[[Any], Result], pieces: Sequence[Any], device: torch.device) -> list[Result]:
+    """The work on chunks of k-points, shared among the threads of a CPU."""
+    return each(work, pieces) if device.type == "cpu" else [work(piece) for piece in pieces]
 
 
 def _sum(parts: Any) -> Tensor:
@@ -117,7 +126,10 @@ class Share:
 
     @staticmethod
     def of(overlap: BlockMatrix, k: Tensor, weights: Tensor, chunk: int) -> Share:
-        """k [k, 3] in chunks of so many points. Raises NearsightError for linearly dependent orbitals."""
+        """k [k, 3] in chunks of so many points, fewer where threads share them. Raises NearsightError for linearly dependent
+        orbitals."""
+        if overlap.values.device.type == "cpu":
+            chunk = min(chunk, -(-len(k) // torch.get_num_threads()))
         sums = tuple(BlochSum.at(overlap.layout, part) for part in k.split(chunk))
         factors = tuple(factorise_dense(overlap.at(s)[0], s.k) for s in sums)
         return Share(sums, tuple(weights.split(chunk)), factors)
@@ -131,11 +143,14 @@ class Share:
 
     def solve(self, hamiltonian: BlockMatrix) -> tuple[Tensor, Solved]:
         """Energies [s, k, n] and states. Raises BadInput for an H that is not finite."""
-        energies, chunks = [], []
-        for sums, weights, factor in zip(self.sums, self.weights, self.factors, strict=True):
+
+        def of_chunk(part: tuple[BlochSum, Tensor, InverseCholeskyFactor]) -> tuple[Tensor, States]:
+            sums, weights, factor = part
             if hamiltonian.layout is not sums.layout:
                 sums = BlochSum.at(hamiltonian.layout, sums.k)
             e, c = factor.solve(hamiltonian.at(sums))
-            energies.append(e)
-            chunks.append(States(sums, weights, hamiltonian.spin, not hamiltonian.values.is_complex(), c))
-        return torch.cat(energies, 1), Solved(tuple(chunks))
+            return e, States(sums, weights, hamiltonian.spin, not hamiltonian.values.is_complex(), c)
+
+        parts = tuple(zip(self.sums, self.weights, self.factors, strict=True))
+        energies, chunks = zip(*_each(of_chunk, parts, hamiltonian.values.device), strict=True)
+        return torch.cat(energies, 1), Solved(chunks)
