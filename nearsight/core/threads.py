@@ -59,6 +59,7 @@ def _pool(n: int) -> ThreadPoolExecutor:
 
 def _begin() -> None:
     _here.helper = True
+    torch.get_num_threads()  # a thread takes over the number of the process when it first asks
     torch.set_num_threads(1)
 
 

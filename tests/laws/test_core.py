@@ -105,6 +105,18 @@ def test_from_k_is_the_adjoint_of_at_k():
     close(left, (m.from_k(m.at_k(k), k, w).values * other.values).sum())
 
 
+def test_half_of_the_cells_tell_a_hermitian_matrix():
+    m = random_matrix()
+    k = kpoints.mesh((3, 2, 2))
+    sums = BlochSum.at(m.layout, k.k)
+    assert sums.spread is not None
+    dense = m.at(sums) * torch.linspace(0.3, 2.0, len(k), dtype=torch.float64)[:, None, None]
+    whole = sums.elements(dense, k.weights)
+    half = sums.elements(dense, k.weights, hermitian=True)
+    close(half, whole)
+    close(half, half[:, m.layout.transposed])
+
+
 def test_traces_halves_and_rotations():
     a, b = random_matrix(0), random_matrix(1)
     close(a.trace(b), (a.values * b.values).sum())
