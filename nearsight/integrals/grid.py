@@ -23,9 +23,10 @@ from nearsight.core.spin import Spin, by_channels
 from nearsight.core.structure import Structure
 from nearsight.core.threads import share
 from nearsight.integrals.atomic_functions import AtomicDensity, refuse_second_derivative
-from nearsight.integrals.boxes import Batch, Boxes, Stretch, triangle
+from nearsight.integrals.boxes import Batch, Boxes
 from nearsight.integrals.mesh import Mesh
 from nearsight.integrals.orbital_slopes import OrbitalSlopes
+from nearsight.integrals.triangle import Stretch, triangle
 
 KEPT_DENSE = (
     8_000_000  # dense numbers of a whole system that are kept as such: 64 MB save a tenth of the time of a step
