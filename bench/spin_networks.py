@@ -97,7 +97,7 @@ def engine_data(folder: Path, kind: str, count: int) -> list[Path]:
         names.append(str(files / f"{k:03d}.extxyz"))
         write_atoms(names[-1], atoms)
     if not place.exists() or len(list_folders(place)) < count:
-        table = {"structure": names, "scf": {"xc": "pbe", **SET[kind]}, "workers": 1}
+        table = {"structure": names, "scf": {"xc": "pbe", **SET[kind]}, "workers": 2}
         if kind == "constrained":
             table["moments"] = {"count": 1, "sizes": {"H": 0.6}}
         build(validated(SetSettings, table, "the set"), place)

@@ -16,6 +16,7 @@ from nearsight.atoms.orbital_rule import orbitals_by_rule
 from nearsight.atoms.orbital_rule_1 import orbitals_by_rule_1
 from nearsight.atoms.radial import PseudoAtom, solve_atom, sound_channels
 from nearsight.atoms.shells import shells_of
+from nearsight.atoms.spin_orbit import with_spin_orbit
 from nearsight.atoms.zetas import matching_radius, split_zeta
 from nearsight.core.errors import BadInput
 from nearsight.core.species import Orbital, Species
@@ -43,13 +44,19 @@ def generate_species(
     xc: str = "pbe",
     basis: BasisSettings = STANDARD,
     folder: str | os.PathLike[str] | None = None,
+    spin_orbit: bool = False,
 ) -> Species:
     """A species with numerical atomic orbitals, from the pseudopotential of the element for a functional.
 
-    folder: a user's folder of UPF files; None takes the installed package.
+    folder: a user's folder of UPF files; None takes the installed package.  spin_orbit: with projectors by j, of our own
+    (spin_orbit.py) where the file has none.
     Raises NearsightError: no such pseudopotential, no convergence of the pseudo-atom, a shell that cannot be confined.
     """
-    return species_from(pseudopotential(symbol, xc, folder), basis)
+    pp = pseudopotential(symbol, xc, folder)
+    species = species_from(pp, basis)
+    if spin_orbit and not species.relativistic_projectors:
+        return with_spin_orbit(species, pp, _solved(pp))
+    return species
 
 
 @lru_cache(maxsize=64)

@@ -185,7 +185,7 @@ def solve_atom(
     core, core_slope = _core(pp, r)
     fixed = {(l, j): separable(spheres[l], channels, pp.r, j) for l, j in occupied}
     density = _start(pp, r)
-    mixer = _Anderson()
+    mixer = AndersonMixer()
     iterations = 0
     while True:
         iterations += 1
@@ -365,7 +365,7 @@ def hartree(r: NDArray[np.float64], density: NDArray[np.float64]) -> NDArray[np.
     return enclosed + moment[-1] - moment
 
 
-class _Anderson:
+class AndersonMixer:
     """Anderson mixing of (density, slope), with the residual of the density as the metric.
 
     Far from the solution, where a file states no density to begin with, small plain steps: extrapolation from there leads
@@ -382,6 +382,7 @@ class _Anderson:
     def __call__(
         self, given: NDArray[np.float64], result: NDArray[np.float64], weight: NDArray[np.float64]
     ) -> NDArray[np.float64]:
+        """The next (density, slope) (2, p), of what was given and what came of it; weight: of an integral over r^2 dr."""
         if 4 * np.pi * weight @ np.abs((result - given)[0]) > self.far:
             return np.asarray(given + self.small * (result - given))
         self.inputs = [*self.inputs, given][-self.history :]

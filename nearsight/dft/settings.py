@@ -95,8 +95,10 @@ class FunctionalTable(Table):
     terms: tuple[TermPart, ...] = Field(
         (), description="Further terms of the energy, each a table with kind and its own keys (docs/extending.md)."
     )
-    spin_orbit: Literal["none", "file"] = Field(
-        "none", description="file: spin-orbit coupling by fully relativistic pseudopotentials, with spinors."
+    spin_orbit: Literal["none", "file", "auto"] = Field(
+        "none",
+        description="Spin-orbit coupling, with spinors. file: by fully relativistic pseudopotentials; auto: where a file is "
+        "scalar-relativistic by the splittings of an all-electron Dirac atom.",
     )
     non_collinear: Literal["auto", "variational", "siesta"] = Field(
         "auto",

@@ -157,7 +157,8 @@ def load_species(numbers: Sequence[int], settings: Settings) -> dict[int, Specie
         return found
     made = basis_settings(basis)
     xc, folder = settings.functional.xc, basis.pseudopotentials
-    return {z: generate_species(symbol, xc, made, folder) for z, symbol in present.items()}
+    own = settings.functional.spin_orbit == "auto"
+    return {z: generate_species(symbol, xc, made, folder, own) for z, symbol in present.items()}
 
 
 def basis_settings(basis: BasisTable) -> BasisSettings:
@@ -285,8 +286,8 @@ def functional_for(
     species = species or load_species(structure.numbers.tolist(), settings)
     quadrature = quadrature_for(species, settings.mesh.two_center)
     spin_orbit, non_collinear = settings.functional.spin_orbit, settings.functional.non_collinear
-    if spin_orbit == "file":
-        _check_by_j(species)
+    if spin_orbit != "none":
+        _check_by_j(species, spin_orbit)
     band_limited = settings.mesh.band_limited
     return EnergyFunctional.of(
         structure.to(settings.solver.device),
@@ -305,15 +306,22 @@ def functional_for(
     )
 
 
-def _check_by_j(species: Mapping[int, Species]) -> None:
-    """Raises BadInput for a species without projectors by j."""
+def _check_by_j(species: Mapping[int, Species], wanted: str) -> None:
+    """Raises BadInput for a species without projectors by j, which coupling of our own has given to all made from files."""
     scalar = [s for s in species.values() if not s.relativistic_projectors]
+    if wanted == "auto":
+        scalar = [s for s in scalar if any(p.l for p in s.projectors)]
     if scalar:
         s = scalar[0]
         place = s.provenance.get("file", s.provenance.get("pseudopotential", "its pseudopotential"))
+        instead = (
+            "functional.spin_orbit auto, which makes its own"
+            if wanted == "file"
+            else "a pseudopotential in place of it"
+        )
         raise BadInput(
-            f"{s.symbol}: {place} is scalar-relativistic, without projectors by j: spin-orbit coupling needs a fully "
-            "relativistic pseudopotential (a folder of them: --set basis.pseudopotentials=FOLDER), or leave --spin-orbit out"
+            f"{s.symbol}: {place} is scalar-relativistic, without projectors by j: take a fully relativistic pseudopotential "
+            f"(a folder of them: --set basis.pseudopotentials=FOLDER), {instead}, or leave --spin-orbit out"
         )
 
 
