@@ -9,7 +9,7 @@ radians.
 h3      a triangle of H without symmetry, moments that turn, none held
 h3-held the same with moments held in directions at random, sizes free: forces at held directions, torques -dE/dtheta
 te2     cells of two Te atoms with spin-orbit coupling, no moments
-fe      a chain of Fe with spin-orbit coupling, its moment held 40 degrees from its axis: torque, force and stress
+bi      a chain of Bi with spin-orbit coupling, its moment held 40 degrees from its axis: torque, force and stress
 """
 
 from __future__ import annotations
@@ -69,12 +69,13 @@ CASES: dict[str, tuple[Callable[[], Atoms], dict[str, object]]] = {
         ),
         {**OPEN, "mesh_cutoff_ry": 100, "kmesh": (2, 2, 2), "spin_orbit": True, "spin": "spinor"},
     ),
-    "fe": (
-        lambda: Atoms("Fe", [[0.1, 2.1, 2.0]], cell=[2.3, 4.2, 4.2], pbc=True),
+    "bi": (
+        lambda: Atoms("Bi", [[0.1, 2.6, 2.5]], cell=[4.4, 5.2, 5.2], pbc=True),
         {
             **OPEN,
-            "mesh_cutoff_ry": 250,
-            "kmesh": (4, 1, 1),
+            "mesh_cutoff_ry": 90,
+            "kmesh": (2, 1, 1),
+            "smearing_ev": 0.05,
             "spin_orbit": True,
             "moments": ((2.3, 0.0, 1.9),),
             "constrain": "direction",

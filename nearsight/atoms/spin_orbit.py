@@ -1,9 +1,10 @@
 """Spin-orbit coupling for scalar-relativistic pseudopotentials: the Dirac atom's splittings, put on the projectors.
 
-V_SO = sum_l |P_l> L.S <P_l|, one radial function for each l > 0 of the file's projectors. The coupling of two states of an atom
-is a product of their amplitudes near the nucleus, so that one function serves all shells of an l: <P_l|R_nl> = +-sqrt(xi_nl), with
-the sign of the all-electron function near the nucleus where its tail is positive, and xi_nl such that the level of the free
-pseudo-atom splits as that of the Dirac atom does, by (2l + 1)/2 xi_nl to first order. The average over j is the file's own V.
+V_SO = sum_l |P_l> L.S <P_l|, one radial function for each l > 0 of the file's projectors. The coupling of two states of an
+atom is a product of their amplitudes near the nucleus, so that one function serves all shells of an l: <P_l|R_nl> =
++-sqrt(xi_nl), with the sign of the all-electron function near the nucleus where its tail is positive, and xi_nl such that
+the level of the free pseudo-atom splits as that of the Dirac atom does, by (2l + 1)/2 xi_nl to first order. The average over
+j is the file's own V.
 """
 
 from __future__ import annotations
