@@ -13,8 +13,12 @@ moments    triangles of H atoms, three spins up or two up and one down, DZP, eve
 constrained  triangles of H atoms, DZP, each with moments in directions at random that the engine holds (`moments:` of a data
            set): `xdeeph` learns what is left of H beyond superposed atoms, as a function of structure and moments.
 
+coupled    cells of two Te atoms, strained and rattled, SZ, with the engine's own spin-orbit coupling: `deeph2` learns what is
+           left of the spinor matrix beyond superposed atoms with that coupling, which is known exactly.
+
 Errors are those of predictions of held-out structures over all stored elements. Splittings: between the three upper valence
-levels of silicon at Gamma, which spin-orbit coupling and strain part. Minutes are those of a core (trainer.clock: cpu).
+levels of silicon at Gamma, which spin-orbit coupling and strain part; of
+tellurium between its six p levels. Minutes are those of a core (trainer.clock: cpu).
 """
 
 from __future__ import annotations
@@ -45,13 +49,22 @@ from nearsight.tasks.dataset import SetSettings, build
 RESULTS = Path(__file__).parent / "results"
 MEV = 1000 * HARTREE_EV
 XI = 0.3 / HARTREE_EV
-KINDS = ("collinear", "spinor", "moments", "constrained")
+KINDS = ("collinear", "spinor", "moments", "constrained", "coupled")
 MAGNETIC = ("moments", "constrained")
+SPLIT = {"spinor": (1, 4), "coupled": (-6, 0)}  # pairs of levels whose distances are compared
 SET = {
     "collinear": {"basis": "dzp", "kmesh": [1, 1, 1], "mesh_cutoff_ry": 120, "spin": "collinear"},
     "spinor": {"basis": "szp", "kmesh": [2, 2, 2], "mesh_cutoff_ry": 100},
     "moments": {"basis": "dzp", "kmesh": [1, 1, 1], "mesh_cutoff_ry": 120, "spin": "collinear"},
     "constrained": {"basis": "dzp", "kmesh": [1, 1, 1], "mesh_cutoff_ry": 80},
+    "coupled": {
+        "basis": "sz",
+        "kmesh": [2, 2, 2],
+        "mesh_cutoff_ry": 80,
+        "smearing_ev": 0.1,
+        "spin": "spinor",
+        "spin_orbit": True,
+    },
 }
 
 
@@ -64,7 +77,11 @@ def structures(kind: str, count: int) -> list[Atoms]:
 
     found = []
     for k in range(count):
-        if kind == "spinor":
+        if kind == "coupled":
+            a = Atoms("Te2", [[0, 0, 0], [1.85, 1.75, 1.8]], cell=[3.7, 3.6, 3.8], pbc=True)
+            a.set_cell(a.cell.array @ (torch.eye(3).double() + 0.015 * normal(3, 3)).numpy(), scale_atoms=True)
+            a.positions += 0.06 * normal(2, 3).numpy()
+        elif kind == "spinor":
             a = bulk("Si", "diamond", 5.43)
             a.set_cell(a.cell.array @ (torch.eye(3).double() + 0.015 * normal(3, 3)).numpy(), scale_atoms=True)
             a.positions += 0.06 * normal(2, 3).numpy()
@@ -132,7 +149,7 @@ def prepared(folder: Path, kind: str, count: int) -> Path:
     """The set to learn from."""
     place = folder / kind
     raw = engine_data(folder, kind, count)
-    if kind in ("collinear", "constrained"):
+    if kind in ("collinear", "constrained", "coupled"):
         return raw[0].parent
     g = torch.Generator().manual_seed(17)
     for source in raw:
@@ -162,21 +179,21 @@ def prepared(folder: Path, kind: str, count: int) -> Path:
     return place
 
 
-def splittings(h: BlockMatrix, s: BlockMatrix) -> Tensor:
-    """Between the second, third and fourth pair of levels at Gamma [meV]."""
+def splittings(h: BlockMatrix, s: BlockMatrix, first: int = 1, last: int = 4) -> Tensor:
+    """Between neighbours of the pairs first..last - 1 of levels at Gamma [meV]; counted from the end where negative."""
     k = torch.zeros(1, 3, dtype=torch.float64)
     factor = torch.linalg.cholesky(s.embed(SPINOR).at_k(k)).to(torch.complex128)
     x = torch.linalg.solve_triangular(factor, h.at_k(k), upper=False)
     x = torch.linalg.solve_triangular(factor, x.mH, upper=False)
-    pairs = torch.linalg.eigvalsh(0.5 * (x + x.mH)).flatten()[:8:2]
-    return (pairs[2:] - pairs[1:-1]) * MEV
+    pairs = torch.linalg.eigvalsh(0.5 * (x + x.mH)).flatten()[::2]
+    return pairs[first : last or None].diff() * MEV
 
 
 def measured(folder: Path, kind: str, minutes: float, count: int) -> dict[str, object]:
     """One training, and its errors on what was held out."""
     data = prepared(folder, kind, count)
     model = {"kind": "xdeeph" if kind in MAGNETIC else "deeph2", "preset": "small"}
-    model |= {"target": "delta"} if kind == "constrained" else {}
+    model |= {"target": "delta"} if kind in ("constrained", "coupled") else {}
     out = folder / f"model-{kind}-{minutes:g}"
     report = train(
         {
@@ -200,11 +217,11 @@ def measured(folder: Path, kind: str, minutes: float, count: int) -> dict[str, o
         error = (h - known).values.abs() * MEV
         errors.append(float(error.mean()))
         largest.append(float(error.max()))
-        if kind == "spinor":
+        if kind in SPLIT:
             reversal = max(reversal, float((h.time_reversed() - h).values.abs().max()))
             s = found.require_overlap().on(known.layout)
-            wanted = splittings(known, s)
-            parted.append((splittings(h, s) - wanted).abs())
+            wanted = splittings(known, s, *SPLIT[kind])
+            parted.append((splittings(h, s, *SPLIT[kind]) - wanted).abs())
             sizes.append(wanted)
         if kind in MAGNETIC:
             moments = found.structure.moments

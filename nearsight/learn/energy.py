@@ -22,11 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearsight.core.blocks import BlockMatrix
+from nearsight.core.blocks import BlockMatrix, real_parts
 from nearsight.core.display import one_line
 from nearsight.core.errors import NotConverged
 from nearsight.core.layout import BlockLayout
 from nearsight.core.species import Species
+from nearsight.core.spin import Spin, by_components
 from nearsight.core.structure import Structure
 from nearsight.dft.dielectric import Dielectric, Screening
 from nearsight.dft.problem import Problem, SCFState
@@ -40,7 +41,8 @@ from nearsight.electrons.solvers.contract import Response
 class EnergyOutcome:
     """What the functional says of one Hamiltonian.
 
-    free: Omega [Ha], of the last evaluation.  gradient: g on the layout [components, size], to be given to `H.backward(g)`.
+    free: Omega [Ha], of the last evaluation.  gradient: g on the layout [components, size], to be given to `H.backward(g)`,
+    also of complex H: dOmega = Re sum conj(g) dH.
     excess: -1/2 <dOmega/dH, F - H> [Ha], never negative: to leading order Omega less its minimum, but for how F moves with H.
     residual: mean |H - F| [Ha], zero at self-consistency.  evaluated: anew, or by the quadratic model of the last evaluation.
     """
@@ -177,17 +179,17 @@ class EnergyLoss:
             self._models.move_to_end(key)
         model.age += 1
         layout = model.centre.layout
-        h = model.kpoints.symmetric(BlockMatrix(layout, values.detach().double().to(layout.device)).hermitian())
+        h = model.kpoints.symmetric(_precise(values, layout, model.centre.spin))
         away = model.centre - h
         slope = model.slope(away)
-        excess = -0.5 * float((slope * away.values).sum())
+        excess = -0.5 * float((real_parts(slope) * real_parts(away.values)).sum())
         gradient = slope - self.residual_weight * away.values
         return EnergyOutcome(model.free, gradient, excess, float(away.values.abs().mean()), fresh)
 
     def _evaluate(self, key: Hashable, structure: Structure, values: Tensor, settings: Settings | None) -> _Model:
         problem = self.problems(key, structure, settings)
         layout = problem.functional.layout
-        h = problem.kpoints.symmetric(BlockMatrix(layout, values.detach().double().to(layout.device)).hermitian())
+        h = problem.kpoints.symmetric(_precise(values, layout, by_components(len(values))))
         state = problem(h)
         if not bool(torch.isfinite(state.evaluation.hamiltonian.values).all()) or state.free != state.free:
             raise NotConverged("the functional gives no finite energy for the predicted Hamiltonian")
@@ -232,6 +234,12 @@ class EnergyLoss:
         self.problems.reserved = 0
 
 
+def _precise(values: Tensor, layout: BlockLayout, kind: Spin) -> BlockMatrix:
+    """The hermitian part of H [components, size] in double precision, on the device of its layout."""
+    double = torch.complex128 if values.is_complex() else torch.float64
+    return BlockMatrix(layout, values.detach().to(layout.device, double), kind).hermitian()
+
+
 def harris_excess(problem: Problem, state: SCFState) -> float:
     """E_Harris - E_KS = Tr[F (D' - D)] with D' = D(F) [Ha]: of second order in the error, below zero near the ground state."""
     f = state.evaluation.hamiltonian
@@ -240,8 +248,9 @@ def harris_excess(problem: Problem, state: SCFState) -> float:
 
 
 def descend(predicted: Callable[[], Tensor], loss: EnergyLoss, key: Hashable, structure: Structure) -> EnergyOutcome:
-    """One backward pass: the network's elements [size] are computed, judged by the functional, and its gradient goes back."""
+    """One backward pass: the network's elements [size], or with spin [components, size], are computed, judged by the
+    functional, and its gradient goes back."""
     values = predicted()
-    outcome = loss(key, structure, values[None])
-    values.backward(outcome.gradient[0].to(values))
+    outcome = loss(key, structure, values[None] if values.ndim == 1 else values)
+    values.backward(outcome.gradient.reshape(values.shape).to(values))
     return outcome

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from nearsight.core.errors import NearsightError
+from nearsight.core.spin import SPINOR
 from nearsight.dft.ground_state import ground_state
 from nearsight.dft.minimisation import DirectMinimisation
 from nearsight.dft.settings import ScfSettings
 from nearsight.learn.energy import EnergyLoss, ProblemCache, descend, harris_excess
 from tests import cases
+from tests.laws.test_spinors import relativistic
 
 KT_EV = 0.05
 
@@ -66,6 +68,38 @@ def test_the_gradient_is_the_derivative_of_omega_in_the_weights():
             free.append(loss("water", s, (start + moved @ directions)[None]).free)
         numeric = (8 * (free[0] - free[1]) - (free[2] - free[3])) / 12e-5
         assert abs(float(theta.grad[n]) - numeric) < 1e-7 * abs(numeric) + 1e-9
+
+
+@pytest.mark.parametrize("spin_orbit", [False, True], ids=["moments", "coupling"])
+def test_the_gradient_is_the_derivative_of_omega_for_spinors(spin_orbit: bool):
+    """Complex elements, moments that turn or spin-orbit coupling, two k-points that time reversal does not join."""
+    s = cases.skew()
+    species = {z: relativistic(x) for z, x in cases.species_of(s, "sz").items()}
+    keys = {"basis": "sz", "kmesh": (2, 1, 1), "mesh_cutoff_ry": 40, "smearing_ev": 0.3}
+    moments = None if spin_orbit else ((0.9, 0.0, 0.3), (-0.5, 0.8, 0.0), (0.0, -0.4, -0.3))
+    settings = ScfSettings(**keys, spin="spinor", spin_orbit=spin_orbit, moments=moments)
+    cache = ProblemCache(settings, species)
+    loss, problem = EnergyLoss(cache, 0.0), cache("skew", s)
+    start = problem.functional.initial_hamiltonian(moments, SPINOR)
+    g = torch.Generator().manual_seed(0)
+    noise = torch.randn(3, *start.values.shape, generator=g, dtype=torch.complex128)
+    made = [start.with_values(x).hermitian() for x in noise]
+    directions = torch.stack([(m + m.time_reversed()).values if spin_orbit else m.values for m in made])
+    theta = torch.tensor([0.01, -0.02, 0.005], dtype=torch.float64, requires_grad=True)
+
+    def values(t: torch.Tensor) -> torch.Tensor:
+        return start.values + torch.tensordot(t.to(torch.complex128), directions, 1)
+
+    outcome = descend(lambda: values(theta), loss, "skew", s)
+    assert outcome.excess > 0 and outcome.gradient.is_complex()
+    for n in range(3):
+        free = []
+        for sign in (1, -1, 2, -2):
+            moved = theta.detach().clone()
+            moved[n] += sign * 1e-5
+            free.append(loss("skew", s, values(moved)).free)
+        numeric = (8 * (free[0] - free[1]) - (free[2] - free[3])) / 12e-5
+        assert abs(float(theta.grad[n]) - numeric) < 1e-6 * abs(numeric) + 1e-8
 
 
 def test_the_energy_alone_leaves_the_empty_states_open_and_the_residual_closes_them():
