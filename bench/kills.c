@@ -1,8 +1,11 @@
-/* Counts what a process does to files below a folder, and kills it at the N-th: preloaded by bench/kills.py.
+/* Counts what a process does to files below a folder, and kills it at the N-th, or holds it at each: preloaded by bench/kills.py.
 
-   KILLS names a file of 8192 bytes, shared by all processes: armed, count, at, log, leader (32-bit integers), then the folder. */
+   KILLS names a file of 8192 bytes, shared by all processes: armed, count, at, log, leader, holding, busy, waits, goes (32-bit
+   integers), then the folder. Where it holds, one process at a time waits before its event until the bench, which looks at the
+   folder meanwhile, has set goes to the event's number. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -17,7 +20,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-struct shared { int armed, count, at, log, leader; char folder[8172]; };
+struct shared { volatile int armed, count, at, log, leader, holding, busy, waits, goes; char folder[8156]; };
 static struct shared *here;
 
 __attribute__((constructor)) static void begin(void) {
@@ -41,12 +44,21 @@ static void event(const char *what, const char *path) {
         full[4095] = 0;
     }
     if (strncmp(full, here->folder, strlen(here->folder))) return;
+    int kept = errno;
+    if (here->holding)
+        while (__sync_lock_test_and_set(&here->busy, 1)) usleep(50);
     int n = __sync_add_and_fetch(&here->count, 1);
     if (here->log) dprintf(here->log, "%d %s %s\n", n, what, full + strlen(here->folder));
     if (here->at && n >= here->at) { /* the command's group, and this process's own: all of its workers, at their next event */
         kill(-here->leader, SIGKILL);
         kill(0, SIGKILL);
     }
+    if (here->holding) {
+        here->waits = n;
+        while (here->armed && here->goes < n) usleep(50);
+        __sync_lock_release(&here->busy);
+    }
+    errno = kept;
 }
 
 static void on_fd(const char *what, int fd) {

@@ -208,13 +208,19 @@ def _initial(folder: Path) -> list[Path]:
     return [place]
 
 
+@cache
+def _species() -> dict[int, Any]:
+    """They are not altered, and keep their two-centre tables."""
+    from nearsight.formats.ion_xml import read_ion_xml
+
+    return {s.number: s for s in (read_ion_xml(p) for p in sorted((STORED / "set" / "species").iterdir()))}
+
+
 def _reference(folder: Path) -> Any:
     from nearsight.dft.settings import Settings
-    from nearsight.formats.ion_xml import read_ion_xml
     from nearsight.learn.reference import OrbitalReference
 
-    species = {s.number: s for s in (read_ion_xml(p) for p in sorted((STORED / "set" / "species").iterdir()))}
-    return OrbitalReference(species, Settings.model_validate({"mesh": {"cutoff_ry": 60}}), folder)
+    return OrbitalReference(_species(), Settings.model_validate({"mesh": {"cutoff_ry": 60}}), folder)
 
 
 def _read_initial(folder: Path) -> Any:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from nearsight.core.errors import BadInput
 from nearsight.core.species import Orbital, Projector, RadialFunction, Species
 from nearsight.core.structure import SYMBOLS
+from nearsight.formats.valence import possible_cores
 
 if TYPE_CHECKING:
     from nearsight.formats.pseudopotential import Pseudopotential
@@ -100,6 +101,11 @@ def _check_reference_atom(pp: Pseudopotential, fail: Callable[[str], NoReturn]) 
             fail(f"{s.occupation:g} electrons in a shell n = {s.n}, l = {s.l}")
     if pp.shells and len({(s.n, s.l, s.j) for s in pp.shells}) < len(pp.shells):
         fail("a shell of its reference atom stands twice")
+    cores = possible_cores(round(pp.number - pp.valence))
+    lowest = {s.l: min(t.n for t in pp.shells if t.l == s.l) for s in pp.shells}
+    if cores and not any(all(n == l + 1 + core[l] for l, n in lowest.items() if l < len(core)) for core in cores):
+        shells = ", ".join(f"{n}{'spdf'[l]}" for l, n in sorted(lowest.items()))
+        fail(f"{pp.number - pp.valence:g} electrons of the core do not fill what is below the shells {shells}")
     total = float(np.trapezoid(pp.radial_density, pp.r))
     if pp.radial_density.min() < -1e-3 * pp.radial_density.max() or (
         pp.states_density and abs(total - pp.valence) > 0.05 * pp.valence

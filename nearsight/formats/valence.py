@@ -35,6 +35,13 @@ def uniform_grid(spacing: float, least: int = 0) -> NDArray[np.float64]:
     return np.asarray(spacing * np.arange(max(least, int(RADIUS / spacing) + 1)), dtype=np.float64)
 
 
+def possible_cores(electrons: int) -> list[tuple[int, ...]]:
+    """How many shells of s, p, d and f cores of so many electrons have; without f where the core holds some f electrons."""
+    closed = [_CORES[electrons]] if electrons in _CORES else []
+    part_f = [core[:3] for bare, core in ((46, (4, 3, 2)), (78, (5, 4, 3))) if bare < electrons < bare + 14]
+    return [*closed, *part_f]
+
+
 def shells_of(number: int, electrons: Sequence[float]) -> tuple[tuple[int, int, float], ...]:
     """(n, l, occupation) of the valence shells, from the valence electrons of s, p, d, ... in this order.
 

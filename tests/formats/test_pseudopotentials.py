@@ -17,7 +17,7 @@ from nearsight.atoms.radial import solve_atom, sound_channels
 from nearsight.core.errors import NearsightError
 from nearsight.formats.pseudopotential import Pseudopotential, SeparableChannel
 from nearsight.formats.pseudopotential_files import read_pseudopotential
-from nearsight.formats.valence import ground_configuration, shells_of
+from nearsight.formats.valence import ground_configuration, possible_cores, shells_of
 
 #: CP2K's data/GTH_POTENTIALS (PADE: Phys. Rev. B 54, 1703; 58, 3641).
 GTH = """# a comment
@@ -303,6 +303,7 @@ def test_psml_with_scalar_projectors_only(tmp_path: Path) -> None:
             "<local-potential> is missing",
         ),
         (lambda t: t.replace("<shell ", "<shelf "), "states no valence shells"),
+        (lambda t: t.replace('n="2" l="s"', 'n="1" l="s"'), "do not fill what is below the shells 1s, 2p"),
     ],
 )
 def test_damaged_psml_is_refused(change, message: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -443,6 +444,10 @@ def test_a_file_of_no_known_form(tmp_path: Path) -> None:
 def test_valence_shells() -> None:
     assert shells_of(26, (4, 6, 6)) == ((3, 0, 2), (4, 0, 2), (3, 1, 6), (3, 2, 6))
     assert shells_of(79, (1, 0, 10)) == ((6, 0, 1), (5, 2, 10))
+    assert possible_cores(2) == [(1, 0, 0, 0)]
+    assert possible_cores(49) == [(4, 3, 2)]  # Nd with three f electrons in the core
+    assert possible_cores(54) == [(5, 4, 2, 0), (4, 3, 2)]  # Xe, or Tb with eight
+    assert possible_cores(45) == []
     assert ground_configuration(14, 4) == (2, 2, 0, 0)
     assert ground_configuration(26, 16) == (4, 6, 6, 0)
     assert ground_configuration(82, 14) == (2, 2, 10, 0)
