@@ -1,12 +1,14 @@
 """Every command that writes, killed at every event of the file system: the old result or the new one is whole.
 
-    python bench/kills.py [CASE ...] [--most N] [--seed S]        (needs a C compiler, `cc`, for bench/kills.c)
+    python bench/kills.py [CASE ...] [--most N] [--states N] [--all] [--seed S]    (needs a C compiler, `cc`, for bench/kills.c)
 
 A case of bench/killed/cases.py is a command, into a new place or over an old result. Its events (opening to write, writing,
 truncating, flushing, renaming, exchanging, linking, removing) are counted in an undisturbed run by a library that is loaded
-before all others, and SIGKILL comes before the n-th, for every n or for a sample of N: to the command and to its workers.
-Every try begins with a fresh copy of the same folder, in a session of its own, whose last process is waited for.
-Afterwards the result is read: each part is what was there, or what was to be. Then the command runs again: it succeeds, comes
+before all others. That run is held before each event while the folder is copied: what a SIGKILL there leaves behind
+(bench/killed/states.py). Of each kind of state one is taken, for --all every state, for --states N at most N kinds.
+Beside them --most N real kills: SIGKILL comes before the n-th event, for a sample of N, to the command and to its workers, in a
+session of its own whose last process is waited for; what it leaves is judged as the state copied before that event is.
+What is left is read: each part is what was there, or what was to be. Then the command runs again: it succeeds, comes
 to the result of an undisturbed run, and leaves nothing that such a run does not leave.
 Results go to bench/results/kills.json, after every case; the same command leaves out those that are there of the same seed.
 """
@@ -16,9 +18,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import importlib
 import json
 import mmap
 import os
+import pkgutil
 import shutil
 import signal
 import struct
@@ -26,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +39,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from killed.cases import CASES, ROOT, Case
 from killed.contents import Content
+from killed.states import States, copied
 
 RESULTS = ROOT / "bench" / "results" / "kills.json"
 SECONDS = 300
+WORDS = 9  # 32-bit integers at the head of what bench/kills.c looks at
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: orphans become children of the bench, which waits for them
 
 
@@ -49,25 +56,45 @@ class Control:
     @staticmethod
     def write(path: Path, folder: Path) -> None:
         """A file that counts what happens below a folder."""
-        path.write_bytes(struct.pack("5i", 0, 0, 0, 0, 0) + str(folder).encode().ljust(8172, b"\0"))
+        path.write_bytes(bytes(4 * WORDS) + str(folder).encode().ljust(8192 - 4 * WORDS, b"\0"))
 
     def __init__(self, path: Path) -> None:
         with path.open("r+b") as file:
             self.map = mmap.mmap(file.fileno(), 8192)
 
-    def arm(self, at: int, log: int, leader: int) -> None:
-        """Count from 0, and kill the group of the leader at an event (0: at none)."""
-        self.map[:20] = struct.pack("5i", 1, 0, at, log, leader)
+    def arm(self, at: int, log: int, leader: int, holding: bool) -> None:
+        """Count from 0, and kill the group of the leader at an event (0: at none), or wait at each."""
+        self._set(1, 0, at, log, leader, int(holding), 0, 0, 0)
 
     def disarm(self) -> int:
         """Stop counting: how many there were."""
-        count = struct.unpack("5i", self.map[:20])[1]
-        self.map[:20] = struct.pack("5i", 0, 0, 0, 0, 0)
+        count = self._words()[1]
+        self._set(*[0] * WORDS)
         return count
 
+    def waiting(self) -> int:
+        """The event before which a process waits; 0 for none."""
+        waits, goes = self._words()[-2:]
+        return waits if waits > goes else 0
 
-def _command(words: list[str], folder: Path, control: Control, at: int = 0, log: int = 0) -> tuple[int, int]:
-    """Run a command in a forked session: its wait status, and its events. All that it started has ended."""
+    def go(self, event: int) -> None:
+        """Let the process do it."""
+        self.map[4 * WORDS - 4 : 4 * WORDS] = struct.pack("i", event)
+
+    def _words(self) -> tuple[int, ...]:
+        return struct.unpack(f"{WORDS}i", self.map[: 4 * WORDS])
+
+    def _set(self, *words: int) -> None:
+        self.map[: 4 * WORDS] = struct.pack(f"{WORDS}i", *words)
+
+
+def _command(
+    words: list[str], folder: Path, control: Control, at: int = 0, log: int = 0, watch: States | None = None
+) -> tuple[int, int]:
+    """Run a command in a forked session: its wait status, and its events. All that it started has ended.
+
+    at: the event before which it is killed.  watch: what looks at the folder before each.
+    """
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
@@ -78,7 +105,7 @@ def _command(words: list[str], folder: Path, control: Control, at: int = 0, log:
         os.dup2(out, 2)
         sys.argv = ["nearsight", *words]
         status = 0
-        control.arm(at, log, os.getpid())
+        control.arm(at, log, os.getpid(), watch is not None)
         try:
             from nearsight.cli.commands import main
 
@@ -96,6 +123,10 @@ def _command(words: list[str], folder: Path, control: Control, at: int = 0, log:
             os._exit(status)
     end, found = time.monotonic() + SECONDS, None
     while True:
+        if watch is not None and (event := control.waiting()):
+            watch(event)
+            control.go(event)
+            continue
         try:
             ended, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
@@ -107,17 +138,12 @@ def _command(words: list[str], folder: Path, control: Control, at: int = 0, log:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child, signal.SIGKILL)
                 raise SystemExit(f"{words} takes more than {SECONDS} s")
-            time.sleep(0.005)
+            time.sleep(0.005 if watch is None else 0.0001)
     assert found is not None
     return found, control.disarm()
 
 
 _MADE: dict[str, Path] = {}  # the folder of a case after its undisturbed run
-
-
-def _copied(source: Path, target: Path) -> None:
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target, symlinks=True)
 
 
 def _listed(folder: Path) -> set[str]:
@@ -136,61 +162,93 @@ def _begun(name: str, place: Path) -> Path:
             _undisturbed(case.needs, _begun(case.needs, place), place, Control(Path(os.environ["KILLS"])))
         shutil.rmtree(before)
         before = place / f"before-{len(_MADE)}"
-        _copied(_MADE[case.needs], before)
+        copied(_MADE[case.needs], before)
     case.prepare(before)
     return before
 
 
-def _undisturbed(name: str, before: Path, place: Path, control: Control) -> int:
+def _undisturbed(name: str, before: Path, place: Path, control: Control, watch: States | None = None) -> int:
     """How many events an undisturbed run has. It is kept in _MADE."""
     folder = place / "run"
-    _copied(before, folder)
+    copied(before, folder)
     log = os.open(place / "events.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    status, events = _command(CASES[name].words, folder, control, 0, log)
+    status, events = _command(CASES[name].words, folder, control, 0, log, watch)
     os.close(log)
     if status:
         raise SystemExit(f"{name}: {(place / 'said.txt').read_text()}")
     _MADE[name] = place / f"made-{len(_MADE)}"
-    shutil.rmtree(_MADE[name], ignore_errors=True)
-    shutil.copytree(folder, _MADE[name], symlinks=True)
+    copied(folder, _MADE[name])
     return events
 
 
-def kill(name: str, place: Path, control: Control, most: int, seed: int) -> dict[str, Any]:
+def kill(name: str, place: Path, control: Control, arguments: argparse.Namespace) -> dict[str, Any]:
     """Counts of what became of a case."""
     case, folder = CASES[name], place / "run"
     started = time.perf_counter()
     before = _begun(name, place)
-    events = _undisturbed(name, before, place, control)
-    old, new, names = case.content(before), case.content(_MADE[name]), _listed(_MADE[name])
-    if all(old[key] == new[key] for key in new):
-        raise SystemExit(f"{name}: the bench cannot tell old from new: {old}, {new}")
-    random = np.random.default_rng(seed)
-    chosen = range(1, events + 1)
-    if events > most:
-        chosen = sorted({1, events, *(1 + random.choice(events, most, replace=False)).tolist()})
-    row = {"seed": seed, "events": events, "kills": 0, "old": 0, "new": 0, "between": 0, "lost": 0, "leftovers": 0}
+    shutil.rmtree(place / "states", ignore_errors=True)
+    (place / "states").mkdir()
+    states = States(folder, place / "states")
+    events = _undisturbed(name, before, place, control, states)
+    trial = _Trial(case, folder, control, case.content(before), case.content(_MADE[name]), _listed(_MADE[name]))
+    if all(trial.old[key] == trial.new[key] for key in trial.new):
+        raise SystemExit(f"{name}: the bench cannot tell old from new: {trial.old}, {trial.new}")
+    row = {"seed": arguments.seed, "events": events, "states": len(states.seen)}
+    row |= {"kinds": len(states.kinds()), "tried": 0, "every": False, "kills": 0, "alike": 0}
+    row |= {"old": 0, "new": 0, "between": 0, "lost": 0, "leftovers": 0}
+    random = np.random.default_rng(arguments.seed)
     failed: list[dict[str, Any]] = []
-    for n in chosen:
-        _copied(before, folder)
-        status, _ = _command(case.words, folder, control, n)
+    kinds = states.kinds()
+    if len(kinds) > arguments.states:
+        kinds = [kinds[n] for n in sorted(random.choice(len(kinds), arguments.states, replace=False))]
+    judged: dict[str, str] = {}  # what became of each kind
+    for kind in kinds:
+        for state in kind if arguments.all else kind[-1:]:
+            copied(state.folder, folder)
+            told = trial.judge(row, failed, state.events)
+            judged[state.kind] = told
+            row["tried"] += 1
+    row["every"] = len(kinds) == row["kinds"]
+    by_event = {n: state.kind for state in states.seen.values() for n in state.events}
+    for n in sorted(1 + random.choice(events, min(arguments.most, events), replace=False)):
+        copied(before, folder)
+        status, _ = _command(case.words, folder, control, int(n))
         if status == 0:  # fewer events than before
             continue
         row["kills"] += 1
-        what = _judged(case, folder, old, new)
-        left = sorted(_listed(folder) - names)
-        status, _ = _command(case.words, folder, control)
-        said = (place / "said.txt").read_text().strip()[-300:]
+        told = trial.judge(row, failed, [int(n)])
+        row["alike"] += told == judged.get(by_event[n], told)
+    return row | {"seconds": round(time.perf_counter() - started, 1), "failed": failed}
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What is left of a case is judged, and the command runs again.  names: what an undisturbed run leaves."""
+
+    case: Case
+    folder: Path
+    control: Control
+    old: Content
+    new: Content
+    names: set[str]
+
+    def judge(self, row: dict[str, Any], failed: list[dict[str, Any]], events: list[int]) -> str:
+        """Counts what became of a folder, and tells it. events: before which it stood so."""
+        case, folder = self.case, self.folder
+        what = _judged(case, folder, self.old, self.new)
+        left = sorted(_listed(folder) - self.names)
+        status, _ = _command(case.words, folder, self.control)
+        said = (folder.parent / "said.txt").read_text().strip()[-300:]
         again = "" if status == 0 or (case.stays and what == "new" and "Traceback" not in said) else f"next run: {said}"
-        if not again and (then := _judged(case, folder, old, new)) != "new":
+        if not again and (then := _judged(case, folder, self.old, self.new)) != "new":
             again = f"next run: {then}"
-        remains = sorted(_listed(folder) - names)
+        remains = sorted(_listed(folder) - self.names)
         row[what.split(":")[0] if not again else "lost"] += 1
         row["leftovers"] += bool(remains)
         if what.startswith("lost") or remains or again:
-            failed.append({"event": n, "after": what, "then": again, "left": left, "remains": remains})
-            print(f"{name}, event {n}: {what}; {again}; {remains}", flush=True)
-    return row | {"seconds": round(time.perf_counter() - started, 1), "failed": failed}
+            failed.append({"events": events, "after": what, "then": again, "left": left, "remains": remains})
+            print(f"{case.words}, event {events}: {what}; {again}; {remains}", flush=True)
+        return what
 
 
 def _judged(case: Case, folder: Path, old: Content, new: Content) -> str:
@@ -211,7 +269,9 @@ def main() -> None:
     """Start again with the library that counts, then the cases."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
-    parser.add_argument("--most", type=int, default=10**6)
+    parser.add_argument("--most", type=int, default=3, help="real kills of a case")
+    parser.add_argument("--states", type=int, default=10**6, help="kinds of states of a case")
+    parser.add_argument("--all", action="store_true", help="every state, not one of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
@@ -237,22 +297,21 @@ def main() -> None:
     import matplotlib.pyplot  # noqa: F401
 
     import nearsight.dft.run
-    import nearsight.learn.train  # noqa: F401
-    # loaded once, before the forks
+    import nearsight.learn.train
+
+    for module in pkgutil.walk_packages(nearsight.__path__, "nearsight."):  # loaded once, before the forks
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
 
     told = arguments.results
     rows = json.loads(told.read_text())["cases"] if told.exists() else {}
     names, refused = arguments.cases or list(CASES), list[str]()
     for name in names:
-        most = arguments.most
-        if (
-            name in rows
-            and rows[name]["seed"] == arguments.seed
-            and rows[name]["kills"] >= min(most, rows[name]["events"])
-        ):
+        done = rows.get(name, {})
+        if done.get("seed") == arguments.seed and done.get("tried", 0) >= min(arguments.states, done["kinds"]):
             continue
         try:
-            rows[name] = row = kill(name, place, control, most, arguments.seed)
+            rows[name] = row = kill(name, place, control, arguments)
         except SystemExit as error:
             control.disarm()
             print(f"{name}: not tried: {error}", flush=True)
