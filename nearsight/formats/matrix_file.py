@@ -17,6 +17,7 @@ from nearsight.core.blocks import BlockMatrix
 from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
+from nearsight.core.memory import check_room
 from nearsight.core.pairs import Pairs
 from nearsight.core.spin import COLLINEAR, NONE, SPINOR, Spin
 from nearsight.formats.files import whole_file
@@ -70,7 +71,12 @@ class MatrixFile:
                 raise BadInput(
                     f"{path}: chunk_boundaries, chunk_shapes and the {sets[3].shape[0]} entries do not fit together"
                 )
-            entries = content(sets[3], _kept_as(sets[3].dtype))
+            if sizes[-1] and not sets[3].get_storage_size():
+                raise BadInput(f"{path}: its entries were never written; write or copy it again")
+            kept = _kept_as(sets[3].dtype)
+            # As many as the tables tell of, which the file does hold: they may be zeros that were packed to next to nothing.
+            check_room(sets[3].shape[0] * kept.itemsize, f"{path} with its entries", "take a machine with more memory")
+            entries = content(sets[3], kept)
         if (np.abs(pairs[:, :3]) > _FARTHEST).any():
             raise BadInput(f"{path} names a cell that no neighbour is in: the file is damaged, write or copy it again")
         if not np.isfinite(entries).all():
@@ -199,14 +205,14 @@ def _kept_as(stored: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _check_declared(path: Path, sets: list[h5py.h5d.DatasetID]) -> None:
-    """The shapes of the data sets, and that the file can hold what they declare, before anything is read."""
+    """The shapes of the data sets, and that the file can hold the tables that they declare, before anything is read."""
     shapes = [s.shape for s in sets]
     pairs = shapes[0][0] if shapes[0] else 0
     wanted = [(pairs, 5), (pairs, 2), (pairs + 1,), shapes[3][:1]]
     kinds = [s.dtype.kind for s in sets]
     if shapes != wanted or not shapes[3] or any(k not in "iu" for k in kinds[:3]) or kinds[3] not in "fc":
         raise BadInput(f"{path}: its tables do not have the shapes of a matrix file (see docs/conventions.md)")
-    for name, s in zip((*TABLES, "entries"), sets, strict=True):
+    for name, s in zip(TABLES, sets[:3], strict=True):
         refuse_declared(path, name, s)
 
 

@@ -32,9 +32,12 @@ class DataConfig(PreparationConfig):
     """Folders of calculation folders (or calculation folders themselves).
 
     For the energy loss alone, structure files too: any that ASE reads, each frame of it; Hamiltonians are not needed.
+    train: what to train on, one or several.
     where: a condition on the entries of data sets, such as `n_atoms < 50 and "C" in elements` (formats/sets/where.py), for
     training and validation alike.  split: split.json of `dataset split`, which divides the one set of `train`; its test part is
     left out.
+    validation_fraction: share of `train` that is validated on where neither `validation` nor `split` is given.
+    seed: of what is drawn for validation, and of displaced copies.
     validation: folders never trained on; without them or a split, `validation_fraction` of `train`, drawn with `seed`. The
     energy loss looks at no label, so with it a folder that is named in both is trained on and validated on.
     copies, copies_sigma_ang: for the energy loss alone, which needs no labels: how many copies of each training structure to
@@ -134,7 +137,10 @@ LossConfig = Annotated[BlocksLossConfig | DensityLossConfig | EnergyLossConfig, 
 
 
 class ReferenceConfig(Table):
-    """How H0 is computed for target delta. xc, mesh cutoff: null takes what the samples record, else PBE and 300 Ry."""
+    """How H0 is computed for target delta.
+
+    xc, mesh_cutoff_ry: null takes what the samples record, else PBE and 300 Ry.
+    """
 
     xc: FunctionalName | None = None
     mesh_cutoff_ry: float | None = Field(None, gt=0)
@@ -145,6 +151,7 @@ class BudgetConfig(Table):
 
     max_minutes, max_epochs: whichever comes first ends the training; schedules run over that budget.  validations: how many
     over the budget.  resume: go on from the checkpoint in the output folder.  cache_gb: what samples may take in memory.
+    device: cpu or cuda.
     clock: what minutes are counted by: `wall`, or `cpu`, the time that this process had a core, which is the same on a machine
     that others use too.
     """
@@ -161,6 +168,9 @@ class BudgetConfig(Table):
 class TrainerConfig(BudgetConfig):
     """How the weights are found, within the budget.
 
+    learning_rate: of AdamW, at its highest.  weight_decay: of AdamW.  gradient_clip: largest norm of a step's gradient;
+    a longer one is shortened to it.  dtype: of the weights.  seed: of the first weights and of the order of samples.
+    minimum_learning_rate, plateau_factor, plateau_patience: see schedule.
     schedule: `cosine` and `linear` fall from learning_rate to nothing at the end of the budget; `plateau` multiplies by
     `plateau_factor` after `plateau_patience` validations without a better one, down to `minimum_learning_rate`.
     warmup: share of the budget.  batch_edges: structures are packed into batches of at most so many edges (at least one

@@ -63,7 +63,10 @@ class ModelConfig(OfKinds):
 
 
 class PresetConfig(ModelConfig):
-    """A table with a key `preset`, which names sizes of a network; further keys, but null ones, replace the preset's."""
+    """A table with a key `preset`.
+
+    preset: names sizes of a network; further keys, but null ones, replace the preset's.
+    """
 
     #: sizes by the preset's name
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -253,10 +254,28 @@ def build(
 
 
 def _same_kind(settings: SetSettings, config: Path) -> None:
-    """Raises BadInput for a set that a later program built here, or one with labels where these have none, or the reverse."""
+    """Raises BadInput where what stands in the set would not be what is asked for, and is not made again.
+
+    So it is with a set that a later program built here; one with labels where these have none, or the reverse; one with forces
+    or stress, which what is computed now would lack; one of a wider tolerance.
+    """
     if not config.exists():
         return
     before = read_table(config)
     checked_version(before.get(KEY), settings.schema_version, config.parent)
     if (made_as := before.get("labels", True)) != settings.labels:
         raise BadInput(f"{config.parent} was built {'with' if made_as else 'without'} labels: build into a new folder")
+    if not settings.labels or not isinstance(before.get("scf"), Mapping):
+        return
+    earlier, now = Settings.stored(before["scf"], config), settings.scf
+    for key in ("forces", "stress"):
+        if getattr(earlier.outputs, key) and not getattr(now.outputs, key):
+            raise BadInput(
+                f"{config.parent} was begun with scf.outputs.{key}, which the rest would lack: set it to true here too, or "
+                "build into a new folder"
+            )
+    if now.solver.tolerance_ev < earlier.solver.tolerance_ev:
+        raise BadInput(
+            f"{config.parent} was begun with scf.solver.tolerance_ev {earlier.solver.tolerance_ev:g}, wider than "
+            f"{now.solver.tolerance_ev:g}, and what is done is not done again: build into a new folder"
+        )

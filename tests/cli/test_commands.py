@@ -19,6 +19,7 @@ from nearsight.core.units import HARTREE_EV
 from nearsight.formats.matrix_file import MatrixFile
 from nearsight.formats.registry import read, write
 from nearsight.learn.model import TrainedModel
+from nearsight.tasks.ledger import Ledger
 
 GRAPHENE = Path(__file__).parents[1] / "formats" / "data" / "graphene_lda_sz"
 
@@ -172,6 +173,23 @@ def test_dataset_build_and_its_failures(nearsight, small_set):
     assert "3 of 3 failed" in failing.err
     assert len(json.loads((small_set / "bad" / "failures.json").read_text())) == 3
     assert not (small_set / "bad" / "0000").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        ("outputs: {forces: true}", "scf.forces=false", "begun with scf.outputs.forces"),
+        ("outputs: {stress: true}", "scf.xc=lda", "begun with scf.outputs.stress"),
+        ("solver: {tolerance_ev: 0.001}", "scf.tolerance_ev=1e-6", "tolerance_ev 0.001, wider than 1e-06"),
+    ],
+)
+def test_a_set_is_not_gone_on_with_where_its_entries_would_differ(nearsight, small_set, before, now, told) -> None:
+    (small_set / "out").mkdir()
+    Ledger(small_set / "out" / "ledger.sqlite").close()
+    (small_set / "out" / "config.yaml").write_text(f"schema_version: 2\nstructure: h2.xyz\nscf:\n  {before}\n")
+    refused = nearsight("dataset", "build", small_set / "set.yaml", "-o", small_set / "out", "--set", now)
+    assert refused.status == 1 and told in refused.err, refused
+    assert not (small_set / "out" / "0000").exists()
 
 
 def test_bare_structures_are_built_and_trained_on_by_their_energy(nearsight, small_set):

@@ -67,6 +67,7 @@ def test_every_key_is_listed_and_every_listed_key_is_known(nearsight, of: str) -
     listed = json.loads(nearsight("settings", "--of", of, "--json").out)["settings"]
     assert {s["key"].split(".")[0] for s in listed} >= set(model.model_fields) - {"schema_version"}
     for s in listed:
+        assert s["description"].strip(), s["key"]
         with pytest.raises(BadInput) as refused:
             layered(model, [base], [f"{s['key']}={{no such: key}}"])
         assert f"unknown key {s['key']} " not in f"{refused.value} "

@@ -14,7 +14,7 @@ import torch
 from nearsight.core.basis import Basis
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.calculation import Calculation
-from nearsight.core.errors import NearsightError
+from nearsight.core.errors import BadInput, NearsightError
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
 from nearsight.core.spin import NONE, SPINOR, SPINS
@@ -131,6 +131,31 @@ def test_files_in_another_order_and_single_precision(tmp_path):
     c = read_folder(tmp_path / "x", dtype=torch.float32)
     assert c.hamiltonian.values.dtype == torch.float32
     assert same(c.hamiltonian, h.to(torch.float32), 1e-6)
+
+
+def test_entries_that_are_packed_to_next_to_nothing_are_as_many_as_the_tables_tell(tmp_path):
+    """Most elements of a large sparse matrix may be zero: 9 MB here, in a file of some kB."""
+    pairs = np.array([(0, 0, 0, i, j) for i in range(40) for j in range(40)])
+    shapes = np.full((len(pairs), 2), 26)
+    entries = np.zeros(len(pairs) * 26 * 26)
+    entries[::1009] = 0.5
+    tables = {"atom_pairs": pairs, "chunk_shapes": shapes, "chunk_boundaries": 676 * np.arange(len(pairs) + 1)}
+    path = tmp_path / "hamiltonian.h5"
+    for name in ("whole", "longer", "never written"):
+        with h5py.File(path, "w") as file:
+            for key, value in tables.items():
+                file.create_dataset(key, data=value, compression="gzip")
+            if name == "whole":
+                file.create_dataset("entries", data=entries, compression="gzip", shuffle=True)
+            else:
+                count = 2**40 if name == "longer" else len(entries)
+                file.create_dataset("entries", shape=count, dtype="f8", chunks=10**4, compression="gzip")
+        assert len(entries) * 8 > 32 * path.stat().st_size
+        if name == "whole":
+            assert np.array_equal(MatrixFile.read(path).entries, entries)
+        else:
+            with pytest.raises(BadInput, match="do not fit together" if name == "longer" else "never written"):
+                MatrixFile.read(path)
 
 
 def _replace(name):

@@ -31,7 +31,10 @@ WORDS = ("mixing", "variational", "smearing", "kmesh")
 
 
 class EngineTable(PartTable):
-    """The table `engine`, of which every kind has its own keys."""
+    """The table `engine`, of which every kind has its own keys.
+
+    kind: who computes a calculation.
+    """
 
     group: ClassVar[str] = "engines"
     kind: str = "nearsight"

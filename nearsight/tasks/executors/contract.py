@@ -20,14 +20,20 @@ from nearsight.tasks.ledger import Job, Outcome
 
 
 class Limits(Table):
-    """Of each job. wall_seconds: after which its process is ended.  memory_gb: that it may map, beyond an idle worker's own."""
+    """Of each job.
+
+    wall_seconds: after which its process is ended.  memory_gb: that it may map, beyond an idle worker's own.
+    """
 
     wall_seconds: float | None = Field(None, gt=0, le=1e8)
     memory_gb: float | None = Field(None, gt=0, le=1e6)
 
 
 class ExecutorTable(PartTable):
-    """The table `executor`, of which every kind has its own keys."""
+    """The table `executor`, of which every kind has its own keys.
+
+    kind: where jobs are worked off.
+    """
 
     group: ClassVar[str] = "executors"
     kind: str = "local"
