@@ -1,7 +1,7 @@
 /* Counts what a process does to files below a folder, and kills it at the N-th, or holds it at each: preloaded by bench/kills.py.
 
-   KILLS names a file of 8192 bytes, shared by all processes: armed, count, at, log, leader, holding, busy, waits, goes (32-bit
-   integers), then the folder. Where it holds, one process at a time waits before its event until the bench, which looks at the
+   KILLS names a file of 8192 bytes, shared by all processes: armed, count, at, log, leader, signal, holding, busy, waits, goes
+   (32-bit integers), then the folder. Where a signal is given, it is sent once in place of SIGKILL. Where it holds, one process at a time waits before its event until the bench, which looks at the
    folder meanwhile, has set goes to the event's number. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -20,7 +20,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-struct shared { volatile int armed, count, at, log, leader, holding, busy, waits, goes; char folder[8156]; };
+struct shared { volatile int armed, count, at, log, leader, signal, holding, busy, waits, goes; char folder[8152]; };
 static struct shared *here;
 
 __attribute__((constructor)) static void begin(void) {
@@ -31,6 +31,8 @@ __attribute__((constructor)) static void begin(void) {
     close(fd);
     if (found != MAP_FAILED) here = found;
 }
+
+void leave_alone(void) { here = 0; } /* this process is not counted from now on */
 
 static void event(const char *what, const char *path) {
     if (!here || !here->armed || !path) return;
@@ -49,7 +51,9 @@ static void event(const char *what, const char *path) {
         while (__sync_lock_test_and_set(&here->busy, 1)) usleep(50);
     int n = __sync_add_and_fetch(&here->count, 1);
     if (here->log) dprintf(here->log, "%d %s %s\n", n, what, full + strlen(here->folder));
-    if (here->at && n >= here->at) { /* the command's group, and this process's own: all of its workers, at their next event */
+    if (here->at && here->signal) {
+        if (n == here->at) kill(here->signal == SIGINT ? -here->leader : here->leader, here->signal); /* Ctrl-C is the group's */
+    } else if (here->at && n >= here->at) { /* the command's group, and this process's own: all of its workers, at their next event */
         kill(-here->leader, SIGKILL);
         kill(0, SIGKILL);
     }

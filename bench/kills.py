@@ -30,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ from killed.states import States, copied
 
 RESULTS = ROOT / "bench" / "results" / "kills.json"
 SECONDS = 300
-WORDS = 9  # 32-bit integers at the head of what bench/kills.c looks at
+WORDS = 10  # 32-bit integers at the head of what bench/kills.c looks at
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: orphans become children of the bench, which waits for them
 
 
@@ -62,9 +63,12 @@ class Control:
         with path.open("r+b") as file:
             self.map = mmap.mmap(file.fileno(), 8192)
 
-    def arm(self, at: int, log: int, leader: int, holding: bool) -> None:
-        """Count from 0, and kill the group of the leader at an event (0: at none), or wait at each."""
-        self._set(1, 0, at, log, leader, int(holding), 0, 0, 0)
+    def arm(self, at: int, log: int, leader: int, sends: int, holding: bool) -> None:
+        """Count from 0, and kill the group of the leader at an event (0: at none), or wait at each.
+
+        sends: a signal in place of SIGKILL.
+        """
+        self._set(1, 0, at, log, leader, sends, int(holding), 0, 0, 0)
 
     def disarm(self) -> int:
         """Stop counting: how many there were."""
@@ -88,12 +92,18 @@ class Control:
         self.map[: 4 * WORDS] = struct.pack(f"{WORDS}i", *words)
 
 
-def _command(
-    words: list[str], folder: Path, control: Control, at: int = 0, log: int = 0, watch: States | None = None
+def command(
+    words: list[str],
+    folder: Path,
+    control: Control,
+    at: int = 0,
+    log: int = 0,
+    watch: Callable[[int], None] | None = None,
+    sends: int = 0,
 ) -> tuple[int, int]:
     """Run a command in a forked session: its wait status, and its events. All that it started has ended.
 
-    at: the event before which it is killed.  watch: what looks at the folder before each.
+    at: the event before which it is killed.  watch: what looks at the folder before each.  sends: a signal for SIGKILL.
     """
     sys.stdout.flush()
     child = os.fork()
@@ -105,7 +115,7 @@ def _command(
         os.dup2(out, 2)
         sys.argv = ["nearsight", *words]
         status = 0
-        control.arm(at, log, os.getpid(), watch is not None)
+        control.arm(at, log, os.getpid(), sends, watch is not None)
         try:
             from nearsight.cli.commands import main
 
@@ -143,41 +153,41 @@ def _command(
     return found, control.disarm()
 
 
-_MADE: dict[str, Path] = {}  # the folder of a case after its undisturbed run
+MADE: dict[str, Path] = {}  # the folder of a case after its undisturbed run
 
 
-def _listed(folder: Path) -> set[str]:
+def listed(folder: Path) -> set[str]:
     """What is there; the names of cached samples aside, which may be more or fewer."""
     names = {str(p.relative_to(folder)) for p in folder.rglob("*")}
     return {n for n in names if not n.startswith("cache/") or ".part" in n}
 
 
-def _begun(name: str, place: Path) -> Path:
+def begun(name: str, place: Path) -> Path:
     """A folder as it is before the command."""
-    case, before = CASES[name], place / f"before-{len(_MADE)}"
+    case, before = CASES[name], place / f"before-{len(MADE)}"
     shutil.rmtree(before, ignore_errors=True)
     before.mkdir()
     if case.needs is not None:
-        if case.needs not in _MADE:
-            _undisturbed(case.needs, _begun(case.needs, place), place, Control(Path(os.environ["KILLS"])))
+        if case.needs not in MADE:
+            undisturbed(case.needs, begun(case.needs, place), place, Control(Path(os.environ["KILLS"])))
         shutil.rmtree(before)
-        before = place / f"before-{len(_MADE)}"
-        copied(_MADE[case.needs], before)
+        before = place / f"before-{len(MADE)}"
+        copied(MADE[case.needs], before)
     case.prepare(before)
     return before
 
 
-def _undisturbed(name: str, before: Path, place: Path, control: Control, watch: States | None = None) -> int:
-    """How many events an undisturbed run has. It is kept in _MADE."""
+def undisturbed(name: str, before: Path, place: Path, control: Control, watch: States | None = None) -> int:
+    """How many events an undisturbed run has. It is kept in MADE."""
     folder = place / "run"
     copied(before, folder)
     log = os.open(place / "events.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    status, events = _command(CASES[name].words, folder, control, 0, log, watch)
+    status, events = command(CASES[name].words, folder, control, 0, log, watch)
     os.close(log)
     if status:
         raise SystemExit(f"{name}: {(place / 'said.txt').read_text()}")
-    _MADE[name] = place / f"made-{len(_MADE)}"
-    copied(folder, _MADE[name])
+    MADE[name] = place / f"made-{len(MADE)}"
+    copied(folder, MADE[name])
     return events
 
 
@@ -185,12 +195,12 @@ def kill(name: str, place: Path, control: Control, arguments: argparse.Namespace
     """Counts of what became of a case."""
     case, folder = CASES[name], place / "run"
     started = time.perf_counter()
-    before = _begun(name, place)
+    before = begun(name, place)
     shutil.rmtree(place / "states", ignore_errors=True)
     (place / "states").mkdir()
     states = States(folder, place / "states")
-    events = _undisturbed(name, before, place, control, states)
-    trial = _Trial(case, folder, control, case.content(before), case.content(_MADE[name]), _listed(_MADE[name]))
+    events = undisturbed(name, before, place, control, states)
+    trial = _Trial(case, folder, control, case.content(before), case.content(MADE[name]), listed(MADE[name]))
     if all(trial.old[key] == trial.new[key] for key in trial.new):
         raise SystemExit(f"{name}: the bench cannot tell old from new: {trial.old}, {trial.new}")
     row = {"seed": arguments.seed, "events": events, "states": len(states.seen)}
@@ -212,7 +222,7 @@ def kill(name: str, place: Path, control: Control, arguments: argparse.Namespace
     by_event = {n: state.kind for state in states.seen.values() for n in state.events}
     for n in sorted(1 + random.choice(events, min(arguments.most, events), replace=False)):
         copied(before, folder)
-        status, _ = _command(case.words, folder, control, int(n))
+        status, _ = command(case.words, folder, control, int(n))
         if status == 0:  # fewer events than before
             continue
         row["kills"] += 1
@@ -235,14 +245,14 @@ class _Trial:
     def judge(self, row: dict[str, Any], failed: list[dict[str, Any]], events: list[int]) -> str:
         """Counts what became of a folder, and tells it. events: before which it stood so."""
         case, folder = self.case, self.folder
-        what = _judged(case, folder, self.old, self.new)
-        left = sorted(_listed(folder) - self.names)
-        status, _ = _command(case.words, folder, self.control)
+        what = judged(case, folder, self.old, self.new)
+        left = sorted(listed(folder) - self.names)
+        status, _ = command(case.words, folder, self.control)
         said = (folder.parent / "said.txt").read_text().strip()[-300:]
         again = "" if status == 0 or (case.stays and what == "new" and "Traceback" not in said) else f"next run: {said}"
-        if not again and (then := _judged(case, folder, self.old, self.new)) != "new":
+        if not again and (then := judged(case, folder, self.old, self.new)) != "new":
             again = f"next run: {then}"
-        remains = sorted(_listed(folder) - self.names)
+        remains = sorted(listed(folder) - self.names)
         row[what.split(":")[0] if not again else "lost"] += 1
         row["leftovers"] += bool(remains)
         if what.startswith("lost") or remains or again:
@@ -251,7 +261,7 @@ class _Trial:
         return what
 
 
-def _judged(case: Case, folder: Path, old: Content, new: Content) -> str:
+def judged(case: Case, folder: Path, old: Content, new: Content) -> str:
     """old, new, between (each part is one of these, or may grow), or lost: and how."""
     try:
         found = case.content(folder)

@@ -24,7 +24,7 @@ from nearsight.dft.forces import forces_and_stress
 from nearsight.dft.ground_state import GroundState
 from nearsight.dft.problem import Step
 from nearsight.dft.settings import Settings
-from nearsight.dft.setup import MOMENTS_WITHOUT_SPIN, Setup, load_species, resolved, with_meshes
+from nearsight.dft.setup import MOMENTS_WITHOUT_SPIN, Setup, check_charge, load_species, resolved, with_meshes
 from nearsight.formats.structures import check_structure
 
 _HELD = 0.1
@@ -123,6 +123,7 @@ class Nearsight(Calculator):
         settings = self._settings_for(structure)
         if structure.moments is not None and settings.electrons.spin == "none":
             warnings.warn(MOMENTS_WITHOUT_SPIN, stacklevel=2)
+        check_charge(structure, self.settings)
         setup = Setup.of(structure, settings, self._species_for(structure))
         functional = setup.functional
         superposed = functional.initial_hamiltonian()

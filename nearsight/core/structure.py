@@ -86,6 +86,8 @@ class Structure:
                     f"from their images there: set atoms.pbc = True for a crystal, or atoms.center(vacuum=5, axis={axis})"
                 )
         moments, charges = atoms.get_initial_magnetic_moments(), atoms.get_initial_charges()
+        if not charges.any():
+            charges = np.full(len(atoms), _told_charge(atoms) / len(atoms))
         return Structure(
             torch.tensor(atoms.cell.array / BOHR_ANG, dtype=torch.float64),
             torch.tensor(atoms.positions / BOHR_ANG, dtype=torch.float64),
@@ -242,6 +244,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _told_charge(atoms: Atoms) -> float:
+    """Of the whole cell [e], where the file's table says it, as the comment of an extended xyz file does; else 0."""
+    told = [atoms.info[key] for key in ("charge", "total_charge") if key in atoms.info]
+    return float(told[0]) if told and isinstance(told[0], int | float | np.number) else 0.0
 
 
 def _check_occupancy(atoms: Atoms, name: str) -> None:

@@ -76,6 +76,7 @@ class Setup:
         Raises BadInput or MissingData for what cannot be computed, Unavailable for a device that is not there.
         """
         spin_of(settings)
+        check_charge(structure, settings)
         why, settings = why_kmesh(structure, settings), resolved(structure, settings)
         functional = functional_for(structure, settings, species)
         moments = initial_moments(functional, settings)
@@ -219,6 +220,16 @@ def quadrature_for(species: Mapping[int, Species], choice: str) -> Quadrature:
     if choice == "auto":
         choice = "siesta" if all("pseudopotential" not in s.provenance for s in species.values()) else "exact"
     return SIESTA if choice == "siesta" else EXACT
+
+
+def check_charge(structure: Structure, settings: Settings) -> None:
+    """Raises BadInput where a structure has initial charges that make an ion, and the settings say no charge."""
+    stated = 0.0 if structure.charges is None else float(structure.charges.sum())
+    if abs(stated) > 0.01 and "charge_e" not in settings.electrons.model_fields_set:
+        raise BadInput(
+            f"{structure.formula} has initial charges that sum to {stated:+g} e, which nothing takes up: give "
+            f"electrons.charge_e (--charge {stated:g}, or 0 for a neutral cell)"
+        )
 
 
 def chosen_kmesh(structure: Structure, settings: Settings) -> tuple[int, int, int]:

@@ -34,7 +34,7 @@ def stream(path: Path) -> Iterator[Atoms]:
     import ase.io
 
     room = _check_file(path)
-    frames = ase.io.iread(path, index=":")
+    frames = ase.io.iread(path, index=":", do_not_split_by_at_sign=True)
     while True:
         try:
             with limited(room):
@@ -55,7 +55,7 @@ def last_frame(path: Path) -> Atoms:
     try:
         with limited(room):
             single = ioformats[filetype(str(path))].single
-            found = ase.io.read(path, index=-1 if single else "-2:")
+            found = ase.io.read(path, index=-1 if single else "-2:", do_not_split_by_at_sign=True)
     except Exception as error:  # as in `stream`
         raise _unreadable(path, error) from error
     frames = found if isinstance(found, list) else [found]
@@ -175,4 +175,6 @@ def _unreadable(path: Path, error: Exception) -> BadInput:
         return BadInput(f"{path} wants more memory than a file of its size can need: a number in it is wrong")
     said = " ".join(str(error).split())
     reason = said or "it does not have the form its name promises"
+    if isinstance(error, KeyError) and re.fullmatch(r"'[A-Z][a-z]?'", said):
+        reason = f"{said} is no element" + (": write deuterium and tritium as H" if said in ("'D'", "'T'") else "")
     return BadInput(f"{path} cannot be read as a structure ({reason:.120}); cif, xyz, POSCAR, xsf, ... are known")

@@ -26,12 +26,21 @@ class Slab(Generator):
     conventional: bool = option(False, "Cut the crystal's conventional cell, which its Miller indices are usually of.")
 
     def _cell(self, parent: Atoms) -> Atoms:
+        from nearsight.core.structure import Structure
+        from nearsight.electrons.kpoints import vacuum_axes
+
         if self.miller == (0, 0, 0) or gcd(*self.miller) != 1:
             raise BadInput(
                 f"slab: miller {' '.join(map(str, self.miller))}: give three integers without a common factor, not all zero"
             )
         if min(self.repeat) < 1:
             raise BadInput(f"slab: repeat {' '.join(map(str, self.repeat))}: every number must be at least 1")
+        if empty := vacuum_axes(Structure.from_ase(parent)):
+            along = " and ".join("abc"[axis] for axis in empty)
+            raise BadInput(
+                f"slab: {parent.get_chemical_formula()} has empty space along {along}, so it is a sheet, a wire or a molecule: "
+                "give the crystal that is to be cut (`structures ribbon` and `nanotube` cut sheets)"
+            )
         return conventional_cell(parent) if self.conventional else parent
 
     def number(self, parents: Sequence[Atoms]) -> int:

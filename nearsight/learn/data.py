@@ -24,6 +24,7 @@ from nearsight.core.reading import read_text
 from nearsight.core.spin import Spin, spin
 from nearsight.core.spin_parts import as_vectors
 from nearsight.core.structure import SYMBOLS, Structure
+from nearsight.core.two_centre import S_AXIAL, axial_violation
 from nearsight.formats.files import whole_file
 from nearsight.formats.registry import list_folders, list_structures, read
 from nearsight.formats.seal import KEY, is_whole, sealed
@@ -225,6 +226,12 @@ def read_labelled(path: Path) -> Calculation:
     for name, matrix in (("Hamiltonian", found.hamiltonian), ("overlap", found.require_overlap())):
         if not bool(torch.isfinite(torch.view_as_real(v) if (v := matrix.values).is_complex() else v).all()):
             raise BadInput(f"{path}: its {name} holds entries that are not finite: leave this folder out of the data")
+    broken = axial_violation(found.require_overlap(), found.structure)
+    if broken is not None and broken > S_AXIAL:
+        raise BadInput(
+            f"{path}: its overlap is of other places of its atoms, or of another order of orbitals ({broken:.2f} of it does not "
+            "follow the lines that join them; `nearsight check` looks for what mends it): leave this folder out of the data"
+        )
     require_ground_state(found, path)
     return found
 

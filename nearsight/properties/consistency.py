@@ -14,15 +14,14 @@ from nearsight.core.errors import NearsightError
 from nearsight.core.laws import Finding
 from nearsight.core.pairs import Pairs
 from nearsight.core.spin import COLLINEAR, NONE
+from nearsight.core.two_centre import S_AXIAL, axial_violation
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.electrons.eigen import eigenvalues
 from nearsight.electrons.symmetry import SpaceGroup, Symmetrisation
 from nearsight.formats.levels import Levels, levels_beside
 from nearsight.properties.conventions import best_reading, spin_exchanged
 from nearsight.properties.near_fermi import solver_for
-from nearsight.properties.two_centre import axial_violation
 
-S_AXIAL = 0.01  # of S that may break the two-centre law: sound sets have 1e-13 to 2e-3, wrong orders 0.2 to 1
 H_AXIAL = 0.45  # of H, a three-centre matrix: sound sets have 0.35 at most
 MENDED = 0.6  # another reading must break the law by so much less to be named
 LEVELS_EV = 1e-3

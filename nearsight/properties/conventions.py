@@ -11,8 +11,8 @@ from torch import Tensor
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.display import one_line
 from nearsight.core.structure import Structure
+from nearsight.core.two_centre import axial_violation
 from nearsight.formats.orders import OPENMX, ORDERS, OURS, SIESTA, OrbitalOrder
-from nearsight.properties.two_centre import axial_violation
 
 _WORDS = {
     OPENMX.name: "{shells} orbitals stand in OpenMX's order: convert with --from openmx or deeph-old, not as they are",

@@ -22,7 +22,9 @@ from nearsight.formats.ion_xml import read_ion_xml
 from nearsight.integrals.grid import GridOrbitals
 from nearsight.integrals.mesh import Mesh, mesh_shape
 from nearsight.integrals.splines import UniformSplines
-from nearsight.integrals.two_center import matrix_layout
+from nearsight.integrals.two_center import matrix_layout, overlap
+
+_SAME_OVERLAP = 1e-3  # other quadratures differ by a hundredth of it
 
 
 def settings_of(calculation: Calculation) -> Settings | None:
@@ -63,6 +65,14 @@ def species_of(calculation: Calculation) -> dict[int, Species]:
             raise BadInput(
                 f"{name}: {SYMBOLS[z]} has shells {list(shells)} there, its species {list(species[z].shells)}; "
                 "the orbitals are others now"
+            )
+    if calculation.overlap is not None:
+        own = overlap(calculation.structure, species, calculation.overlap.layout)
+        apart = float((own.values - calculation.overlap.values).abs().max())
+        if not apart <= _SAME_OVERLAP:
+            raise BadInput(
+                f"{name}: its overlap is not that of its orbitals where its atoms are now (an element differs by {apart:.1e}): "
+                "bring back the POSCAR and the orbitals that it was computed with, or compute it again"
             )
     return species
 

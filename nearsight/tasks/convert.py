@@ -64,7 +64,10 @@ def convert(
     for name in (read_as, write_as):
         if name is not None and name not in parts.kinds("formats"):
             parts.load("formats", name)  # says what is known
-    if names is None and (source.is_file() or (is_run(source, read_as) and not holds_runs(source, read_as))):
+    if os.path.realpath(source) == os.path.realpath(target):
+        raise BadInput(f"{target} is the input: give the result a place of its own")
+    one = names is None and (source.is_file() or (is_run(source, read_as) and not holds_runs(source, read_as)))
+    if one:
         if write_as == "deeph":
             claim_folder(target, "calculation", [source])
         else:

@@ -338,6 +338,9 @@ def test_slabs():
     assert made.cell.array[2, 2] - np.ptp(made.positions[:, 2]) == pytest.approx(15, abs=1e-6)
     with pytest.raises(BadInput, match="without a common factor"):
         generate("slab", bulk("Si"), miller=(2, 2, 0))
+    for sheet in (graphene(vacuum=6), mx2(vacuum=6)):
+        with pytest.raises(BadInput, match="has empty space along c"):
+            generate("slab", sheet, miller=(0, 0, 1))
 
 
 def test_sites_that_symmetry_tells_apart():

@@ -15,7 +15,7 @@ from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.tables import merged, todays
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import Settings
-from nearsight.dft.setup import load_species
+from nearsight.dft.setup import check_charge, load_species
 from nearsight.formats.files import read_json
 from nearsight.formats.ion_xml import write_ion_xml
 from nearsight.tasks.digest import Origin, former_digest
@@ -79,7 +79,9 @@ class Own(Engine):
         return Own(self.table, validated(Settings, table, "retry"))
 
     def check(self, structures: Sequence[Structure]) -> None:
-        """See Engine: what `scf` cannot compute is told by each job."""
+        """See Engine: what else `scf` cannot compute is told by each job."""
+        for s in structures:
+            check_charge(s, self.scf)
 
     def digest(self, structure: Structure) -> str:
         """See `tasks.digest`."""

@@ -14,6 +14,7 @@ from nearsight.core.blocks import BlockMatrix
 from nearsight.core.structure import Structure
 
 STRONGEST = 400  # pairs that are looked at
+S_AXIAL = 0.01  # of S that may break the law: sound sets have 1e-13 to 2e-3, wrong orders 0.2 to 1
 
 
 def axial_violation(overlap: BlockMatrix, structure: Structure) -> float | None:
