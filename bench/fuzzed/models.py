@@ -93,7 +93,13 @@ def _configuration(folder: Path, epochs: int) -> dict[str, Any]:
             "hidden": [4, 2, 2],
             "layers": 1,
         },
-        "trainer": {"max_epochs": epochs, "validations": 2, "dtype": "float64", "schedule": "constant"},
+        "trainer": {
+            "max_minutes": None,
+            "max_epochs": epochs,
+            "validations": 2,
+            "dtype": "float64",
+            "schedule": "constant",
+        },
     }
 
 

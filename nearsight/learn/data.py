@@ -229,8 +229,8 @@ def read_labelled(path: Path) -> Calculation:
     broken = axial_violation(found.require_overlap(), found.structure)
     if broken is not None and broken > S_AXIAL:
         raise BadInput(
-            f"{path}: its overlap is of other places of its atoms, or of another order of orbitals ({broken:.2f} of it does not "
-            "follow the lines that join them; `nearsight check` looks for what mends it): leave this folder out of the data"
+            f"{path}: its overlap is of other places of its atoms, or of another order of orbitals ({broken:.2f} of it does "
+            "not follow the lines that join them; `nearsight check` looks for what mends it): leave this folder out of the data"
         )
     require_ground_state(found, path)
     return found
