@@ -175,7 +175,7 @@ def run_dynamics(
     options, mover = options or Motion(), mover or Mover()
     atoms, name = begun(structure, vacuum)
     counter = Counter()
-    calculator = mover.build(counter)
+    calculator = mover.build(counter, atoms)
     config = {"schema_version": 1, "kind": "dynamics", "structure": name, "structure_sha256": digest(atoms)}
     config |= {"run": options.model_dump(mode="json"), **mover.model_dump(mode="json")}
     record = Record(out, "dynamics", config, free=("steps",))

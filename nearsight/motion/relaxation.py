@@ -114,7 +114,7 @@ def relax(
     atoms, name = begun(structure, vacuum)
     held(atoms)
     counter = Counter()
-    calculator = mover.build(counter)
+    calculator = mover.build(counter, atoms)
     config = {"schema_version": 1, "kind": "relaxation", "structure": name, "structure_sha256": digest(atoms)}
     config |= {"run": options.model_dump(mode="json"), **mover.model_dump(mode="json")}
     record = Record(out, "relaxation", config, free=("fmax_ev_per_ang", "smax_gpa", "steps"))

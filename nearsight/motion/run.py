@@ -31,8 +31,11 @@ class Mover(Table):
     calculator: str | None = None
     calculator_settings: dict[str, Any] = Field(default_factory=dict)
 
-    def build(self, told: Callable[[int], None] | None = None) -> Calculator:
-        """The calculator.  told: the number of each iteration of a cycle of ours. Raises BadInput or Unavailable."""
+    def build(self, told: Callable[[int], None] | None = None, atoms: Atoms | None = None) -> Calculator:
+        """The calculator.  told: the number of each iteration of a cycle of ours.  atoms: that it is for, if they are known.
+
+        Raises BadInput or Unavailable.
+        """
         if self.calculator is not None:
             if self.scf.given:
                 raise BadInput(
@@ -42,9 +45,11 @@ class Mover(Table):
         if self.calculator_settings:
             raise BadInput("calculator_settings are given without a calculator: add one, or leave them out")
         from nearsight.calculator import Nearsight
-        from nearsight.dft.setup import spin_of
+        from nearsight.dft.setup import check_charge, spin_of
 
         spin_of(self.scf)  # what contradicts itself is said before there is a folder
+        if atoms is not None:
+            check_charge(Structure.from_ase(atoms), self.scf)
         listener = None if told is None else (lambda step: told(step.iteration))
         settings = self.scf.model_dump(exclude_unset=True, exclude={"schema_version"})
         return Nearsight(progress=listener, **settings)
