@@ -275,16 +275,8 @@ def judged(case: Case, folder: Path, old: Content, new: Content) -> str:
     return f"lost: {wrong}" if wrong else "between"
 
 
-def main() -> None:
-    """Start again with the library that counts, then the cases."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
-    parser.add_argument("--most", type=int, default=3, help="real kills of a case")
-    parser.add_argument("--states", type=int, default=10**6, help="kinds of states of a case")
-    parser.add_argument("--all", action="store_true", help="every state, not one of each kind")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
+def prepared() -> tuple[Path, Control]:
+    """Start the program again with the library that counts; there, load all that commands need, and tell where to work."""
     if "KILLS" not in os.environ:
         with tempfile.TemporaryDirectory(prefix="kills-") as place:
             library = Path(place, "kills.so")
@@ -312,7 +304,20 @@ def main() -> None:
     for module in pkgutil.walk_packages(nearsight.__path__, "nearsight."):  # loaded once, before the forks
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    return place, control
 
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--most", type=int, default=3, help="real kills of a case")
+    parser.add_argument("--states", type=int, default=10**6, help="kinds of states of a case")
+    parser.add_argument("--all", action="store_true", help="every state, not one of each kind")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    place, control = prepared()
     told = arguments.results
     rows = json.loads(told.read_text())["cases"] if told.exists() else {}
     names, refused = arguments.cases or list(CASES), list[str]()
