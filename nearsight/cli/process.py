@@ -47,8 +47,10 @@ def run(app: Callable[[], object]) -> None:
 
     130 after Ctrl-C and 143 after SIGTERM, once what was half-written is removed.
     """
+    import logging
     import warnings
 
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # its first start on a slow machine is no news
     warnings.filterwarnings("ignore", module="seekpath")  # it warns of every cell that is nearly of higher symmetry
     shown = warnings.showwarning
     warnings.showwarning = lambda message, category, *rest: (

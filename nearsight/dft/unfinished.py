@@ -18,6 +18,7 @@ from nearsight.dft.functional import EnergyFunctional
 from nearsight.dft.problem import SCFState
 from nearsight.dft.settings import Settings
 from nearsight.formats.files import whole_file
+from nearsight.formats.seal import read_arrays, write_arrays
 
 _COMPONENTS = (1, 2, 4)
 EVERY = 60.0  # seconds between two states that are kept
@@ -47,10 +48,10 @@ class Unfinished:
         """H to go on with [Ha]; None where nothing of this run is left. `iterations` then tells how many are done."""
         try:
             regular_file(self.path, LARGEST, "state of a run")
-            with np.load(self.path, allow_pickle=False) as file:
-                if str(file["digest"]) != self.digest:
-                    return None
-                values, self.iterations = torch.from_numpy(file["values"]), int(file["iterations"])
+            kept = read_arrays(self.path)
+            if str(kept["digest"]) != self.digest:
+                return None
+            values, self.iterations = torch.from_numpy(kept["values"]), int(kept["iterations"])
         except Exception:  # whatever a damaged file makes NumPy stumble over: the run begins anew
             self.iterations = 0
             return None
@@ -76,7 +77,7 @@ class Unfinished:
             return
         values = self._last.evaluation.hamiltonian.values.detach().cpu().numpy()
         with whole_file(self.path) as part, open(part, "wb") as file:
-            np.savez(file, digest=np.array(self.digest), values=values, iterations=self.iterations)
+            write_arrays(file, {"digest": self.digest, "values": values, "iterations": self.iterations})
         self._kept = time.monotonic()
 
     def done(self) -> None:

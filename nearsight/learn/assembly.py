@@ -21,7 +21,7 @@ from nearsight.core.units import BOHR_ANG
 from nearsight.dft.scf import SCF
 from nearsight.dft.settings import Settings
 from nearsight.dft.setup import load_species
-from nearsight.formats.files import read_json, sweep_folder
+from nearsight.formats.files import sweep_folder
 from nearsight.learn.cache import DiskCache, default_folder
 from nearsight.learn.config import BlocksLossConfig, DensityLossConfig, EnergyLossConfig, TrainingConfig
 from nearsight.learn.data import OF_ORBITALS, LabelledData, Reader, TrainingData, digest_of_orbitals, split
@@ -31,7 +31,7 @@ from nearsight.learn.domain import Domain, element_pairs, require_one_charge
 from nearsight.learn.energy import EnergyLoss, ProblemCache
 from nearsight.learn.losses import BlocksTerm, EnergyTerm, LabelTerm, Loss, LossTerm
 from nearsight.learn.model import TrainedModel
-from nearsight.learn.model_files import build
+from nearsight.learn.model_files import ModelRecord, build
 from nearsight.learn.newton import NewtonSteps
 from nearsight.learn.origin import Origin, require_one, tables_of
 from nearsight.learn.parallel import Ranks
@@ -391,12 +391,10 @@ def _recorded(
 
 
 def _remembered(given: _Given) -> Mapping[str, Any] | None:
-    """The architecture of a training that is gone on with."""
-    config = given.out / "config.json"
-    if not given.resumed or not config.exists():
+    """The architecture of a training that is gone on with. Raises BadInput for one that describes no network."""
+    if not given.resumed or not (given.out / "config.json").exists():
         return None
-    found: Mapping[str, Any] | None = read_json(config).get("architecture")
-    return found
+    return ModelRecord.read(given.out).architecture
 
 
 def _architecture(model: ModelConfig, setting: Setting) -> dict[str, Any]:

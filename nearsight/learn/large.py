@@ -26,6 +26,7 @@ from nearsight.core.structure import Structure
 from nearsight.dft.local import is_local, local_initial_hamiltonian, reach
 from nearsight.dft.setup import mesh_shape
 from nearsight.formats.files import whole_file
+from nearsight.formats.seal import read_arrays, write_arrays
 from nearsight.learn.tiles import Tile, elements, tiles
 from nearsight.models.contract import Told, silent
 from nearsight.models.targets import Inputs
@@ -235,15 +236,15 @@ def serve(channel: Connection) -> None:
 def _keep(file: Path, found: Any) -> list[np.ndarray]:
     h, s = found
     with whole_file(file) as part, open(part, "wb") as handle:
-        np.savez(handle, h=h, s=s)  # with a checksum
+        write_arrays(handle, {"h": h, "s": s})
     return [h, s]
 
 
 def _kept(file: Path) -> list[np.ndarray] | None:
     """What a file holds; None where it is not there, or damaged."""
     try:
-        with np.load(file, allow_pickle=False) as kept:
-            return [kept["h"], kept["s"]]
+        kept = read_arrays(file, sealed_only=True)
+        return [kept["h"], kept["s"]]
     except Exception:  # whatever a damaged file makes NumPy stumble over: computed again
         return None
 

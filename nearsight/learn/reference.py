@@ -26,6 +26,7 @@ from nearsight.dft.setup import Setup, functional_for, initial_hamiltonian, load
 from nearsight.formats.files import whole_file
 from nearsight.formats.ion_xml import read_ion_xml, write_ion_xml
 from nearsight.formats.registry import read_settings
+from nearsight.formats.seal import read_arrays, write_arrays
 from nearsight.integrals.two_center import matrix_layout, overlap
 from nearsight.learn.config import DataConfig, ReferenceConfig
 from nearsight.learn.origin import SAME_OVERLAP
@@ -59,8 +60,7 @@ class OrbitalReference:
         file = None if self.cache is None else self.cache / f"{self._key(structure)}.npz"
         if file is not None and file.is_file():
             try:
-                with np.load(file, allow_pickle=False) as kept:
-                    values = torch.from_numpy(kept["values"])
+                values = torch.from_numpy(read_arrays(file, sealed_only=True)["values"])
                 if values.dtype in (torch.float64, torch.complex128):
                     return BlockMatrix(layout, values, by_components(len(values)))
             except Exception:  # whatever a damaged file makes NumPy stumble over: computed again below
@@ -69,7 +69,7 @@ class OrbitalReference:
         h0 = initial_hamiltonian(structure.to("cpu"), self.settings, species)[0].to("cpu").on(layout)
         if file is not None:
             with whole_file(file) as part, open(part, "wb") as handle:
-                np.savez(handle, values=h0.values.numpy())  # with a checksum
+                write_arrays(handle, {"values": h0.values.numpy()})
         return h0
 
     def require_overlap(self, found: Calculation, name: object) -> None:

@@ -26,6 +26,7 @@ from nearsight.core.reading import MEBIBYTE
 from nearsight.core.structure import plain
 from nearsight.formats.files import read_json, whole_file, write_json
 from nearsight.formats.outputs import claim_folder
+from nearsight.formats.seal import read_arrays, write_arrays
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -84,8 +85,7 @@ class Record:
             with zipfile.ZipFile(path) as file_:
                 if sum(x.file_size for x in file_.infolist()) > _LARGEST:
                     raise ValueError("it unpacks to more than a state can have")
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            arrays = read_arrays(path)
             table = json.loads(str(arrays.pop("table")))
             if table["schema_version"] != 1:
                 raise ValueError(f"it is of schema {table['schema_version']}")
@@ -135,7 +135,7 @@ class Record:
     def _write(self, arrays: Mapping[str, np.ndarray], table: Mapping[str, Any], lengths: Mapping[str, int]) -> None:
         told = json.dumps({"schema_version": 1, **plain(table), "lengths": lengths})
         with whole_file(self.folder / f"{self.kind}.npz") as part, open(part, "wb") as file:
-            np.savez(file, allow_pickle=False, table=np.array(told), **arrays)
+            write_arrays(file, {"table": told, **arrays})
 
     def lines(self) -> list[dict[str, Any]]:
         """All lines so far."""

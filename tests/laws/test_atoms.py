@@ -175,7 +175,7 @@ def test_energy_shift_sets_the_radius() -> None:
 
 
 def test_an_empty_d_ends_before_s() -> None:
-    """At 0.7 of the radius by rule 3 and today's, with it by rule 2; a d that the atom binds (Ca) where its own wall is today."""
+    """At 0.7 of the radius by rule 3 and today's, with it by rule 2; a d that the atom binds (Ca) where its wall is today."""
 
     def radii(symbol: str, rule: Rule) -> tuple[float, float]:
         made = generate_species(symbol, basis=BasisSettings("standard", rule=rule)).orbitals
