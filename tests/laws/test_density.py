@@ -134,6 +134,42 @@ def test_the_coefficients_turn_with_the_crystal(parity):
         assert float((turned - there[:, columns].view(3, 2 * l + 1, -1)).abs().max()) < 1e-10
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_atoms_may_come_in_any_order_any_cell_and_any_place(dtype, tolerance):
+    model, s = network().to(dtype), skew()
+    order = torch.tensor([2, 0, 1])
+    cells = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, -1.0], [0.0, 2.0, 0.0]], dtype=torch.float64)
+    shift = torch.tensor([0.3, -1.7, 2.9], dtype=torch.float64)
+    moved = Structure(s.cell, s.positions[order] + cells @ s.cell + shift, s.numbers[order])
+    with torch.no_grad():
+        here, there = (model(model.frames(x).cast(dtype)).values.view(3, -1) for x in (s, moved))
+    assert float((there - here[order]).abs().max()) < tolerance * float(here.abs().max())
+
+
+def test_atoms_beyond_the_reach_share_the_charge_and_nothing_else():
+    """Coefficients of l > 0 are strictly local; those of l = 0 move along one vector, by which the cell is neutral."""
+    model = network()
+    reach = (model.layers + 1) * model.cutoff
+    count, step = int(reach / 2.0) + 6, 2.0
+    positions = torch.zeros(count, 3, dtype=torch.float64)
+    positions[:, 0] = torch.arange(count) * step
+    positions[:, 1] = torch.sin(positions[:, 0])
+    numbers = torch.tensor([8, 1, 6]).repeat(count)[:count]
+    cell = 4 * count * step * torch.eye(3, dtype=torch.float64)
+    disturbed = positions.clone()
+    disturbed[-1] += torch.tensor([0.3, -0.2, 0.4])
+    with torch.no_grad():
+        made = [model.frames(Structure(cell, x, numbers)) for x in (positions, disturbed)]
+        here, there = (model(x).values.view(count, -1) for x in made)
+    beyond = (positions[-1] - positions).norm(dim=1) > reach + 0.6
+    change = (there - here)[beyond]
+    assert bool(beyond.any()) and float((there - here)[~beyond].abs().max()) > 0
+    assert float(change[:, FORM.radial :].abs().max()) == 0.0
+    share = change @ FORM.charges
+    assert torch.allclose(change, share[:, None] * FORM.carrier, atol=1e-14)
+    assert float((share - share[0]).abs().max()) < 1e-14
+
+
 def test_several_structures_at_once_are_as_one_by_one():
     model, s = network(), skew()
     other = Structure(s.cell * 1.05, s.positions * 1.03, s.numbers)
