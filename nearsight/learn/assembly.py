@@ -49,7 +49,7 @@ from nearsight.learn.samples import SampleStore
 from nearsight.learn.structures import Copies, StructureData, shared_settings
 from nearsight.learn.validation import Validator
 from nearsight.learn.widening import widened
-from nearsight.models.contract import LEAST_SHARE, ModelConfig, Prepared, Setting
+from nearsight.models.contract import LEAST_SHARE, HamiltonianModel, ModelConfig, Prepared, Setting
 
 STATISTICS_FROM = 200  # structures, 399 at most
 SURVEYED = 600  # atoms of structures whose first steps of self-consistency set the scales, where there are no labels
@@ -146,7 +146,10 @@ def _on_labels(given: _Given) -> Assembled:
 
 
 #: by the loss's kind
-LABEL_TERMS: dict[str, Callable[[Any], LabelTerm]] = {"blocks": BlocksTerm, "density": DensityTerm}
+LABEL_TERMS: dict[str, Callable[[Any, HamiltonianModel], LabelTerm]] = {
+    "blocks": lambda config, network: BlocksTerm(config),
+    "density": lambda config, network: DensityTerm(config, getattr(network, "metric", "coulomb")),
+}
 
 
 def _label_term(config: BlocksLossConfig | DensityLossConfig, trained: TrainedModel) -> LabelTerm:
@@ -154,7 +157,7 @@ def _label_term(config: BlocksLossConfig | DensityLossConfig, trained: TrainedMo
     right = trained.network.Config.loss
     if config.kind != right:
         raise BadInput(f"loss {config.kind} does not serve target {trained.target}: give loss {right}")
-    return LABEL_TERMS[right](config)
+    return LABEL_TERMS[right](config, trained.network)
 
 
 def _fit(given: _Given, trained: TrainedModel, samples: list[tuple[Prepared, Tensor]]) -> None:

@@ -125,7 +125,7 @@ def model_config(table: Mapping[str, Any]) -> ModelConfig:
 class DensityLossConfig(Table):
     """Coefficients of the density against those that fit the data best: the loss of target density.
 
-    The root of |dn - dn_data|^2 per atom in the metric of models/density_form.py, a Coulomb energy, averaged over structures.
+    The root of |dn - dn_data|^2 in the metric of the model (`model.metric`), averaged over structures.
     weight: of this loss among several.
     """
 

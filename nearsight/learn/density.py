@@ -13,13 +13,13 @@ from nearsight.learn.losses import LabelTerm, LossValue
 from nearsight.learn.packing import in_order
 from nearsight.learn.samples import Sample, SampleStore
 from nearsight.models.contract import HamiltonianModel
-from nearsight.models.density import DensitySample
+from nearsight.models.density import UNITS, DensitySample
 from nearsight.models.targets import Prediction
 
 
 def norms(predicted: Tensor, sample: Sample) -> Tensor:
-    """The root of |dn - dn_data|^2 per atom of each structure [structures], 10^-3 Ha^(1/2), in the metric of
-    models/density_form.py; differentiable in the predicted coefficients [1, size]."""
+    """The root of |dn - dn_data|^2 of each structure [structures] in the metric of the model, 10^-3 Ha^(1/2) per atom or meV of
+    potential; differentiable in the predicted coefficients [1, size]."""
     assert sample.target is not None
     error = (predicted - sample.target.to(predicted))[0].split(list(sample.sizes))
     prepared = cast(DensitySample, sample.prepared)
@@ -31,10 +31,10 @@ def norms(predicted: Tensor, sample: Sample) -> Tensor:
 class DensityTerm(LabelTerm):
     """The mean of `norms` over structures."""
 
-    of, unit = "densities", "mHa^(1/2) per atom"
+    of, unit = "densities", UNITS["coulomb"]
 
-    def __init__(self, config: DensityLossConfig) -> None:
-        self.weight = config.weight
+    def __init__(self, config: DensityLossConfig, metric: str = "coulomb") -> None:
+        self.weight, self.unit = config.weight, UNITS[metric]
         self.of_training = "mean error of the densities trained on", self.unit
 
     def size(self, sample: Sample) -> float:

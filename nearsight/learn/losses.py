@@ -121,7 +121,7 @@ class LabelTerm(LossTerm):
     """
 
     of: ClassVar[str]
-    unit: ClassVar[str]
+    unit: str
 
     @abstractmethod
     def errors(self, network: HamiltonianModel, held_out: SampleStore, edges: int) -> tuple[float, float, float]:

@@ -25,9 +25,11 @@ from nearsight.core.errors import BadInput
 from nearsight.core.layout import BlockLayout
 from nearsight.core.pairs import Pairs
 from nearsight.core.structure import Structure
+from nearsight.core.units import HARTREE_EV
 from nearsight.models.contract import Prepared, Setting, Told, silent
 from nearsight.models.deeph2 import DeepH2Config
 from nearsight.models.density_form import DensityForm, default_form
+from nearsight.models.density_metric import potential_metric
 from nearsight.models.density_target import DensityTarget
 from nearsight.models.edges import Edges, edgewise
 from nearsight.models.interactions import BondFrameModel
@@ -36,13 +38,15 @@ from nearsight.models.so2 import edge_rotations, wigner_matrices
 from nearsight.models.targets import Inputs, Prediction, Target
 
 LEAST_SPREAD = 0.05  # of the largest spread of an l
+UNITS = {"coulomb": "mHa^(1/2) per atom", "potential": "meV of potential"}  # of the loss, by metric
 
 
 class DensityConfig(DeepH2Config):
     """Keys of deeph2, and those of the form of the density.
 
     target: density.  exponents: of the Gaussians [Bohr^-2].  l_max: highest l of the density on an atom.  members: networks
-    whose mean the density is, trained in turn.
+    whose mean the density is, trained in turn.  metric: what the loss takes for the size of an error: `coulomb`, its Coulomb
+    energy and a constant (density_form.py), or `potential`, the potential that it makes over the electrons (density_metric.py).
     """
 
     elsewhere: ClassVar[Mapping[str, str]] = {}
@@ -55,6 +59,7 @@ class DensityConfig(DeepH2Config):
     exponents: tuple[float, ...] | None = None
     l_max: int = Field(3, ge=0, le=6)
     members: int = Field(4, ge=1, le=64)
+    metric: Literal["coulomb", "potential"] = "coulomb"
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +130,11 @@ class DeepH2Density(BondFrameModel):
         exponents: Sequence[float] | None = None,
         l_max: int = 3,
         members: int = 1,
+        metric: str = "coulomb",
     ) -> None:
+        if metric not in UNITS:
+            raise BadInput(f"model.metric {metric!r} is not known: take one of {', '.join(UNITS)}")
+        self.metric = metric
         self.form: DensityForm = default_form(None if exponents is None else tuple(exponents), l_max)
         name = target.name if isinstance(target, Target) else target
         if name != "density":
@@ -152,7 +161,14 @@ class DeepH2Density(BondFrameModel):
         self.register_buffer("mean", torch.zeros(elements, self.form.count))
         self.register_buffer("scale", torch.ones(elements, self.form.count))
         alike: dict[str, Any] = {"cutoff": cutoff, "irreps": irreps, "edge": edge, "hidden": hidden, "layers": layers}
-        alike |= {"radial": radial, "width": width, "neighbours": neighbours, "exponents": exponents, "l_max": l_max}
+        alike |= {
+            "metric": metric,
+            "radial": radial,
+            "width": width,
+            "neighbours": neighbours,
+            "exponents": exponents,
+            "l_max": l_max,
+        }
         self.others = nn.ModuleList(type(self)(shells, target, **alike) for _ in range(members - 1))
         self.trained: int | None = None
 
@@ -161,7 +177,13 @@ class DeepH2Density(BondFrameModel):
         """Keyword arguments of the constructor, from the table and the data."""
         shared = {k: v for k, v in super().arguments(config, setting).items() if k != "reach"}  # no edge of the matrix
         form = default_form(config.exponents, config.l_max)
-        return {**shared, "exponents": list(form.exponents), "l_max": form.l_max, "members": config.members}
+        return {
+            **shared,
+            "exponents": list(form.exponents),
+            "l_max": form.l_max,
+            "members": config.members,
+            "metric": config.metric,
+        }
 
     @property
     def locality(self) -> float:
@@ -173,13 +195,21 @@ class DeepH2Density(BondFrameModel):
         """Cutoff, elements, highest l of the frames, and the form of the density."""
         form = self.form
         known = {"exponents": form.exponents, "l_max": form.l_max, "waves": form.waves}
-        return {"cutoff": self.cutoff, "elements": list(self.shells), "l_max": self.irreps.l_max, "form": known}
+        own = {"cutoff": self.cutoff, "elements": list(self.shells), "l_max": self.irreps.l_max, "form": known}
+        return {**own, "metric": self.metric}
 
     def geometry(self, structure: Structure, layout: BlockLayout, inputs: Inputs) -> DensitySample:
-        """Edges, frames and the metric. Raises BadInput for an element that the model does not know."""
+        """Edges, frames and the metric.
+
+        Raises BadInput for an element that the model does not know, MissingData for `potential` without the functional.
+        """
         self.check(structure.numbers)
         sample = self.frames(structure)
-        return DensitySample(sample.edges, sample.wigner, self.form.metric(structure.to("cpu")).flatten(), sample.sizes)
+        if self.metric == "coulomb":
+            metric = self.form.metric(structure.to("cpu"))
+        else:  # such that 1000 sqrt(c.M.c / atoms) is in meV
+            metric = potential_metric(self.form, inputs.require("functional")) * (len(structure) * HARTREE_EV**2)
+        return DensitySample(sample.edges, sample.wigner, metric.flatten(), sample.sizes)
 
     def frames(self, structure: Structure) -> DensitySample:
         """Edges and frames, without the metric: what a prediction needs."""

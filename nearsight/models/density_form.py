@@ -158,6 +158,22 @@ class DensityForm:
             flat = flat + torch.zeros_like(flat).index_add(0, *_places(mesh.shape, index, total))
         return torch.fft.irfftn(flat.view(*mesh.shape[:2], half) * mesh.size, s=mesh.shape)
 
+    def of_atom(self, structure: Structure, mesh: Mesh, atom: int) -> Tensor:
+        """n_G of the functions of one atom on the half-complex grid of a mesh [count, x, y, z // 2 + 1], 1/Bohr^3."""
+        half = mesh.shape[2] // 2 + 1
+        flat = torch.zeros(mesh.shape[0] * mesh.shape[1] * half, self.count, dtype=torch.complex128)
+        flat = flat.to(structure.cell.device)
+        factor = torch.cat([torch.full((c.stop - c.start,), (-1j) ** l) for l, c in self.blocks()]).to(flat)
+        for part in self._indices(structure):
+            index = part[_held(mesh.shape, part)]
+            waves = index.to(structure.cell) @ structure.reciprocal
+            phase = -(waves @ structure.positions[atom])
+            turn = torch.polar(torch.ones_like(phase), phase)
+            values = self.functions(waves) * (turn[:, None] * factor) / structure.volume
+            place, _ = _places(mesh.shape, index, turn)
+            flat.index_add_(0, place, torch.cat([values, values[index[:, 2] == 0].conj()]))
+        return flat.T.reshape(self.count, *mesh.shape[:2], half)
+
     def _sum(self, structure: Structure, waves: Tensor, index: Tensor, coefficients: Tensor) -> Tensor:
         """dn_G [n] = 1/V sum_a exp(-i G.R_a) sum_k (-i)^l f_k(G) c_ak."""
         own = coefficients.view(len(structure), self.count) / structure.volume

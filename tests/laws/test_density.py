@@ -16,12 +16,14 @@ from nearsight.core.structure import Structure
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import Settings
 from nearsight.dft.setup import Setup
+from nearsight.dft.terms.contract import State
 from nearsight.formats.registry import read
 from nearsight.learn.model import TrainedModel
 from nearsight.learn.model_files import build
 from nearsight.learn.train import train
 from nearsight.models.density import DeepH2Density, DensitySample
 from nearsight.models.density_form import DensityForm, default_form
+from nearsight.models.density_metric import potential_metric
 from nearsight.models.targets import Inputs
 from tests.cases import skew
 
@@ -132,6 +134,32 @@ def test_the_coefficients_turn_with_the_crystal(parity):
         d = wigner(l, q) if l else torch.ones(1, 1, dtype=torch.float64)
         turned = torch.einsum("mn,anq->amq", d, here[:, columns].view(3, 2 * l + 1, -1))
         assert float((turned - there[:, columns].view(3, 2 * l + 1, -1)).abs().max()) < 1e-10
+
+
+def test_the_metric_of_potentials_is_what_the_functional_says():
+    """The root mean square, over the electrons of superposed atoms, of how the Kohn-Sham potential moves with the density."""
+    settings = Settings(xc="lda", basis="sz", kmesh=(1, 1, 1), mesh_cutoff_ry=90)
+    functional = Setup.of(skew(), settings).problem().functional
+    system, start = functional.system, functional.initial_density_matrix()
+    c = 1e-3 * coefficients(7, 3)
+    moved = system.atomic_density + FORM.on_mesh(system.structure, functional.mesh, c)
+    here, there = (functional.potential(State(system, start, n[None]))[0] for n in (system.atomic_density, moved))
+    share = system.atomic_density / system.atomic_density.sum()
+    expected = float(((there - here).square() * share).sum().sqrt())
+    found = float(c @ potential_metric(FORM, functional) @ c) ** 0.5
+    assert found == pytest.approx(expected, rel=0.1)  # correlation, and G = 0 of the exchange
+
+
+def test_a_training_by_potentials_says_its_unit(data: Path, tmp_path: Path):
+    whole = table(data)
+    whole["model"] |= {"metric": "potential", "members": 2}
+    whole["trainer"] |= {"max_epochs": 30, "validations": 2}
+    report = train(whole, tmp_path / "m")
+    lines = [json.loads(x) for x in (tmp_path / "m/metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["unit"] == report["best_unit"] == "meV of potential"
+    assert lines[-1]["validation_mae"] < 0.8 * lines[0]["validation_mae"]
+    with pytest.raises(NearsightError, match=r"model.metric"):
+        train({**whole, "model": {**whole["model"], "metric": "potentials"}}, tmp_path / "n")
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
