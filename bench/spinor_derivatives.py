@@ -9,7 +9,6 @@ radians.
 h3      a triangle of H without symmetry, moments that turn, none held
 h3-held the same with moments held in directions at random, sizes free: forces at held directions, torques -dE/dtheta
 te2     cells of two Te atoms with spin-orbit coupling, no moments
-bi      a chain of Bi with spin-orbit coupling, its moment held 40 degrees from its axis: torque, force and stress
 """
 
 from __future__ import annotations
@@ -68,18 +67,6 @@ CASES: dict[str, tuple[Callable[[], Atoms], dict[str, object]]] = {
             "Te2", [[0.1, 0, 0], [1.9, 1.7, 1.8]], cell=[[3.9, 0, 0], [0.2, 3.7, 0], [0, 0.3, 3.8]], pbc=True
         ),
         {**OPEN, "mesh_cutoff_ry": 100, "kmesh": (2, 2, 2), "spin_orbit": True, "spin": "spinor"},
-    ),
-    "bi": (
-        lambda: Atoms("Bi", [[0.1, 2.6, 2.5]], cell=[4.4, 5.2, 5.2], pbc=True),
-        {
-            **OPEN,
-            "mesh_cutoff_ry": 90,
-            "kmesh": (2, 1, 1),
-            "smearing_ev": 0.05,
-            "spin_orbit": True,
-            "moments": ((2.3, 0.0, 1.9),),
-            "constrain": "direction",
-        },
     ),
 }
 
