@@ -48,7 +48,12 @@ RUNS: dict[str, dict[str, Any]] = {
     "density base": {"model": {"target": "density", "preset": "base"}},
     "density on cuda": {"model": {"target": "density"}, "trainer": {"device": "cuda"}},
     "density, one member": {"model": {"target": "density", "members": 1}},
+    "density by potentials": {"model": {"target": "density", "metric": "potential"}},
+    "deeph2": {"model": {"kind": "deeph2", "preset": "small", "target": "delta"}},
+    "deeph": {"model": {"kind": "deeph", "preset": "small", "target": "delta"}},
+    "deeph_e3": {"model": {"kind": "deeph_e3", "preset": "small", "target": "delta"}},
 }
+DEFAULT = ["delta", "total", "density", "density base", "density, one member"]
 
 
 def formula(path: Path) -> str:
@@ -161,7 +166,7 @@ def main() -> None:
     parser.add_argument("structures", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=4.0)
-    parser.add_argument("--runs", nargs="+", choices=RUNS, default=[n for n in RUNS if "cuda" not in n])
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=DEFAULT)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     out, data = arguments.out.resolve(), arguments.out.resolve() / "data"

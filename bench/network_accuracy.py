@@ -1,6 +1,7 @@
 """How well networks predict Hamiltonians of structures they never saw, after a fixed time on one thread.
 
     OMP_NUM_THREADS=1 python bench/network_accuracy.py --reference REFERENCE [--only graphene3x3] [--target total] [--scale 0.1]
+        [--kind deeph2|deeph_e3|deeph]
 
 REFERENCE is a folder with datasets/graphene3x3 and datasets/h2o (calculation folders made with SIESTA, PBE, DZP).
 Graphene: 30 cells to train, 6 unseen, 20 minutes. Water: 50 to train, 10 unseen, 8 minutes. `--scale` shortens both.
@@ -58,14 +59,14 @@ class Figure:
 TASKS = (Task("graphene3x3", 30, 20.0, 1.5), Task("h2o", 50, 8.0, 4.0))
 
 
-def measure(task: Task, target: str, preset: str, reference: Path, scale: float) -> Figure:
+def measure(task: Task, target: str, preset: str, reference: Path, scale: float, kind: str = "deeph2") -> Figure:
     started = time.perf_counter()
     source = reference / "datasets" / task.name
     folders = [str(p) for p in list_folders(source)]
     seen, unseen = folders[: task.training], folders[task.training :]
     config = {
         "data": {"train": seen, "validation": unseen, "species": str(source / "species")},
-        "model": {"preset": preset, "target": target},
+        "model": {"kind": kind, "preset": preset, "target": target},
         "trainer": {"max_minutes": task.minutes * scale},
     }
     with tempfile.TemporaryDirectory() as scratch:
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("--only", choices=[t.name for t in TASKS])
     parser.add_argument("--target", choices=["total", "delta"])
     parser.add_argument("--preset", default="base", choices=["small", "base", "large"])
+    parser.add_argument("--kind", default="deeph2", choices=["deeph2", "deeph_e3", "deeph"])
     parser.add_argument("--scale", type=float, default=1.0)
     asked = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
@@ -123,7 +125,7 @@ def main() -> None:
         for target in ("total", "delta"):
             if (asked.only or task.name) != task.name or (asked.target or target) != target:
                 continue
-            figure = measure(task, target, asked.preset, asked.reference, asked.scale)
+            figure = measure(task, target, asked.preset, asked.reference, asked.scale, asked.kind)
             print(
                 f"{figure.data:12s} {figure.target:6s} {figure.preset:6s} {figure.minutes:5.1f} min, "
                 f"{figure.epochs} epochs: H MAE {figure.hamiltonian_mae:.3f} meV (goal {figure.goal}; on-site "
@@ -131,7 +133,8 @@ def main() -> None:
                 f"{figure.expansion_mae:.3f}), bands {figure.bands_mae:.2f} meV",
                 flush=True,
             )
-            path = RESULTS / f"network_accuracy_{figure.data}_{figure.target}_{figure.preset}.json"
+            kind = "" if asked.kind == "deeph2" else f"_{asked.kind}"
+            path = RESULTS / f"network_accuracy_{figure.data}_{figure.target}_{figure.preset}{kind}.json"
             path.write_text(json.dumps(asdict(figure), indent=1) + "\n")
 
 
