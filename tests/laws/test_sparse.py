@@ -319,3 +319,10 @@ def test_the_speed_of_a_cone_is_the_slope_of_its_levels():
             nearsight.moire(c, **wrong)
     with pytest.raises(BadInput, match="spin"):
         nearsight.moire(with_spin(c, COLLINEAR))
+
+
+def test_a_fermi_level_among_more_levels_than_are_computed_is_refused(monkeypatch):
+    monkeypatch.setattr(near_fermi, "MOST_STATES", 5)
+    c = replace(graphene(), fermi_level=None, electrons=8.0)
+    with pytest.raises(BadInput, match=r"neither full nor empty.*fermi_energy_eV"):
+        NearFermi.of(c, 8.0, 0.25, 2.0 / HARTREE_EV)
