@@ -1,10 +1,12 @@
 """Large structures on a small machine: prediction in tiles, the states about the Fermi level, and how exact they are.
 
     python bench/large.py MODEL TWISTED.extxyz ... [--processes 2] [--states 50] [--k 0 0 0] [--dense ROWS]
+    python bench/large.py none PREDICTED ... --predicted [--states 50] [--k 0 0 0]
 
 For each structure: `nearsight predict` and `nearsight levels` as a user runs them, CPU seconds of all their processes, seconds
-by the clock, and the largest resident memory of one process; against dense matrices up to ROWS rows. JSON in
-bench/results/large.json.
+by the clock, and the largest resident memory of one process; against dense matrices up to ROWS rows. With --predicted the
+structures are calculation folders, and levels alone are computed. JSON in bench/results/large.json, where a row stands in the
+place of the earlier one of that structure and k.
 """
 
 from __future__ import annotations
@@ -45,18 +47,18 @@ def row(model: Path, structure: Path, folder: Path, given: argparse.Namespace) -
     """Prediction and levels of one structure; run in a process of its own, so that usage is that of its commands alone."""
     from nearsight.formats.registry import read, read_structure
 
-    out = folder / structure.stem
-    found: dict[str, Any] = {"structure": structure.name, "atoms": len(read_structure(structure))}
-    predict = measured(
-        ["predict", str(model), str(structure), "-o", str(out), "--processes", str(given.processes)]
-        if given.processes > 1
-        else ["predict", str(model), str(structure), "-o", str(out)]
-    )
-    found["predict"] = {
-        "cpu_s": predict["cpu_s_so_far"],
-        "wall_s": predict["wall_s"],
-        "peak_GB": predict["peak_GB_so_far"],
-    }
+    out = structure if given.predicted else folder / structure.stem
+    place = structure / "POSCAR" if given.predicted else structure
+    found: dict[str, Any] = {"structure": structure.name, "atoms": len(read_structure(place)), "k": given.k}
+    predict = {"cpu_s_so_far": 0.0}
+    if not given.predicted:
+        more = ["--processes", str(given.processes)] if given.processes > 1 else []
+        predict = measured(["predict", str(model), str(structure), "-o", str(out), *more])
+        found["predict"] = {
+            "cpu_s": predict["cpu_s_so_far"],
+            "wall_s": predict["wall_s"],
+            "peak_GB": predict["peak_GB_so_far"],
+        }
     levels = folder / f"{structure.stem}.json"
     told = ["levels", str(out), "--states", str(given.states), "--json", str(levels), "--k", *map(str, given.k)]
     sparse = measured([*told, "--solver", "sparse"])
@@ -66,7 +68,7 @@ def row(model: Path, structure: Path, folder: Path, given: argparse.Namespace) -
         "wall_s": sparse["wall_s"],
         "fermi_energy_eV": e["fermi_energy_eV"],
         "first_state": e["first_state"][0],
-        "peak_GB_of_both": sparse["peak_GB_so_far"],
+        "peak_GB" if given.predicted else "peak_GB_of_both": sparse["peak_GB_so_far"],
     }
     if read(out).basis.size <= given.dense:
         found["largest_difference_to_dense_eV"] = against_dense(out, e)
@@ -97,27 +99,30 @@ def main() -> None:
     parser.add_argument("--states", type=int, default=50)
     parser.add_argument("--k", type=float, nargs=3, default=[0.0, 0.0, 0.0])
     parser.add_argument("--dense", type=int, default=5000, help="rows up to which dense matrices are diagonalised too")
+    parser.add_argument("--predicted", action="store_true", help="the structures are calculation folders")
     parser.add_argument("--row", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, default=None)
     given = parser.parse_args()
     if given.row:
         print(json.dumps(row(given.model, given.structures[0], given.folder, given)))
         return
-    rows = []
+    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.is_file() else []
     with tempfile.TemporaryDirectory() as place:
         folder = given.folder or Path(place)
         print("atoms  predict: CPU s  wall s  GB   levels: CPU s  wall s  GB   E_F (eV)  to dense (eV)")
         for structure in given.structures:
             words = [str(given.model), str(structure), "--row", "--folder", str(folder), "--dense", str(given.dense)]
+            words += ["--predicted"] if given.predicted else []
             words += ["--states", str(given.states), "--processes", str(given.processes), "--k", *map(str, given.k)]
             child = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True)
             r = json.loads(child.stdout.splitlines()[-1])
-            rows.append(r)
-            p, l = r["predict"], r["levels"]
+            rows = [x for x in rows if (x["structure"], x.get("k")) != (r["structure"], r["k"])] + [r]
+            p, l = r.get("predict", {"cpu_s": 0.0, "wall_s": 0.0, "peak_GB": 0.0}), r["levels"]
+            held = l["peak_GB" if given.predicted else "peak_GB_of_both"]
             apart = r.get("largest_difference_to_dense_eV")
             print(
                 f"{r['atoms']:5d}  {p['cpu_s']:14.1f}  {p['wall_s']:6.1f}  {p['peak_GB']:4.1f}  {l['cpu_s']:13.1f}  "
-                f"{l['wall_s']:6.1f}  {l['peak_GB_of_both']:4.1f}  {l['fermi_energy_eV']:8.4f}  "
+                f"{l['wall_s']:6.1f}  {held:4.1f}  {l['fermi_energy_eV']:8.4f}  "
                 f"{'' if apart is None else f'{apart:.1e}'}",
                 flush=True,
             )
