@@ -28,6 +28,7 @@ RITZ = {
 LEFT = 1e-9  # Ha: by how much a state's energy may still fall, to second order
 STEPS = 12  # of correction
 DEPENDENT = 5e-4  # lowest norm of a direction that Rayleigh-Ritz keeps
+NOISY = 200  # vectors after which the nearest states have converged, but for noise of solves in single precision
 PANEL = 128  # vectors that are held in one array
 EXTRA = 8  # states beyond the wanted ones that Rayleigh-Ritz has on either side
 
@@ -52,6 +53,7 @@ class Krylov:
         n = shift.pencil.size
         self.shift, self.block, self.size = shift, block, 0
         self.exhausted = False  # nothing is left outside
+        self._refines = False  # whether a solve is
         self._kind: Any = np.complex128 if shift.pencil.complex else np.float64
         self._panels: list[tuple[Array, Array]] = []  # of the basis, and S times it
         self._small = np.zeros((0, 0), self._kind)
@@ -70,6 +72,7 @@ class Krylov:
                 below, above = self.energies()
                 if self.exhausted or enough(below, above):
                     return True
+                self._refines |= self.size >= NOISY and not (len(below) or len(above))
                 check = self.size + max(self.block, self.size // 12)
             if self.size >= most:
                 return False
@@ -115,7 +118,7 @@ class Krylov:
         q, sq = self._q, self._sq
         m, self._last, self._ritz = q.shape[1], q.shape[1], None
         self._append(q, sq)
-        w = self.shift.solve(sq, refine=False)
+        w = self.shift.solve(sq, refine=self._refines)
         if self.size > len(self._small):
             larger = np.zeros((2 * self.size, 2 * self.size), self._kind)
             larger[: len(self._small), : len(self._small)] = self._small
