@@ -12,8 +12,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -76,21 +77,38 @@ def workplace(path: Path) -> Iterator[Path]:
     """A locked temporary folder beside `path`, `.NAME.xxxxxxxx.part`, gone when the block ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path)
-    while True:
-        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    with _signals_held() as release:
+        while True:
+            part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+            try:
+                lock = os.open(part, os.O_RDONLY)
+            except FileNotFoundError:  # another writer swept it away before it was locked
+                continue
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if part.exists():
+                break
+            os.close(lock)
         try:
-            lock = os.open(part, os.O_RDONLY)
-        except FileNotFoundError:  # another writer swept it away before it was locked
-            continue
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if part.exists():
-            break
-        os.close(lock)
+            release()
+            yield part
+        finally:
+            with _signals_held():
+                shutil.rmtree(part, ignore_errors=True)
+                os.close(lock)
+
+
+@contextmanager
+def _signals_held() -> Iterator[Callable[[], None]]:
+    """Ctrl-C and SIGTERM come after the block, or once the function that is given is called: what is made in it is known."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+
+    def release() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
     try:
-        yield part
+        yield release
     finally:
-        shutil.rmtree(part, ignore_errors=True)
-        os.close(lock)
+        release()
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,13 +12,13 @@ from typing import Any, Protocol
 
 import torch
 
-from nearsight.core.errors import NotConverged
+from nearsight.core.errors import BadInput, NotConverged
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG
 from nearsight.dft.settings import Settings
 from nearsight.electrons.kpoints import BandPath, band_path
 from nearsight.formats.files import read_json, write_json
-from nearsight.formats.outputs import claim_place
+from nearsight.formats.outputs import claim_place, kind_of
 from nearsight.formats.poscar import write_poscar
 from nearsight.formats.registry import list_folders, read
 from nearsight.learn.model import predict
@@ -41,6 +43,10 @@ class Watcher(Protocol):
 
     def advance(self, done: float, total: float, text: str = "") -> None:
         """So much of this part is done, of so much in all."""
+
+
+START = "graphene.vasp"
+_MADE = ("data", START, "model", "large", "predicted", "report.json", "bands.png")
 
 
 @dataclass(frozen=True)
@@ -94,12 +100,20 @@ def run(out: Path | str, watcher: Watcher, draw: Draw, tour: Tour | None = None)
 
     draw: `plot.plot_bands`, handed in because computing does not depend on drawing.
     Leaves data/ (the calculation folders), model/, large/0000 (DFT), predicted/, report.json and bands.png.
-    Raises NearsightError where a ground state fails.
+    Raises NearsightError where a ground state fails, or for a folder with files of these names that no demo made.
     """
     tour, out = tour or Tour(), Path(out)
     claim_place(out)
+    with tempfile.TemporaryDirectory() as aside:
+        write_poscar(Path(aside, START), graphene())
+        own = (Path(aside, START)).read_bytes()
+    taken = [name for name in _MADE if os.path.lexists(out / name)]
+    if (out / START).is_file() and (out / START).read_bytes() == own:  # a tour that was stopped at its first step
+        taken.remove(START)
+    if taken and kind_of(out / "data") != "data set":
+        raise BadInput(f"{out} holds a {taken[0]} that is not of a demo: give a new folder")
     out.mkdir(parents=True, exist_ok=True)
-    write_poscar(out / "graphene.vasp", graphene())
+    write_poscar(out / START, graphene())
     begun = time.monotonic()
 
     atoms = 2 * tour.small[0] * tour.small[1] * tour.small[2]
@@ -143,7 +157,7 @@ def run(out: Path | str, watcher: Watcher, draw: Draw, tour: Tour | None = None)
 
 
 def _ground_states(out: Path, name: str, distort: Distort, scf: Settings, watcher: Watcher) -> None:
-    settings = SetSettings(structure=str(out / "graphene.vasp"), distort=distort, scf=scf)
+    settings = SetSettings(structure=str(out / START), distort=distort, scf=scf)
     watcher.advance(0, distort.count)
 
     def told(outcome: Outcome, done: int, total: int) -> None:

@@ -35,6 +35,15 @@ class Silent:
         assert 0 <= done <= total
 
 
+@pytest.mark.parametrize("name", ["report.json", "graphene.vasp", "data"])
+def test_files_that_no_tour_made_are_left_alone(nearsight, tmp_path, name):
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / name).write_text("mine")
+    refused = nearsight("demo", "-o", tmp_path / "demo")
+    assert refused.status == 1 and f"holds a {name} that is not of a demo" in refused.err
+    assert (tmp_path / "demo" / name).read_text() == "mine" and len(list((tmp_path / "demo").iterdir())) == 1
+
+
 def test_the_tour_goes_on_where_it_was_stopped(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, Silent("predicting"), plot_bands, MINIATURE)
