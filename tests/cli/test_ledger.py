@@ -113,7 +113,7 @@ def test_a_signal_is_answered_in_one_line(tmp_path: Path, number: signal.Signals
     while not (tmp_path / "set" / "species" / "H.ion.xml").exists():
         time.sleep(0.05)
     os.killpg(process.pid, number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == status
     assert said.splitlines()[-1].startswith("error: stopped; the same command goes on")
     assert "Traceback" not in said

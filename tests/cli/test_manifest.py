@@ -156,7 +156,7 @@ def test_two_processes_write_one_set(tmp_path):
     for p in crew:
         p.stdin.write("\n")
         p.stdin.flush()
-    counts = [int(p.communicate(timeout=120)[0]) for p in crew]
+    counts = [int(p.communicate(timeout=300)[0]) for p in crew]
     assert [p.returncode for p in crew] == [0, 0] and sum(counts) == 7, counts
     found = list_set(tmp_path / "set")
     assert len(found.entries) == 7 == len({e.sha256 for e in found.entries}) and not found.broken
