@@ -24,7 +24,7 @@ from nearsight.core.configuration import read_table
 from nearsight.core.errors import BadInput, Unavailable
 from nearsight.core.reading import MEBIBYTE
 from nearsight.core.structure import plain
-from nearsight.formats.files import read_json, whole_file, write_json
+from nearsight.formats.files import read_json, sweep_folder, whole_file, write_json
 from nearsight.formats.outputs import claim_folder
 from nearsight.formats.seal import read_arrays, write_arrays
 
@@ -55,6 +55,7 @@ class Record:
 
     def open(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """Begin, or go on: the last state as arrays and a table, None of a new run. The folder must be held (`locked`)."""
+        sweep_folder(self.folder)  # a run that was killed as it wrote its last state writes none again
         path = self.folder / f"{self.kind}.npz"
         if not path.exists():
             self._write({}, {"step": -1}, dict.fromkeys(_GROWING, 0))

@@ -314,3 +314,13 @@ def test_calculators_that_are_none(place: str, settings: dict[str, Any], message
 def test_what_cannot_be_asked(made: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         made()
+
+
+def test_what_a_killed_run_left_of_its_last_state_is_swept_up(tmp_path: Path) -> None:
+    """The state is whole already, so that nothing writes it again; found by kills at every event."""
+    relax(copper(1), tmp_path / "out", Relaxation(), EMT_)
+    part = tmp_path / "out" / ".relaxation.npz.7g240waz.part"
+    part.mkdir()
+    (part / "relaxation.npz").write_bytes(b"half")
+    relax(copper(1), tmp_path / "out", Relaxation(), EMT_)
+    assert not part.exists()
