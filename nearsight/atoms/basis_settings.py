@@ -18,7 +18,7 @@ _FIRST = {"energy_shift": 0.01, "split_norm": 0.15}  # of rule 1
 class BasisSettings:
     """How a basis is made from a pseudo-atom.
 
-    size: a preset, "light", "standard" or "tight"; or "sz", "szp", "dz", "dzp" (the standard one), "tz" or "tzp". Semicore
+    size: a preset, "light", "standard" (the default) or "tight"; or "sz", "szp", "dz", "dzp", "tz" or "tzp". Semicore
         shells always get one function.
     energy_shift: by how much the wall may raise the energy of all electrons of a shell [Ry], which fixes r_c; None: the size's.
         (Rule 1: rise of each level in a hard wall; a tenth of it for semicore shells, three tenths for d and f shells.)
@@ -29,7 +29,7 @@ class BasisSettings:
     rule: today's, or 1, 2 or 3 for the orbitals of earlier versions; None: today's for the presets, 1 for the others.
     """
 
-    size: Size = "dzp"
+    size: Size = "standard"
     energy_shift: float | None = None
     split_norm: float | None = None
     confinement: Wall = SmoothWall()

@@ -20,7 +20,7 @@ _Out = Annotated[Path, typer.Option("-o", "--out", help="Folder of the run: traj
 _Xc = Annotated[str | None, option("functional.xc")]
 _Kmesh = Annotated[tuple[int, int, int] | None, option("kpoints.mesh", metavar="N N N")]
 _Cutoff = Annotated[float | None, option("mesh.cutoff_ry", metavar="RY")]
-_Basis = Annotated[str | None, option("basis.size", "sz, dz, szp, dzp, tz or tzp.")]
+_Basis = Annotated[str | None, option("basis.size", "light, standard or tight; or sz, dz, szp, dzp, tz, tzp.")]
 _Species = Annotated[Path | None, option("basis.species", "Folder of <Symbol>.ion.xml, in place of a basis.")]
 _Spin = Annotated[str | None, option("electrons.spin")]
 _Device = Annotated[str | None, option("solver.device")]

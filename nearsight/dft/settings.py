@@ -43,8 +43,8 @@ class BasisTable(Table):
     """Orbitals and pseudopotentials."""
 
     size: Size = Field(
-        "dzp",
-        description="Zetas of each valence shell, and p for polarisation; or light, standard or tight (docs/orbitals.md).",
+        "standard",
+        description="light, standard or tight (docs/orbitals.md); or zetas of each valence shell, and p for polarisation.",
     )
     energy_shift_ry: float | None = Field(
         None, gt=0, description="Confinement: what it may cost all electrons of a shell; null: the size's own."
@@ -56,7 +56,7 @@ class BasisTable(Table):
         description="Norm of a first zeta outside the second; null: a fixed share of the radius ends it.",
     )
     rule: Rule = Field(
-        1, description="How orbitals are made: 3 for light, standard and tight, else 1 unless another is asked for."
+        RULE, description=f"How orbitals are made: {RULE} for light, standard and tight, else 1 unless another is asked for."
     )
     pseudopotentials: Path | None = Field(
         None, description="Folder of UPF, psp8, PSML or GTH files; null: the installed package."
@@ -66,9 +66,9 @@ class BasisTable(Table):
     @model_validator(mode="before")
     @classmethod
     def _rule_of_the_size(cls, given: Any) -> Any:
-        """The presets are made by today's rule."""
-        if isinstance(given, Mapping) and "rule" not in given and given.get("size") in PRESETS:
-            return {**given, "rule": RULE}
+        """The presets are made by today's rule, all else by the first where none is asked for."""
+        if isinstance(given, Mapping) and "rule" not in given and given.get("size", "standard") not in PRESETS:
+            return {**given, "rule": 1}
         return given
 
     @model_serializer(mode="wrap")

@@ -246,7 +246,7 @@ def test_every_setting_is_listed_with_its_default(nearsight):
     }
     assert nearsight("settings", "nonsense").status == 1
     shown = " ".join(nearsight("scf", "--help").out.split())
-    for default in ("pbe", "300.0", "dzp", "0.025", "fermi-dirac"):
+    for default in ("pbe", "300.0", "standard", "0.025", "fermi-dirac"):
         assert f"({default})" in shown
 
 
