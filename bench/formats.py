@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from nearsight.core.calculation import Calculation
+from nearsight.core.two_centre import axial_violation
 from nearsight.core.units import HARTREE_EV
 from nearsight.electrons.eigen import eigenvalues
 from nearsight.formats import registry
 from nearsight.formats.levels import Levels, levels_beside
 from nearsight.formats.matrix_file import MatrixFile
 from nearsight.properties.check import check
-from nearsight.properties.two_centre import axial_violation
 
 
 def main(*roots: str) -> None:

@@ -56,7 +56,8 @@ class BasisTable(Table):
         description="Norm of a first zeta outside the second; null: a fixed share of the radius ends it.",
     )
     rule: Rule = Field(
-        RULE, description=f"How orbitals are made: {RULE} for light, standard and tight, else 1 unless another is asked for."
+        RULE,
+        description=f"How orbitals are made: {RULE} for light, standard and tight, else 1 unless another is asked for.",
     )
     pseudopotentials: Path | None = Field(
         None, description="Folder of UPF, psp8, PSML or GTH files; null: the installed package."
