@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -64,13 +64,12 @@ class BasisTable(Table):
     )
     species: Path | None = Field(None, description="Folder of <Symbol>.ion.xml, in place of all other keys.")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _rule_of_the_size(cls, given: Any) -> Any:
+    @model_validator(mode="after")
+    def _rule_of_the_size(self) -> Self:
         """The presets are made by today's rule, all else by the first where none is asked for."""
-        if isinstance(given, Mapping) and "rule" not in given and given.get("size", "standard") not in PRESETS:
-            return {**given, "rule": 1}
-        return given
+        if "rule" not in self.model_fields_set and self.size not in PRESETS:
+            self.__dict__["rule"] = 1  # a default: not among what was given
+        return self
 
     @model_serializer(mode="wrap")
     def _of_its_source(self, table: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -320,14 +319,14 @@ class Settings(EarlierKeys, Versioned):
     @model_validator(mode="before")
     @classmethod
     def _by_the_rule_of_its_time(cls, given: Any) -> Any:
-        """What states a schema of before there were rules has the orbitals of that time."""
+        """What states a schema of before there were rules has the orbitals of that time: dzp by rule 1 by default."""
         if not isinstance(given, Mapping) or not isinstance(given.get(KEY), int) or given[KEY] > _OF_RULE_1:
             return given
         table = todays(cls, given)
         basis = table.get("basis", {})
-        if not isinstance(basis, Mapping) or basis.get("species") is not None or "rule" in basis:
+        if not isinstance(basis, Mapping) or basis.get("species") is not None:
             return given
-        return {**table, "basis": {**basis, "rule": 1}}
+        return {**table, "basis": {"size": EARLIER_DEFAULTS["size"], "rule": 1, **basis}}
 
     @staticmethod
     def stored(table: Mapping[str, Any], what: object) -> Settings:
@@ -345,7 +344,7 @@ class Settings(EarlierKeys, Versioned):
         if (
             isinstance(basis, Mapping) and basis.get("species") is not None
         ):  # an earlier version told defaults beside it
-            defaults = {**BasisTable().model_dump(), **EARLIER_DEFAULTS}
+            defaults = {**BasisTable().model_dump(), **EARLIER_DEFAULTS, "rule": 1}
             table["basis"] = {k: v for k, v in basis.items() if k not in defaults or v != defaults[k]}
         return stored(Settings, {KEY: 1, **table}, what)
 
