@@ -101,7 +101,7 @@ def test_advice_for_a_failed_job_can_be_followed(nearsight, h2):
         assert new.iterations < old.iterations
     changed = (h2 / "set/0000/result.json").stat().st_mtime_ns
     assert nearsight(*build, "--set", "scf.forces=true").status == 0
-    assert nearsight(*build).status == 0
+    refused(nearsight(*build), "begun with scf.outputs.forces")  # entries of one set have the same parts
     assert (h2 / "set/0000/result.json").stat().st_mtime_ns == changed
 
 

@@ -72,7 +72,7 @@ def test_siestas_radii_from_nearly_the_same_pseudopotential() -> None:
 
     In the order of the shells; the last one is the polarisation shell.
     """
-    settings = BasisSettings(energy_shift=0.02, confinement=HardWall())
+    settings = BasisSettings("dzp", energy_shift=0.02, confinement=HardWall())
     for symbol, xc, radii in [
         ("C", "pbe", (4.088, 3.347, 4.870, 3.475, 4.870)),
         ("C", "lda", (4.192, 3.432, 4.870, 3.475, 4.870)),

@@ -146,7 +146,7 @@ def test_a_reader_that_takes_too_much_is_stopped(tmp_path: Path, monkeypatch: py
     if not Path("/proc/self/statm").exists():
         pytest.skip("this system does not tell what a process has taken")
     (tmp_path / "a.cif").write_text("data_x")
-    monkeypatch.setattr(ase.io, "read", lambda path, index: bytearray(8 * 1024**3))
+    monkeypatch.setattr(ase.io, "read", lambda path, **_: bytearray(8 * 1024**3))
     with pytest.raises(BadInput, match="wants more memory than a file of its size can need"):
         read_structure(tmp_path / "a.cif")
 

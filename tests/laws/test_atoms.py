@@ -336,7 +336,7 @@ def test_a_sample_of_the_periodic_table() -> None:
     """The hard ones: alkalis, 3d with semicore, 4f in the valence, an empty 5s."""
     for symbol, xc in [("Li", "pbe"), ("K", "pbe"), ("Cs", "lda"), ("Fe", "lda"), ("Hf", "pbe"), ("Pd", "lda")]:
         species = generate_species(symbol, xc)
-        assert species.orbital_cutoff < 12
+        assert species.orbital_cutoff < 13  # caesium's 6s, the widest
         assert min(o.radial.cutoff for o in species.orbitals) > 1
     assert [o.population for o in species.orbitals if o.l == 0] == [2.0, 0.0, 0.0]  # Pd: 4s2 5s0
 

@@ -77,6 +77,20 @@ class TestLevels(PropertyLaws):
         return torch.stack([e.mean(), e.min(), e.max(), torch.tensor(result.fermi_level)])
 
 
+class TestMoire(PropertyLaws):
+    kind = "moire"
+    given = {"flat": 2, "points": 9}  # noqa: RUF012
+
+    def invariants(self, result):
+        return torch.tensor([result.width, *result.gaps, result.speed])
+
+    @pytest.mark.parametrize("kind", KINDS[1:], ids=repr)
+    def test_more_spin_than_there_is_changes_nothing(self, kind):
+        """It is refused, in a line that names another way."""
+        with pytest.raises(BadInput, match="without spin; take `bands --states`"):
+            self.result(with_spin(self.calculation(), kind))
+
+
 def test_every_property_is_under_the_laws():
     assert {c.kind for c in PropertyLaws.__subclasses__()} >= set(kinds("properties"))
 
