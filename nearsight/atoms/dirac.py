@@ -22,9 +22,9 @@ from scipy.linalg import eigh
 from nearsight.atoms.radial import AndersonMixer
 from nearsight.core.display import one_line
 from nearsight.core.errors import NotConverged
+from nearsight.core.units import LIGHT_AU as LIGHT
 from nearsight.xc.radial import derivatives
 
-LIGHT = 137.035999  # speed of light in Hartree atomic units
 RADIUS = 40.0  # Bohr, where all functions end
 _FIRST = 1e-6  # Bohr, the first knot
 _DEGREE, _INTERVALS, _POINTS = 7, 80, 10  # of the splines; between knots; Gauss-Legendre points in each

@@ -11,4 +11,5 @@ BOLTZMANN_HA = 3.1668115634556e-06  # k_B in Ha/K
 HARTREE_BOHR3_GPA = 29421.02648438959  # 1 Ha/Bohr^3 in GPa
 AMU_ME = 1822.888486209  # 1 dalton in electron masses
 ATOMIC_VELOCITY_M_S = 2.18769126364e6  # 1 Bohr Ha / hbar in m/s
+LIGHT_AU = 137.035999084  # speed of light in Bohr Ha / hbar, the inverse of the fine-structure constant
 DEBYE_AU = 0.3934302695  # 1 Debye in e Bohr

@@ -45,7 +45,8 @@ class Mover(Table):
         if self.calculator_settings:
             raise BadInput("calculator_settings are given without a calculator: add one, or leave them out")
         from nearsight.calculator import Nearsight
-        from nearsight.dft.setup import check_charge, spin_of
+        from nearsight.dft.moments import spin_of
+        from nearsight.dft.setup import check_charge
 
         spin_of(self.scf)  # what contradicts itself is said before there is a folder
         if atoms is not None:
