@@ -275,9 +275,9 @@ def test_moments_give_the_density_of_states_within_their_error(kind, project):
 def test_a_sampled_count_of_all_states_is_exact(by, monkeypatch):
     """E[x^H S x] of signs is the number of rows, whichever way S is inverted; all moments together are those of the levels."""
     if by != "mkl":
-        monkeypatch.setattr(kpm, "library", lambda: None)
+        monkeypatch.setattr(factors, "library", lambda: None)
     if by == "series":
-        monkeypatch.setattr(kpm, "SCIPY_ROWS", 10)
+        monkeypatch.setattr(factors, "SCIPY_ROWS", 10)
     h, s = crystal(elements=(6, 1))
     for k in K:
         e = eigenvalues(h, s, k[None]).flatten().numpy()

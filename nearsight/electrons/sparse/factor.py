@@ -24,6 +24,10 @@ class Factor(Protocol):
 
     holder: object
 
+    @property
+    def memory(self) -> float:
+        """Bytes of the factor, known before it is made; 0 where that is not known, for small systems."""
+
     def factorise(self, pencil: Pencil, sigma: float) -> None:
         """At another shift, or for another matrix of the same pattern."""
 
@@ -65,6 +69,7 @@ class ScipyFactor:
     """By SuperLU without exchange of rows: U = D L^H, whose diagonal has the signs of D. For small systems."""
 
     holder: object = None
+    memory = 0.0
 
     def factorise(self, pencil: Pencil, sigma: float) -> None:
         """As `Factor`."""

@@ -22,10 +22,9 @@ from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
 from nearsight.core.display import one_line
-from nearsight.core.errors import NearsightError, NotConverged
+from nearsight.core.errors import NearsightError, NotConverged, Unavailable
 from nearsight.core.memory import available, check_room
-from nearsight.electrons.sparse.factor import SCIPY_ROWS, PardisoFactor, ScipyFactor
-from nearsight.electrons.sparse.pardiso import library
+from nearsight.electrons.sparse.factor import Factor, factor_for
 from nearsight.electrons.sparse.pencil import Pencil, SparseMatrix
 
 Array = NDArray[Any]
@@ -147,11 +146,12 @@ class InverseOverlap:
         self._series = Series(overlap, lambda x: 1 / x, low, high) if self._factor is None else None
         self.half = Series(overlap, lambda x: x**-0.5, low, high)
 
-    def _factored(self, own: Pencil) -> PardisoFactor | ScipyFactor | None:
-        if library() is None and own.size > SCIPY_ROWS:
+    def _factored(self, own: Pencil) -> Factor | None:
+        try:
+            factor = factor_for(own, single=True)
+        except Unavailable:
             return None
-        factor = ScipyFactor() if library() is None else PardisoFactor(own, single=True)
-        if isinstance(factor, PardisoFactor) and factor.memory > SPARE * available():
+        if factor.memory > SPARE * available():
             return None
         # H and S are both S here: H - sigma S is S at sigma 0
         factor.factorise(own, 0.0)

@@ -14,7 +14,7 @@ from nearsight.core.blocks import BlockMatrix
 from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput, NotConverged
 from nearsight.core.memory import available, check_room
-from nearsight.electrons.sparse.factor import Factor, PardisoFactor, Shift, factor_for
+from nearsight.electrons.sparse.factor import Factor, Shift, factor_for
 from nearsight.electrons.sparse.nearby import MOST_STATES, Levels, Nearby
 from nearsight.electrons.sparse.pencil import Pencil, SparseProblem
 
@@ -110,8 +110,7 @@ class SparseLevels:
             self._factors.append(self._first(pencil))
         if counts and len(self._factors) == 1:
             second = factor_for(pencil, self._single)
-            fits = not isinstance(second, PardisoFactor) or second.memory < SPARE * available()
-            self._factors.append(second if fits else self._factors[0])
+            self._factors.append(second if second.memory < SPARE * available() else self._factors[0])
         return Shift(pencil, self._factors[int(counts)], self._single)
 
     def _first(self, pencil: Pencil) -> Factor:
@@ -119,7 +118,7 @@ class SparseLevels:
         own = 2.0 * pencil.hamiltonian.data.nbytes  # H and S
         space = 2.0 * VECTORS * number * pencil.size
         factor = factor_for(pencil, self._single)
-        if isinstance(factor, PardisoFactor):
+        if factor.memory:
             kind = "a complex" if pencil.complex else "a real"
             check_room(
                 factor.memory + own + space,
