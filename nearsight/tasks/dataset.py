@@ -257,7 +257,7 @@ def _same_kind(settings: SetSettings, config: Path) -> None:
     """Raises BadInput where what stands in the set would not be what is asked for, and is not made again.
 
     So it is with a set that a later program built here; one with labels where these have none, or the reverse; one with forces
-    or stress, which what is computed now would lack; one of a wider tolerance.
+    or stress, which what is computed now would lack; one of other orbitals; one of a wider tolerance.
     """
     if not config.exists():
         return
@@ -274,6 +274,13 @@ def _same_kind(settings: SetSettings, config: Path) -> None:
                 f"{config.parent} was begun with scf.outputs.{key}, which the rest would lack: set it to true here too, or "
                 "build into a new folder"
             )
+    begun, here = ((b.basis.size, b.basis.rule) for b in (earlier, now))
+    if earlier.basis.species is now.basis.species is None and begun != here and {begun[1], here[1]} != {2}:
+        raise BadInput(
+            f"{config.parent} was begun with orbitals {begun[0]} by rule {begun[1]}, here they are "
+            f"{here[0]} by rule {here[1]}: "
+            f"set scf.basis to {{size: {begun[0]}, rule: {begun[1]}}} to go on, or build into a new folder"
+        )
     if now.solver.tolerance_ev < earlier.solver.tolerance_ev:
         raise BadInput(
             f"{config.parent} was begun with scf.solver.tolerance_ev {earlier.solver.tolerance_ev:g}, wider than "

@@ -105,6 +105,13 @@ def test_advice_for_a_failed_job_can_be_followed(nearsight, h2):
     assert (h2 / "set/0000/result.json").stat().st_mtime_ns == changed
 
 
+def test_a_set_of_other_orbitals_is_not_gone_on_with(nearsight, h2):
+    """The default of an earlier version was dzp: the line says how to go on with it."""
+    build = ("dataset", "build", h2 / "set.yaml", "-o", h2 / "set")
+    assert nearsight(*build, "--set", "scf.basis=sz").status == 0
+    refused(nearsight(*build, "--set", "scf.basis=szp"), "begun with orbitals sz by rule 1", "{size: sz, rule: 1}")
+
+
 def test_a_script_without_a_guard_builds_its_set(h2):
     script = h2 / "script.py"
     script.write_text(

@@ -59,7 +59,7 @@ def test_a_set_of_the_first_layout_is_done(nearsight, folders):
 def test_another_basis_is_another_set(nearsight, folders):
     refused(
         nearsight("dataset", "build", folders / "set/config.yaml", "-o", folders / "set", "--set", "scf.basis=dz"),
-        "another configuration",
+        "begun with orbitals sz by rule 1, here they are dz by rule 1",
     )
 
 
