@@ -69,7 +69,8 @@ NAMES: dict[str, dict[str, str]] = {
         **_SETTINGS,
         **_PARTS,
         "nearsight.dft.ground_state": "ground_state",
-        "nearsight.dft.setup": "chosen_kpoints functional_for initial_moments method_for",
+        "nearsight.dft.moments": "initial_moments",
+        "nearsight.dft.setup": "chosen_kpoints functional_for method_for",
     },
     "nearsight.cli": {
         **_ERROR,
@@ -117,8 +118,9 @@ NAMES: dict[str, dict[str, str]] = {
         "nearsight.dft.mixing": "Kerker Pulay",
         "nearsight.dft.problem": "SCFState=Trial",
         "nearsight.dft.scf": "SCF",
-        "nearsight.dft.setup": "chosen_kmesh chosen_kpoints functional_for initial_hamiltonian initial_moments load_species "
-        "method_for quadrature_for resolved",
+        "nearsight.dft.moments": "initial_moments",
+        "nearsight.dft.setup": "chosen_kmesh chosen_kpoints functional_for initial_hamiltonian load_species method_for "
+        "quadrature_for resolved",
         "nearsight.electrons.kpoints": "KPoints",
         "nearsight.electrons.symmetry": "SpaceGroup reduced_mesh",
         "nearsight.formats.ion_xml": "read_ion_xml",
