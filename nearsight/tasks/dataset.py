@@ -274,15 +274,15 @@ def _same_kind(settings: SetSettings, config: Path) -> None:
                 f"{config.parent} was begun with scf.outputs.{key}, which the rest would lack: set it to true here too, or "
                 "build into a new folder"
             )
+    if now.solver.tolerance_ev < earlier.solver.tolerance_ev:
+        raise BadInput(
+            f"{config.parent} was begun with scf.solver.tolerance_ev {earlier.solver.tolerance_ev:g}, wider than "
+            f"{now.solver.tolerance_ev:g}, and what is done is not done again: build into a new folder"
+        )
     begun, here = ((b.basis.size, b.basis.rule) for b in (earlier, now))
     if earlier.basis.species is now.basis.species is None and begun != here and {begun[1], here[1]} != {2}:
         raise BadInput(
             f"{config.parent} was begun with orbitals {begun[0]} by rule {begun[1]}, here they are "
             f"{here[0]} by rule {here[1]}: "
             f"set scf.basis to {{size: {begun[0]}, rule: {begun[1]}}} to go on, or build into a new folder"
-        )
-    if now.solver.tolerance_ev < earlier.solver.tolerance_ev:
-        raise BadInput(
-            f"{config.parent} was begun with scf.solver.tolerance_ev {earlier.solver.tolerance_ev:g}, wider than "
-            f"{now.solver.tolerance_ev:g}, and what is done is not done again: build into a new folder"
         )
