@@ -281,7 +281,10 @@ def _of_moments(
     edges = _edges(options.window, options.step_ev, fermi or 0.0)
     progress.stage("moments")
     width = options.width_ev / HARTREE_EV
-    found = sampled_below(hamiltonian, c.require_overlap(), edges, mesh, width, options.vectors, groups, progress)
+    known = fermi is not None and electrons is not None
+    found = sampled_below(
+        hamiltonian, c.require_overlap(), edges, mesh, width, options.vectors, groups, progress, differences=known
+    )
     below, projected = found.below, found.projected
     if fermi is not None and electrons is not None:
         at = int((edges - fermi).abs().argmin())

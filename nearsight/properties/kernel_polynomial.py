@@ -1,4 +1,4 @@
-"""Electrons below energies by Chebyshev moments of random vectors (electrons/sparse/kpm.py), with the error of their mean."""
+"""Electrons below energies by moments of random vectors (electrons/sparse: kpm, cayley), with the error of their mean."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from nearsight.core.blocks import BlockMatrix
 from nearsight.core.display import one_line
-from nearsight.electrons.sparse.kpm import moments_of
+from nearsight.electrons.sparse.cayley import CayleyMoments, factor_of_window, moments_of_window
+from nearsight.electrons.sparse.kpm import Moments, moments_of
 from nearsight.electrons.sparse.pencil import SparseProblem
 from nearsight.properties.brillouin import Sampling
 from nearsight.properties.contract import Progress
@@ -41,9 +42,11 @@ def sampled_below(
     vectors: int,
     groups: Projection | None,
     progress: Progress,
+    differences: bool = False,
 ) -> Sampled:
     """Electrons below ascending energies [E + 1], levels as Gaussians of a width [Ha], from so many random vectors.
 
+    differences: whether a constant may be missing in them, so that levels far below need not be counted.
     Raises NearsightError where S is too ill-conditioned, Unavailable where there is no room.
     """
     problem = SparseProblem.of(hamiltonian, overlap)
@@ -61,7 +64,13 @@ def sampled_below(
             def told(at: int, of: int, done: int = done) -> None:
                 progress.advance(done * of + at, points * of)
 
-            moments = moments_of(problem.at(k, s), width, vectors, own, seed=done, told=told)
+            pencil, window = problem.at(k, s), (float(edges[0]), float(edges[-1]))
+            factor = factor_of_window(pencil, window) if differences and own is None else None
+            moments: Moments | CayleyMoments
+            if factor is not None:
+                moments = moments_of_window(pencil, factor, window, width, vectors, seed=done, told=told)
+            else:
+                moments = moments_of(pencil, width, vectors, own, seed=done, told=told)
             found = per_level * weight * moments.below(edges.numpy(), width)
             below[:, s] += found.sum(1)
             if own is not None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.special
 import torch
 
@@ -19,8 +20,8 @@ from nearsight.core.pairs import Pairs
 from nearsight.core.spin import COLLINEAR, NONE, SPINOR
 from nearsight.core.units import HARTREE_EV
 from nearsight.electrons.eigen import eigenvalues
+from nearsight.electrons.sparse import cayley, kpm
 from nearsight.electrons.sparse import factor as factors
-from nearsight.electrons.sparse import kpm
 from nearsight.electrons.sparse.factor import Shift, factor_for
 from nearsight.electrons.sparse.levels import SparseLevels
 from nearsight.electrons.sparse.pardiso import library
@@ -288,6 +289,32 @@ def test_a_sampled_count_of_all_states_is_exact(by, monkeypatch):
         exact = 0.5 * scipy.special.erfc((e[:, None] - edges) / 0.1 / 2**0.5).sum(0)
         error = below.std(0, ddof=1) / 40**0.5
         assert (np.abs(below.mean(0) - exact) < 5 * error + 1e-3 * len(e)).all()
+
+
+@with_mkl
+@pytest.mark.parametrize("elements", [(6, 6), (6, 1)], ids=["blocks", "elements"])
+def test_moments_of_a_window_are_those_of_its_levels(elements):
+    """For each random vector: sum_j (c_j^T S x)^2 g(e_j), but for what is far below the window."""
+    h, s = crystal(elements=elements)
+    pencil = SparseProblem.of(h, s).at(K[0])
+    e, c = scipy.linalg.eigh(pencil.hamiltonian.scipy.toarray(), pencil.overlap.scipy.toarray())
+    window, width = (e[len(e) // 3] - 1e-3, e[len(e) // 2] + 1e-3), 0.01 * (e[-1] - e[0])
+    factor = cayley.factor_of_window(pencil, window)
+    found = cayley.moments_of_window(pencil, factor, window, width, 5)
+    assert (
+        len(found.values) == cayley.moments_for(window, width) < len(kpm.moments_of(pencil, width, 1).values)
+    )  # fewer than of the whole spectrum
+    edges = np.linspace(*window, 9)
+    low, high = np.linalg.eigvalsh(pencil.overlap.scipy.toarray())[[0, -1]]
+    x = kpm.Series(pencil.overlap, lambda t: t**-0.5, low, high)(
+        np.random.default_rng(0).choice([-1.0, 1.0], size=(len(e), 5))
+    )
+    shares = (c.T @ (pencil.overlap @ x)) ** 2
+    exact = shares.T @ (0.5 * scipy.special.erfc((e[:, None] - edges) / width / 2**0.5))
+    apart = np.diff(found.below(edges, width)[:, 0] - exact, axis=1)
+    assert np.diff(exact, axis=1).min() > 0.1 and np.abs(apart).max() < 1e-3
+    assert cayley.factor_of_window(pencil, (window[0], window[0] + 2)) is None  # wide: the spectrum as a whole
+    assert cayley.factor_of_window(SparseProblem.of(h, s).at(K[1]), window) is None
 
 
 def test_layers_are_told_apart_by_their_heights():

@@ -102,7 +102,7 @@ class Series:
         return np.asarray(total)
 
 
-def _ends(apply: Callable[[Array], Array], size: int, dtype: Any, overlap: Any = None) -> tuple[float, float]:
+def spectrum_ends(apply: Callable[[Array], Array], size: int, dtype: Any, overlap: Any = None) -> tuple[float, float]:
     """The ends of the spectrum of an operator that is self-adjoint in the inner product of S (None: the plain one)."""
     v = np.random.default_rng(1).standard_normal((size, 1)).astype(dtype)
     before, beta = np.zeros_like(v), 0.0
@@ -135,11 +135,11 @@ class InverseOverlap:
         own = Pencil(overlap, overlap)
         dtype = overlap.data.dtype
         self._factor = self._factored(own)
-        _, high = _ends(lambda v: overlap @ v, own.size, dtype)
+        _, high = spectrum_ends(lambda v: overlap @ v, own.size, dtype)
         if self._factor is None:
-            low, _ = _ends(lambda v: overlap @ v, own.size, dtype)
+            low, _ = spectrum_ends(lambda v: overlap @ v, own.size, dtype)
         else:
-            low = 1 / _ends(self._factor.solve, own.size, dtype)[1]
+            low = 1 / spectrum_ends(self._factor.solve, own.size, dtype)[1]
         if not 0 < low < high:
             raise NearsightError("S is not positive definite, or too ill-conditioned: `nearsight check` tells more")
         low, high = low * (1 - 5 * MARGIN), high * (1 + MARGIN)
@@ -179,7 +179,7 @@ def moments_of(
         pencil = replace(pencil, overlap=replace(pencil.overlap, data=pencil.overlap.data.astype(np.complex128)))
     inverse = InverseOverlap(pencil.overlap)
     h, dtype = pencil.hamiltonian, pencil.hamiltonian.data.dtype
-    ends = _ends(
+    ends = spectrum_ends(
         lambda v: inverse(h @ v), pencil.size, np.result_type(dtype, pencil.overlap.data.dtype), pencil.overlap
     )
     for _ in range(4):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nearsight.core.errors import NearsightError, NotConverged, Unavailable
 
-REAL, HERMITIAN = -2, -4  # PARDISO's words for the symmetry of a matrix, both indefinite
+REAL, HERMITIAN, SYMMETRIC = -2, -4, 6  # PARDISO's words: real symmetric and Hermitian, indefinite; complex symmetric
 ANALYSE, FACTORISE, SOLVE, PIVOTS, RELEASE = 11, 22, 33, 332, -1
 _NAMES = ("libmkl_rt.so.3", "libmkl_rt.so.2", "libmkl_rt.so", "mkl_rt.3.dll", "mkl_rt.2.dll", "libmkl_rt.2.dylib")
 _FOLDERS = (Path(sys.prefix) / "lib", Path(sys.prefix) / "Library" / "bin")
@@ -63,7 +63,8 @@ class Pardiso:
     """Factors of matrices of one pattern, analysed once.
 
     n: rows.  indptr, indices: compressed sparse rows of the upper triangle with its diagonal; of blocks [block, block] where
-    block > 1 (the diagonal blocks whole).  kind: REAL or HERMITIAN.  single: whether factors are held in single precision.
+    block > 1 (the diagonal blocks whole).  kind: REAL, HERMITIAN or SYMMETRIC.  single: whether factors are held in single
+    precision.
     Raises Unavailable without the library, NearsightError where a factorisation fails.
     """
 
@@ -77,7 +78,7 @@ class Pardiso:
         single: bool = False,
     ) -> None:
         self.n, self.kind, self.single = n, kind, single
-        scalar = {REAL: (np.float64, np.float32), HERMITIAN: (np.complex128, np.complex64)}[kind]
+        scalar = (np.float64, np.float32) if kind == REAL else (np.complex128, np.complex64)
         self.dtype = np.dtype(scalar[single])
         self._library = require_library()
         self._rows = n // block
