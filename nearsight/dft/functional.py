@@ -255,6 +255,15 @@ class EnergyFunctional:
             return self.hamiltonian_of_density(d.spin.of_charge(self.system.atomic_density), d)
         return self.evaluate(d).hamiltonian
 
+    def initial_potential(self, electrostatic: bool = False) -> Tensor:
+        """The Kohn-Sham potential of superposed atomic densities, without spin, on the mesh [x, y, z] (Ha).
+
+        electrostatic: of the electrostatic terms alone.
+        """
+        d = self.initial_density_matrix()
+        state = State(self.system, d, d.spin.of_charge(self.system.atomic_density))
+        return self.potential(state, electrostatic)[0]
+
     def _evaluate(self, state: State) -> Evaluation:
         energies: dict[str, Tensor] = {}
         total: Tensor = state.density.new_zeros(())

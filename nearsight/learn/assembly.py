@@ -42,6 +42,7 @@ from nearsight.learn.reference import (
     differences,
     find_reference,
     find_species,
+    of_predictions,
     read_species,
     recorded_settings,
 )
@@ -111,7 +112,7 @@ def _on_labels(given: _Given) -> Assembled:
     require_one(
         zip(names, origins, strict=True), "One network learns one functional and one basis: leave one of the sets out"
     )
-    orbitals = find_reference(settings.data, settings.reference, folders.train, shells, None)
+    orbitals = find_reference(settings.data, settings.reference, folders.train, shells, None, _needs_levels(given))
     known = "" if orbitals is None else digest_of_orbitals(orbitals)
     if orbitals is not None:
         orbitals = replace(orbitals, cache=given.disk.folder / "h0" / known[:16])
@@ -190,7 +191,7 @@ def _on_energy(given: _Given, energy: EnergyLossConfig) -> Assembled:
     )
     chosen = energy.scf
     species = _species(settings, functional, chosen, paths.train, recorded, known)
-    orbitals = OrbitalReference(species, _of_the_operator(functional, energy))
+    orbitals = OrbitalReference(species, _of_predictions(functional, energy, _needs_levels(given)))
     if start is not None:
         if known is None:
             raise MissingData(f"{settings.init_from} does not know its orbitals, so the energy cannot train it further")
@@ -322,10 +323,17 @@ def _species(
     return load_species(chosen, functional)
 
 
-def _of_the_operator(functional: Settings, energy: EnergyLossConfig) -> Settings:
+def _of_predictions(functional: Settings, energy: EnergyLossConfig, levels: bool) -> Settings:
     """What predictions need to know to compute H0: not what belongs to one cell, unless one mesh was given for all."""
     shape = {"mesh": {"shape": energy.scf.mesh.shape}}
-    return Settings(**functional.of_the_operator).model_copy(update={**shape, "species": None})
+    return Settings(**of_predictions(functional, levels)).model_copy(update={**shape, "species": None})
+
+
+def _needs_levels(given: _Given) -> bool:
+    """Whether the model takes an input that levels are needed for."""
+    if given.start is not None:
+        return "response" in given.start.network.inputs
+    return getattr(given.settings.model, "baseline", None) == "response"
 
 
 def _same_functional(

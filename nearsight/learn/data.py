@@ -25,6 +25,7 @@ from nearsight.core.spin import Spin, spin
 from nearsight.core.spin_parts import as_vectors
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.two_centre import S_AXIAL, axial_violation
+from nearsight.dft.response import density_response
 from nearsight.formats.files import whole_file
 from nearsight.formats.registry import list_folders, list_structures, read
 from nearsight.formats.seal import KEY, is_whole, sealed
@@ -116,7 +117,7 @@ class TrainingData(Protocol):
 
 
 #: inputs that are made of the orbitals
-OF_ORBITALS = frozenset({"initial_hamiltonian", "functional"})
+OF_ORBITALS = frozenset({"initial_hamiltonian", "functional", "response"})
 
 
 class Reference(Protocol):
@@ -125,8 +126,8 @@ class Reference(Protocol):
     def initial_hamiltonian(self, structure: Structure) -> BlockMatrix:
         """H0 [Ha] of superposed atomic densities."""
 
-    def ground_state_of(self, found: Calculation) -> tuple[Any, Calculation]:
-        """The functional of a calculation's structure, and the calculation with the density matrix of its Hamiltonian."""
+    def problem_of(self, found: Calculation) -> tuple[Any, Calculation]:
+        """The problem of a calculation's structure, and the calculation with the density matrix of its Hamiltonian."""
 
 
 @dataclass(frozen=True)
@@ -378,13 +379,15 @@ def _source(path: Path, known: Calculation | None, reference: Reference | None, 
     found = known or read_labelled(path)
     layout = found.require_hamiltonian().layout
     overlap = found.require_overlap().on(layout).values[0] if "overlap" in inputs else None
-    h0 = functional = None
+    h0 = functional = response = None
     if "initial_hamiltonian" in inputs and reference is not None:
         h0 = reference.initial_hamiltonian(found.structure).on(layout).values
-    if "functional" in inputs and reference is not None:
-        functional, found = reference.ground_state_of(found)
+    if inputs & {"functional", "response"} and reference is not None:
+        problem, found = reference.problem_of(found)
+        functional = problem.functional
+        response = density_response(problem) if "response" in inputs else None
     moments = moments_of(found, path) if "moments" in inputs else None
-    return Source(found.structure, layout, Inputs(overlap, h0, moments, functional), found)
+    return Source(found.structure, layout, Inputs(overlap, h0, moments, functional, response), found)
 
 
 def moments_of(found: Calculation, name: object) -> Tensor:

@@ -23,8 +23,9 @@ from nearsight.core.layout import BlockLayout
 from nearsight.core.spin import NONE, Spin
 from nearsight.core.spin_parts import as_vectors
 from nearsight.core.structure import SYMBOLS, Structure
+from nearsight.dft.response import density_response
 from nearsight.dft.settings import Settings
-from nearsight.dft.setup import load_species
+from nearsight.dft.setup import chosen_kmesh, load_species
 from nearsight.formats.files import whole_folder
 from nearsight.formats.outputs import claim_folder
 from nearsight.formats.registry import find, read, read_structure, write
@@ -70,7 +71,8 @@ class TrainedModel:
     def __repr__(self) -> str:
         elements = " ".join(SYMBOLS[int(z)] for z in self.architecture["shells"])
         weights = sum(w.numel() for w in self.network.parameters())
-        knows = "" if self.reference is not None else ", without its orbitals"
+        knows = ", from the first step of self-consistency" if "response" in self.network.inputs else ""
+        knows += "" if self.reference is not None else ", without its orbitals"
         return shortened(
             f"TrainedModel({self.architecture['kind']} of {elements}, {weights} weights, target {self.target}{knows}",
             ")",
@@ -161,7 +163,11 @@ class TrainedModel:
         reference = self.reference
         overlap = reference.overlap(structure, layout).values[0] if "overlap" in names else None
         h0 = reference.initial_hamiltonian(structure).on(layout).values if "initial_hamiltonian" in names else None
-        functional = reference.functional(structure, self.network.device.type) if "functional" in names else None
+        device = self.network.device.type
+        if "response" in names:
+            problem = reference.problem(structure, device)
+            return Inputs(overlap, h0, moments, problem.functional, density_response(problem))
+        functional = reference.functional(structure, device) if "functional" in names else None
         return Inputs(overlap, h0, moments, functional)
 
     def start_for(self, structure: Structure, settings: Settings) -> BlockMatrix:
@@ -273,6 +279,8 @@ def predict(
         overlap = None if tiled else trained.reference.overlap(found, layout)
         neutral = trained.reference.electrons(found)
     told: dict[str, Any] = {"moments_mu_b": _moments(found).tolist()} if takes else {}
+    if "response" in trained.network.inputs and trained.reference is not None:
+        told |= {"baseline": {"kind": "response", "kmesh": list(chosen_kmesh(found, trained.reference.settings))}}
     state = charge_state(trained.domain, found, neutral, recorded, charge)
     ignored = None if takes or found.moments is None else _ignored(trained.network.spin)
     lowest = None

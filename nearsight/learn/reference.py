@@ -21,6 +21,7 @@ from nearsight.core.species import Species
 from nearsight.core.spin import NONE, by_components
 from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.dft.functional import EnergyFunctional
+from nearsight.dft.problem import Problem
 from nearsight.dft.settings import Settings, differing
 from nearsight.dft.setup import Setup, functional_for, initial_hamiltonian, load_species, quadrature_for
 from nearsight.formats.files import whole_file
@@ -88,8 +89,13 @@ class OrbitalReference:
         settings = self.settings.model_copy(update={"solver": {"device": device}})
         return functional_for(structure, settings, self.present(structure))
 
-    def ground_state_of(self, found: Calculation) -> tuple[EnergyFunctional, Calculation]:
-        """The functional of a calculation's structure, and the calculation with D of its Hamiltonian.
+    def problem(self, structure: Structure, device: str = "cpu") -> Problem:
+        """H -> levels, D, E, F at the k-points and with the filling of the settings."""
+        settings = self.settings.model_copy(update={"solver": {"device": device}})
+        return Setup.of(structure, settings, self.present(structure)).problem()
+
+    def problem_of(self, found: Calculation) -> tuple[Problem, Calculation]:
+        """The problem of a calculation's structure, and the calculation with D of its Hamiltonian.
 
         k-points and filling are those that the calculation records.  Raises BadInput for a Hamiltonian with spin.
         """
@@ -104,7 +110,7 @@ class OrbitalReference:
             settings = settings.model_copy(update=recorded.model_dump(include={"kpoints", "electrons"}))
         problem = Setup.of(found.structure, settings, self.present(found.structure)).problem()
         electrons = problem.solver.solve(hamiltonian.on(problem.functional.layout))
-        return problem.functional, replace(found, density_matrix=electrons.density_matrix)
+        return problem, replace(found, density_matrix=electrons.density_matrix)
 
     def electrons(self, structure: Structure) -> float:
         """Valence electrons of the neutral structure."""
@@ -164,19 +170,28 @@ def find_species(
     return None if recorded is None else load_species(numbers, recorded)
 
 
+def of_predictions(settings: Settings, levels: bool) -> dict[str, Any]:
+    """Of settings what predictions of any structure need, by table. levels: k-points by their spacing and filling as well."""
+    tables = (*settings.of_the_operator, *(("kpoints", "electrons") if levels else ()))
+    return {name: keys for name, keys in settings.of_all_cells.items() if name in tables}
+
+
 def find_reference(
     data: DataConfig,
     reference: ReferenceConfig,
     folders: Sequence[Path],
     shells: Mapping[int, Sequence[int]],
     cache: Path | None,
+    levels: bool = False,
 ) -> OrbitalReference | None:
     """The orbitals that the samples were made with, or None if nothing tells (see DataConfig.species).
+
+    levels: with the k-points and the filling that all samples share, for a model that needs levels of a structure.
 
     Raises NearsightError if the species found do not have the shells of the data.
     """
     recorded = recorded_settings(folders[0])
-    settings = Settings(**({} if recorded is None else recorded.of_the_operator))
+    settings = Settings(**({} if recorded is None else of_predictions(recorded, levels)))
     settings = settings.model_copy(update={**reference.model_dump(exclude_none=True), "species": None})
     numbers = sorted(shells)
     species = find_species(data, folders, numbers, recorded)

@@ -22,6 +22,7 @@ from nearsight.core.structure import Structure
 from nearsight.core.tables import merged
 from nearsight.dft.dielectric import Screening
 from nearsight.dft.problem import Problem
+from nearsight.dft.response import density_response
 from nearsight.dft.settings import Settings, differing
 from nearsight.formats.registry import find, read, read_structure
 from nearsight.formats.structures import check_structure
@@ -75,6 +76,7 @@ class StructureData:
         self.sources = tuple((p, n) for n in range(count) for p in paths)
         self._structures: dict[int, Structure] = {}
         self._initial: dict[int, Tensor] = {}
+        self._responses: dict[int, Tensor] = {}
         self._digests: dict[int, str] = {}
         self._settings: dict[int, Settings] = {}
 
@@ -147,10 +149,11 @@ class StructureData:
 
     def inputs(self, index: int, names: frozenset[str]) -> Inputs:
         """Those named, of the functional. H0 [1, size], Ha."""
-        functional = self.problem(index).functional if names & {"overlap", "functional"} else None
+        functional = self.problem(index).functional if names & {"overlap", "functional", "response"} else None
         h0 = self._initial_hamiltonian(index) if "initial_hamiltonian" in names else None
         s = functional.overlap.values[0].cpu() if functional is not None and "overlap" in names else None
-        return Inputs(s, h0, None, functional if "functional" in names else None)
+        response = self._response(index) if "response" in names else None
+        return Inputs(s, h0, None, functional if "functional" in names else None, response)
 
     def matrix(self, index: int, prediction: Prediction) -> Tensor:
         """H [components, size], Ha, float64, of a prediction for one structure, on the CPU."""
@@ -182,6 +185,11 @@ class StructureData:
         if index not in self._initial:
             self._initial[index] = self.problem(index).functional.initial_hamiltonian().values.cpu()
         return self._initial[index]
+
+    def _response(self, index: int) -> Tensor:
+        if index not in self._responses:
+            self._responses[index] = density_response(self.problem(index)).cpu()
+        return self._responses[index].to(self.problem(index).functional.mesh.cell.device)
 
     def label(self, index: int) -> BlockMatrix | None:
         """The folder's Hamiltonian [Ha] on the layout, None without one.

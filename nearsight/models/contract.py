@@ -153,7 +153,7 @@ class HamiltonianModel(nn.Module, ABC):
     #: the class of its samples
     Sample: ClassVar[type[Prepared]]
     #: inputs of a structure that `geometry` takes, beside those of the target: fields of `Inputs`
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: frozenset[str] = frozenset()
     #: submodules in whose weights the prediction is linear; empty for a model without
     last_layer_names: ClassVar[tuple[str, ...]] = ()
 

@@ -13,10 +13,11 @@ from a function with l = 0 of every atom alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import pi, prod, sqrt
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ EXPONENTS = (0.15, 0.35, 0.8, 1.8, 4.0)  # Bohr^-2
 RIDGE = 1e-3
 HIGHEST = 120.0  # G^2 of the shortest wave [Bohr^-2]
 CHUNK = 2**22  # numbers in memory at one time
+
+_last: dict[str, Any] = {}  # the metric that was made last, and of what
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +116,23 @@ class DensityForm:
         return coefficients - total[owner][:, None] * self.carrier.to(coefficients)
 
     def metric(self, structure: Structure) -> Tensor:
-        """<f, g> of all functions of a structure [n, n], n = atoms * count, float64, on the structure's device."""
+        """<f, g> of all functions of a structure [n, n], n = atoms * count, float64, on the structure's device.
+
+        That of the last structure is remembered: a sample asks for it twice.
+        """
+        key = (
+            self.exponents,
+            self.l_max,
+            self.waves,
+            *(x.detach().cpu().numpy().tobytes() for x in (structure.cell, structure.positions)),
+        )
+        if _last.get("key") != key:
+            _last.clear()
+            _last.update(key=key, metric=self._metric(structure))
+        found: Tensor = _last["metric"]
+        return found.to(structure.cell.device)
+
+    def _metric(self, structure: Structure) -> Tensor:
         n = len(structure) * self.count
         check_room(16.0 * n * n, f"the metric of {len(structure)} atoms' densities", "take smaller cells to train on")
         found = structure.cell.new_zeros(n, n, dtype=torch.float64)
@@ -143,6 +162,20 @@ class DensityForm:
         found = free - (charges @ free) / (charges @ pull) * pull
         rest = square - 2 * float(found @ right) + float(found @ (metric @ found))
         return found, sqrt(max(rest, 0.0))
+
+    def project(self, structure: Structure, mesh: Mesh, fields: Sequence[tuple[Tensor, bool]]) -> Tensor:
+        """<f, v> of every function of a structure with fields v [x, y, z] on a mesh [fields, n], float64.
+
+        fields: each with whether the product is that of the metric, without G = 0, or else the integral of f v.
+        """
+        transforms = [torch.fft.rfftn(v.double()) / mesh.size for v, _ in fields]
+        found = structure.cell.new_zeros(len(structure) * self.count, len(fields), dtype=torch.float64)
+        for x, (index, weight) in self._waves(structure):
+            shares = [weight if metric else 2 * structure.volume / weight for _, metric in fields]
+            d = torch.stack([_at(t, mesh.shape, index) * w for t, w in zip(transforms, shares, strict=True)], 1)
+            found.addmm_(x.T, torch.cat([d.real, d.imag]))
+        constants = torch.stack([v.new_zeros(()) if metric else v.double().mean() for v, metric in fields])
+        return found.T + constants[:, None] * self.charges.to(found).repeat(len(structure))
 
     def on_mesh(self, structure: Structure, mesh: Mesh, coefficients: Tensor) -> Tensor:
         """The density of coefficients [n] on the points of a mesh [x, y, z], 1/Bohr^3, without G = 0; differentiable.

@@ -1,4 +1,7 @@
-"""The target `density`: labels are the best fits of n - n_atoms, and the matrix is F[n], differentiable in the density."""
+"""The target `density`: labels are best fits of n less what the engine knows of it, and the matrix is F[n], differentiable.
+
+What the engine knows is n_atoms, or, with the first step of self-consistency as the baseline, n_1 (dft/response.py).
+"""
 
 from __future__ import annotations
 
@@ -28,11 +31,16 @@ class DensityTarget(Target):
     def __init__(self, form: DensityForm | None = None) -> None:
         self.form = form or DensityForm()
 
+    def baseline(self, inputs: Inputs) -> Tensor:
+        """The density that coefficients are added to, on the mesh [x, y, z]: of superposed atoms."""
+        density: Tensor = inputs.require("functional").system.atomic_density
+        return density
+
     def labels(self, calculation: Calculation, inputs: Inputs) -> Tensor:
         """Coefficients [1, size], float64. Raises MissingData without a density matrix, BadInput for a charged cell."""
         functional = inputs.require("functional")
         density = functional.grid.density(calculation.require_density_matrix())[0]
-        excess = density - functional.system.atomic_density
+        excess = density - self.baseline(inputs).to(density)
         charge = -float(excess.sum() * functional.mesh.volume_element)
         if abs(charge) > NEUTRAL:
             raise BadInput(
@@ -44,12 +52,24 @@ class DensityTarget(Target):
         return found[None].cpu()
 
     def matrix(self, values: Tensor, inputs: Inputs) -> Tensor:
-        """F[n_atoms + dn] [1, size], Ha, on the functional's layout; its derivative goes through F."""
+        """F[baseline + dn] [1, size], Ha, on the functional's layout; its derivative goes through F."""
         functional = inputs.require("functional")
         where = functional.mesh.cell.device
         density = self.form.on_mesh(functional.structure, functional.mesh, values[0].to(where))
-        found: Tensor = _KohnSham.apply(functional.system.atomic_density + density, functional)
+        found: Tensor = _KohnSham.apply(self.baseline(inputs).to(density) + density, functional)
         return found.to(values.device)
+
+
+class ResponseDensityTarget(DensityTarget):
+    """Coefficients of n - n_1, n_1 of the first step of self-consistency."""
+
+    needs = frozenset({"functional", "response"})
+    unlearnt = "H is that of the first step of self-consistency, with a correction that it has to extrapolate there"
+
+    def baseline(self, inputs: Inputs) -> Tensor:
+        """n_1 [x, y, z]."""
+        response: Tensor = inputs.require("response")
+        return super().baseline(inputs) + response[0]
 
 
 class _KohnSham(torch.autograd.Function):

@@ -149,17 +149,21 @@ class BondFrameModel(LocalModel):
         )
         return node, self.edge_irreps, inner
 
-    def pass_messages(self, edges: Edges, frames: Sequence[Tensor]) -> tuple[Tensor, Frame, Tensor, Tensor]:
+    def pass_messages(
+        self, edges: Edges, frames: Sequence[Tensor], seen: Tensor | None = None
+    ) -> tuple[Tensor, Frame, Tensor, Tensor]:
         """Features of atoms [atoms, node.dim] and of message edges, and of all edges: invariants of distance and elements
         [edges, width], and the first features [edges, even].
 
-        frames: D^l, l = 1.., into each edge's frame.
+        frames: D^l, l = 1.., into each edge's frame.  seen: what atoms begin with beside their element and the multipoles of
+        their neighbours [atoms, node.dim].
         """
         n = edges.messages
         kind, radial, fade = self.invariants(edges)
         near = radial[:n]
         first = self.first_edge(radial)
         x = self.multipoles_of(edges, frames, kind, near, fade)
+        x = x if seen is None else x + seen
         edge: Frame = [first[:n]]
         for interaction in self.interactions:
             x, update = interaction(x, edge, near, fade, edges, frames)

@@ -20,12 +20,15 @@ class Inputs:
 
     overlap: S on the layout [size].  initial_hamiltonian: H0 of superposed atomic densities [components, size], Ha.
     moments: magnetic moment of each atom [atoms, 3].  functional: the energy functional (dft/functional.py).
+    response: n_1 - n_atoms and n_out - n_1 on the functional's mesh [2, x, y, z], of the first step of self-consistency
+    (dft/response.py).
     """
 
     overlap: Tensor | None = None
     initial_hamiltonian: Tensor | None = None
     moments: Tensor | None = None
     functional: Any = None
+    response: Tensor | None = None
 
     __repr__ = one_line
 
