@@ -250,10 +250,9 @@ class DeepH2Density(BondFrameModel):
         vectors = pairs.vectors(structure)[other]
         edges = Edges(species, pairs.i[other], pairs.j[other], len(vectors), vectors.norm(dim=1))
         wigner = wigner_matrices(self.irreps.l_max, edge_rotations(vectors))
-        nothing = structure.cell.new_zeros(0)
-        return DensitySample(
-            edges, wigner[: self.irreps.l_max], nothing, (len(structure) * self.form.count,), nothing[:, None]
-        )
+        nothing, unseen = structure.cell.new_zeros(0), structure.cell.new_zeros(len(structure), 0)
+        sizes = (len(structure) * self.form.count,)
+        return DensitySample(edges, wigner[: self.irreps.l_max], nothing, sizes, unseen)
 
     def seeing(self, sample: DensitySample, inputs: Inputs) -> DensitySample:
         """With the fields that atoms see. Raises MissingData where their inputs are not given."""
