@@ -339,13 +339,29 @@ def test_the_speed_of_a_cone_is_the_slope_of_its_levels():
         e = eigenvalues(c.hamiltonian, c.overlap, (found.k + cell @ q / (2 * np.pi))[None])[0, 0]
         slopes.append(float(e[4] - e[3]) / (2 * step))
     assert abs(found.speed / np.mean(slopes) - 1) < 1e-3
-    assert 0.7e6 < found.to_json()["speed_m_per_s"] < 1.1e6 and "m/s" in found.summary()[-1]
+    assert 0.7e6 < found.to_json()["speed_m_per_s"] < 1.1e6 and "m/s" in found.summary()[-2]
     assert abs(found.width - float(dense[0, :, 2:4].max() - dense[0, :, 2:4].min())) < EV
     for wrong in ({"flat": 3}, {"flat": 8}):
         with pytest.raises(BadInput):
             nearsight.moire(c, **wrong)
     with pytest.raises(BadInput, match="spin"):
         nearsight.moire(with_spin(c, COLLINEAR))
+
+
+def test_the_shares_of_atoms_in_flat_states_are_those_of_dense_states():
+    c = replace(graphene(), fermi_level=None, electrons=8.0)
+    h = c.hamiltonian.values.clone()
+    start = int(c.hamiltonian.layout.boundaries[c.hamiltonian.pairs.on_site[0]])
+    h[0, start : start + int(c.hamiltonian.basis.counts[0]) ** 2] *= 1.2  # so that the atoms differ
+    c = replace(c, hamiltonian=c.hamiltonian.with_values(h).hermitian())
+    found = nearsight.moire(c, flat=4, points=3)
+    problem = SparseProblem.of(c.hamiltonian, c.overlap).at(found.k)
+    dense = [m.scipy.toarray() for m in (problem.hamiltonian, problem.overlap)]
+    own = scipy.linalg.eigh(*dense)[1][:, 2:6]
+    shares = (own.conj() * (dense[1] @ own)).real.sum(1).reshape(2, -1).sum(1) / 4
+    assert np.abs(found.shares.numpy() - shares).max() < 1e-6 and abs(shares[0] - 0.5) > 0.01
+    assert abs(found.gathered - 2 * shares.max()) < 1e-5
+    assert "% of them" in found.summary()[-1] and len(found.to_json()["shares_of_atoms_at_K"]) == 2
 
 
 def test_a_fermi_level_among_more_levels_than_are_computed_is_refused(monkeypatch):
