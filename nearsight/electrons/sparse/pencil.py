@@ -130,17 +130,23 @@ class BlockPattern:
     def matrix(self, components: Sequence[Tensor | None], k: Tensor, factors: Tensor | None = None) -> SparseMatrix:
         """M(k) of elements [size], one for each of the spin components of a pattern (None: zero), at a fractional k [3].
 
+        Real for real elements where k and -k are the same point (Gamma, M).
         factors: of the blocks of each pair [pairs], complex.
         """
         layout, (_, _, block) = self.layout, self._blocks
         phases = None
         if bool((k != 0).any()):
-            angle = 2 * torch.pi * (layout.pairs.R.cpu().double() @ k.cpu().double())
-            phases = torch.complex(angle.cos(), angle.sin())
+            turns = layout.pairs.R.cpu().double() @ k.cpu().double()
+            if bool(((2 * k).round() - 2 * k).abs().max() < SAME):  # k and -k are one: M(k) of real elements is real
+                phases = 1 - 2 * (2 * turns).round().remainder(2)
+            else:
+                phases = torch.complex((2 * torch.pi * turns).cos(), (2 * torch.pi * turns).sin())
         if factors is not None:
             phases = factors if phases is None else phases * factors
         given = next(c for c in components if c is not None)
-        complex_ = phases is not None or any(c is not None and c.is_complex() for c in components)
+        complex_ = (phases is not None and phases.is_complex()) or any(
+            c is not None and c.is_complex() for c in components
+        )
         dtype = torch.complex128 if complex_ else torch.float64
         b = self.block
         if b > 1 and self.factor == 1:
@@ -174,6 +180,7 @@ class BlockPattern:
 
 
 CHUNK = 100_000  # pairs whose blocks are summed at once
+SAME = 1e-12  # fractions of reciprocal vectors by which k and -k may differ
 
 
 @dataclass(frozen=True, eq=False)
