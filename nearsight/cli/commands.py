@@ -160,6 +160,9 @@ def predict(
             bars.advance(done, total)
 
         predict_folder(model, found, out, device, charge, warn, given, Way(tile, processes, told))
+    if not (out / "hamiltonian.h5").exists():
+        print(f"energy, forces and magnetic forces in {out / 'result.json'}")
+        return
     print(f"Hamiltonian and overlap in {out}")
     if vacuum is None and structure.is_dir():
         _beside_the_ground_state(structure, out)

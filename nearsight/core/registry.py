@@ -25,6 +25,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "deeph2": "nearsight.models.deeph2:DeepH2",
         "xdeeph": "nearsight.models.xdeeph:XDeepH",
         "deeph2-density": "nearsight.models.density:DeepH2Density",
+        "xdeeph-energy": "nearsight.models.energy:XDeepHEnergy",
         "deeph_e3": "nearsight.models.deeph_e3:DeepHE3",
     },
     "terms": {

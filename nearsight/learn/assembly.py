@@ -23,7 +23,7 @@ from nearsight.dft.settings import Settings
 from nearsight.dft.setup import load_species
 from nearsight.formats.files import sweep_folder
 from nearsight.learn.cache import DiskCache, default_folder
-from nearsight.learn.config import BlocksLossConfig, DensityLossConfig, EnergyLossConfig, TrainingConfig
+from nearsight.learn.config import EnergyLossConfig, LabelLossConfig, TrainingConfig
 from nearsight.learn.data import OF_ORBITALS, LabelledData, Reader, TrainingData, digest_of_orbitals, split
 from nearsight.learn.data_record import DataRecord
 from nearsight.learn.density import DensityTerm
@@ -35,6 +35,7 @@ from nearsight.learn.model_files import ModelRecord, build
 from nearsight.learn.newton import NewtonSteps
 from nearsight.learn.origin import Origin, require_one, tables_of
 from nearsight.learn.parallel import Ranks
+from nearsight.learn.potential_energy import PotentialEnergyTerm
 from nearsight.learn.preparation import prepare
 from nearsight.learn.progress import TrainingProgress
 from nearsight.learn.reference import (
@@ -150,10 +151,11 @@ def _on_labels(given: _Given) -> Assembled:
 LABEL_TERMS: dict[str, Callable[[Any, HamiltonianModel], LabelTerm]] = {
     "blocks": lambda config, network: BlocksTerm(config),
     "density": lambda config, network: DensityTerm(config, getattr(network, "metric", "coulomb")),
+    "potential-energy": lambda config, network: PotentialEnergyTerm(config),
 }
 
 
-def _label_term(config: BlocksLossConfig | DensityLossConfig, trained: TrainedModel) -> LabelTerm:
+def _label_term(config: LabelLossConfig, trained: TrainedModel) -> LabelTerm:
     """Raises BadInput for a loss that does not serve the model's target."""
     right = trained.network.Config.loss
     if config.kind != right:

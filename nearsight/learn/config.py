@@ -133,7 +133,28 @@ class DensityLossConfig(Table):
     weight: float = Field(1.0, gt=0)
 
 
-LossConfig = Annotated[BlocksLossConfig | DensityLossConfig | EnergyLossConfig, Discriminator("kind")]
+class PotentialEnergyLossConfig(Table):
+    """Energies with their derivatives against those of the data: the loss of target energy.
+
+    energy, forces, magnetic_forces: weights of the mean errors in meV per atom, meV/angstrom and meV/mu_B; 0 leaves one out.
+    weight: of this loss among several.
+    """
+
+    kind: Literal["potential-energy"] = "potential-energy"
+    energy: float = Field(1.0, ge=0)
+    forces: float = Field(1.0, ge=0)
+    magnetic_forces: float = Field(1.0, ge=0)
+    weight: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _something(self) -> PotentialEnergyLossConfig:
+        if not self.energy + self.forces + self.magnetic_forces:
+            raise ValueError("energy, forces and magnetic_forces are all 0: nothing would be learnt; give one a weight")
+        return self
+
+
+LabelLossConfig = BlocksLossConfig | DensityLossConfig | PotentialEnergyLossConfig
+LossConfig = Annotated[LabelLossConfig | EnergyLossConfig, Discriminator("kind")]
 
 
 class ReferenceConfig(Table):
@@ -246,10 +267,17 @@ class TrainingConfig(Versioned):
     def _one_of_each(self) -> TrainingConfig:
         kinds = [x.kind for x in self.loss]
         if not kinds or len(set(kinds)) < len(kinds):
-            raise ValueError("loss: give blocks (with target density: density), energy, or one of each")
-        if self.init_from is None and self.labels is not None and self.labels.kind != self.model.loss:
             raise ValueError(
-                f"loss {self.labels.kind} does not serve target {self.model.target}: take {self.model.loss}, or energy"
+                "loss: give blocks (with target density: density; with target energy: potential-energy), energy, or one of each"
+            )
+        if self.init_from is None and self.labels is not None and self.labels.kind != self.model.loss:
+            other = "" if self.model.target == "energy" else ", or energy"
+            raise ValueError(
+                f"loss {self.labels.kind} does not serve target {self.model.target}: take {self.model.loss}{other}"
+            )
+        if self.model.target == "energy" and self.energy is not None:
+            raise ValueError(
+                "loss energy puts a Hamiltonian into the energy functional, and target energy gives none: take potential-energy"
             )
         if self.data.copies and kinds != ["energy"]:
             raise ValueError("data.copies have no labels: they serve loss energy alone")
@@ -284,6 +312,6 @@ class TrainingConfig(Versioned):
         return next((x for x in self.loss if isinstance(x, EnergyLossConfig)), None)
 
     @property
-    def labels(self) -> BlocksLossConfig | DensityLossConfig | None:
+    def labels(self) -> LabelLossConfig | None:
         """The loss of labels, or None."""
         return next((x for x in self.loss if not isinstance(x, EnergyLossConfig)), None)

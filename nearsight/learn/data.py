@@ -350,7 +350,11 @@ class LabelledData:
     def digest(self, index: int, model: HamiltonianModel) -> str:
         """Of the folder, and of what the model's target, spin and inputs make of it."""
         orbitals = self.orbitals if model.inputs & OF_ORBITALS else ""
-        return f"{self.survey(index).digest} {model.target.name} {model.spin} {sorted(model.inputs)} {orbitals}"
+        known = f"{self.survey(index).digest} {model.target.name} {model.spin} {sorted(model.inputs)} {orbitals}"
+        if not model.target.of_record:
+            return known
+        found = self.calculation(index)
+        return f"{known} {hash_of(model.labels(found, Inputs(moments=found.moments)))}"
 
     def shells(
         self, told: Callable[[int, int], None] = lambda done, total: None

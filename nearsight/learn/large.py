@@ -87,6 +87,8 @@ def _cannot(trained: TrainedModel, structure: Structure) -> str | None:
     reference, names = trained.reference, trained.network.inputs
     if reference is None:
         return "the model does not know its orbitals"
+    if not trained.network.target.gives_matrix:
+        return "its target is an energy, the sum of all atoms'"
     if "functional" in names:
         return "its target is a density, whose potential is that of the whole structure"
     if "initial_hamiltonian" in names and not is_local(reference.settings, reference.present(structure)):

@@ -15,7 +15,7 @@ from torch import Tensor
 import nearsight
 from nearsight.core.basis import Basis
 from nearsight.core.blocks import BlockMatrix
-from nearsight.core.calculation import Calculation
+from nearsight.core.calculation import PER_ATOM, Calculation
 from nearsight.core.display import shortened
 from nearsight.core.errors import BadInput, MissingData, Unavailable
 from nearsight.core.laws import largest_energy, require_lawful
@@ -37,6 +37,7 @@ from nearsight.learn.domain import Domain, element_pairs
 from nearsight.learn.large import Way, in_tiles, predict_in_tiles
 from nearsight.learn.model_files import ModelRecord, build, read_weights, weights_size, write_weights
 from nearsight.learn.origin import Origin
+from nearsight.learn.potential_energy import surface
 from nearsight.learn.reference import OrbitalReference, differences, read_species
 from nearsight.models.contract import HamiltonianModel
 from nearsight.models.targets import Inputs
@@ -239,7 +240,7 @@ def predict(
     moments: Tensor | None = None,
     way: Way | None = None,
 ) -> None:
-    """Write the calculation folder of a prediction: hamiltonian.h5, overlap.h5, result.json.
+    """Write the calculation folder of a prediction: hamiltonian.h5, overlap.h5, result.json; of target energy no Hamiltonian.
 
     structure: a Structure, a file that ASE reads, or a calculation folder (whose overlap and pairs serve a model that does
     not know its orbitals).  charge: of the cell [e]; None: that of the data, as far as they tell it (see `Domain`).  warn:
@@ -284,14 +285,18 @@ def predict(
     state = charge_state(trained.domain, found, neutral, recorded, charge)
     ignored = None if takes or found.moments is None else _ignored(trained.network.spin)
     lowest = None
-    if overlap is not None and trained.reference is not None and trained.network.target.elements:
+    target = trained.network.target
+    if overlap is not None and trained.reference is not None and target.elements:
         lowest = conditioning.ill_conditioned(overlap)
     ghosts = None if lowest is None else conditioning.warning(lowest)
     remarks = (trained.unseen(found, layout), state.warning, ignored, ghosts)
     said = [words for words in remarks if words is not None]
     for words in said:
         warn(words)
-    if tiled:
+    hamiltonian: BlockMatrix | None = None
+    if not target.gives_matrix:
+        told |= surface(trained.network, found, trained.moments(found)).record()
+    elif tiled:
         place = Path(out).absolute()
         folder = None if isinstance(model, TrainedModel) or device != "cpu" else Path(model)
         hamiltonian, overlap = predict_in_tiles(
@@ -304,6 +309,7 @@ def predict(
         told |= {"near_levels": conditioning.near_levels_record(lowest, trained.reference, place_of)}
     record = {
         "prediction": True,
+        "per_atom": [*PER_ATOM, "moments_mu_b"],
         "model": name,
         "target": trained.target,
         "charge_e": state.charge,

@@ -52,7 +52,7 @@ class ModelConfig(OfKinds):
     loss: ClassVar[str] = "blocks"
 
     kind: str = "deeph2"
-    target: Literal["total", "delta", "density"] = "total"
+    target: Literal["total", "delta", "density", "energy"] = "total"
 
     @classmethod
     def of_kind(cls, given: Mapping[str, Any]) -> type[BaseModel]:

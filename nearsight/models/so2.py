@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,91 +80,76 @@ class FrameIrreps:
         return self.even + self.odd + 2 * sum(self.pairs)
 
 
-def _into_frame(irreps: Irreps, x: Tensor, wigner: Sequence[Tensor]) -> Frame:
-    n = len(x)
+@cache
+def _places(irreps: Irreps) -> tuple[Tensor, Tensor, Tensor | None]:
+    """For each number of an edge in the frame, m by m, the column of the turned features that it is, and its sign.
+
+    Also the other way round; the sign is that of (l, m) and (l, -m) of pseudo tensors [dim], None where there are none.
+    """
     frame = FrameIrreps.of(irreps)
-    out = [x.new_empty(n, frame.even + frame.odd)] + [x.new_empty(n, 2, c) for c in frame.pairs]
-    filled = [0] * len(out)
-    even, odd = 0, frame.even
+    even: list[int] = []
+    odd: list[int] = []
+    rows: list[tuple[list[int], list[int]]] = [([], []) for _ in frame.pairs]
+    negative: set[int] = set()
     for l, start, c in irreps.blocks():
         t = irreps.true[l]
-        y = x[:, start : start + (2 * l + 1) * c].view(n, 2 * l + 1, c)
-        if l:
-            y = torch.bmm(wigner[l - 1], y)
-        out[0][:, even : even + t] = y[:, l, :t]
-        out[0][:, odd : odd + c - t] = y[:, l, t:]
-        even, odd = even + t, odd + c - t
-        for m in range(1, l + 1):
-            o, f = out[m], filled[m]
-            o[:, 0, f : f + t], o[:, 1, f : f + t] = y[:, l + m, :t], y[:, l - m, :t]
-            if c > t:
-                o[:, 0, f + t : f + c] = y[:, l - m, t:]
-                torch.neg(y[:, l + m, t:], out=o[:, 1, f + t : f + c])
-            filled[m] += c
-    return out
+        row = [range(start + k * c, start + (k + 1) * c) for k in range(2 * l + 1)]
+        even += row[l][:t]
+        odd += row[l][t:]
+        for m, (first, second) in enumerate(rows[:l], start=1):
+            first += [*row[l + m][:t], *row[l - m][t:]]
+            second += [*row[l - m][:t], *row[l + m][t:]]
+            negative |= set(row[l + m][t:])
+    columns = even + odd + [n for both in rows for one in both for n in one]
+    place = torch.tensor(columns)
+    signs = torch.tensor([-1.0 if n in negative else 1.0 for n in columns])
+    return place, place.argsort(), signs if negative else None
 
 
-def _out_of_frame(irreps: Irreps, features: Frame, wigner: Sequence[Tensor]) -> Tensor:
-    n = len(features[0])
-    frame = FrameIrreps.of(irreps)
-    out = features[0].new_empty(n, irreps.dim)
-    filled = [0] * len(features)
-    even, odd = 0, frame.even
-    for l, start, c in irreps.blocks():
-        t = irreps.true[l]
-        y = features[0].new_empty(n, 2 * l + 1, c)
-        y[:, l, :t] = features[0][:, even : even + t]
-        y[:, l, t:] = features[0][:, odd : odd + c - t]
-        even, odd = even + t, odd + c - t
-        for m in range(1, l + 1):
-            o, f = features[m], filled[m]
-            y[:, l + m, :t], y[:, l - m, :t] = o[:, 0, f : f + t], o[:, 1, f : f + t]
-            if c > t:
-                y[:, l - m, t:] = o[:, 0, f + t : f + c]
-                torch.neg(o[:, 1, f + t : f + c], out=y[:, l + m, t:])
-            filled[m] += c
-        if l:
-            y = torch.bmm(wigner[l - 1].transpose(1, 2), y)
-        out[:, start : start + (2 * l + 1) * c] = y.flatten(1)
-    return out
-
-
-class _IntoFrame(torch.autograd.Function):
-    """x -> frame; its transpose, the way back, is its derivative. Frames do not depend on parameters: no derivative."""
+class _Reordered(torch.autograd.Function):
+    """Columns of x in another order; the order back is that of its derivative, which can be derived again."""
 
     @staticmethod
-    def forward(ctx, irreps: Irreps, x: Tensor, *wigner: Tensor) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
-        ctx.irreps = irreps
-        ctx.save_for_backward(*wigner)
-        return tuple(_into_frame(irreps, x.contiguous(), wigner))
+    def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(order, back)
+        return x.index_select(1, order)
 
     @staticmethod
-    def backward(ctx, *gradients: Tensor):  # type: ignore[no-untyped-def]
-        wigner = ctx.saved_tensors
-        return None, _out_of_frame(ctx.irreps, list(gradients), wigner), *(None for _ in wigner)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        order, back = ctx.saved_tensors
+        return _Reordered.apply(gradient, back, order), None, None  # type: ignore[no-untyped-call]
 
 
-class _OutOfFrame(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, irreps: Irreps, count: int, *tensors: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.irreps, ctx.count = irreps, count
-        ctx.save_for_backward(*tensors[count:])
-        return _out_of_frame(irreps, list(tensors[:count]), tensors[count:])
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
-        wigner = ctx.saved_tensors
-        return None, None, *_into_frame(ctx.irreps, gradient.contiguous(), wigner), *(None for _ in wigner)
+def _turned(irreps: Irreps, x: Tensor, wigner: Sequence[Tensor]) -> Tensor:
+    """Each l [edges, 2l+1, channels] times its matrix."""
+    columns = [x[:, start : start + (2 * l + 1) * c] for l, start, c in irreps.blocks()]
+    ls = [(l, c) for l, _, c in irreps.blocks()]
+    return torch.cat(
+        [
+            torch.bmm(wigner[l - 1], y.reshape(len(x), 2 * l + 1, c)).flatten(1) if l else y
+            for (l, c), y in zip(ls, columns, strict=True)
+        ],
+        1,
+    )
 
 
 def into_frame(irreps: Irreps, x: Tensor, wigner: Sequence[Tensor]) -> Frame:
-    """Features [edges, irreps.dim] turned into the edge frames (D^l of each edge, l = 1..)."""
-    return list(_IntoFrame.apply(irreps, x, *wigner[: irreps.l_max]))
+    """Features [edges, irreps.dim] turned into the edge frames (D^l of each edge, l = 1..); differentiable in both."""
+    order, back, signs = (t if t is None else t.to(x.device) for t in _places(irreps))
+    flat = _Reordered.apply(_turned(irreps, x, wigner), order, back)  # type: ignore[no-untyped-call]
+    flat = flat if signs is None else flat * signs.to(x.dtype)
+    frame = FrameIrreps.of(irreps)
+    zero, *rest = flat.split([frame.even + frame.odd, *(2 * c for c in frame.pairs)], 1)
+    return [zero, *(y.view(len(x), 2, c) for y, c in zip(rest, frame.pairs, strict=True))]
 
 
 def out_of_frame(irreps: Irreps, features: Frame, wigner: Sequence[Tensor]) -> Tensor:
     """The inverse (and transpose) of into_frame -> [edges, irreps.dim]."""
-    return _OutOfFrame.apply(irreps, len(features), *features, *wigner[: irreps.l_max])
+    flat = torch.cat([y.flatten(1) for y in features], 1)
+    order, back, signs = (t if t is None else t.to(flat.device) for t in _places(irreps))
+    flat = flat if signs is None else flat * signs.to(flat.dtype)
+    flat = _Reordered.apply(flat, back, order)  # type: ignore[no-untyped-call]
+    return _turned(irreps, flat, [w.transpose(1, 2) for w in wigner[: irreps.l_max]])
 
 
 class FrameLinear(nn.Module):

@@ -50,13 +50,16 @@ class Target(ABC):
 
     elements: whether the values are elements of a matrix on the layout; else they are numbers of their own, whose error the
     sample of the model knows how to measure.  unlearnt: in words, what serves between elements that no data had together;
-    None where nothing does.
+    None where nothing does.  gives_matrix: whether a Hamiltonian follows from the values.  of_record: whether labels are made of
+    what result.json says, beside structure, matrices and moments.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     elements: ClassVar[bool] = True
     unlearnt: ClassVar[str | None] = None
+    gives_matrix: ClassVar[bool] = True
+    of_record: ClassVar[bool] = False
 
     def __repr__(self) -> str:
         return self.name
@@ -107,7 +110,7 @@ def target(name: str | Target) -> Target:
     if isinstance(name, Target):
         return name
     if name not in TARGETS:
-        raise BadInput(f"target {name!r} is not known: take one of {', '.join(TARGETS)}, or density")
+        raise BadInput(f"target {name!r} is not known: take one of {', '.join(TARGETS)}, density or energy")
     return TARGETS[name]
 
 

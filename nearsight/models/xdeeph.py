@@ -49,7 +49,7 @@ class XDeepHConfig(DeepH2Config):
     gaussians: trainable functions of a moment's size.  sums: weighted sums of its neighbours' moments that each atom forms.
     """
 
-    elsewhere: ClassVar[Mapping[str, str]] = {}
+    elsewhere: ClassVar[Mapping[str, str]] = {"energy": "xdeeph-energy"}
 
     kind: Literal["xdeeph"] = "xdeeph"  # type: ignore[assignment]
     target: Literal["total", "delta"] = "total"

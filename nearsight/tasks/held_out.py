@@ -69,6 +69,8 @@ def held_out_figures(
     if not names:
         return None
     model, started = TrainedModel.load(folder), time.perf_counter()
+    if not model.network.target.gives_matrix:
+        return None
     found: dict[str, Comparison] = {}
     failed: dict[str, str] = {}
     for done, name in enumerate(_spread(names)):
