@@ -4,8 +4,8 @@ After Yuan et al. (magnetic forces of equivariant networks, 2024) on the feature
 then one layer of moments, and an invariant of each atom, whose sum is the energy. Both kinds of forces are its derivatives, in
 training too, so that the law of energies holds whatever the weights are.
 
-Time reversal leaves an energy as it is: of the moment layer's features of m and -m their mean is taken. What a turn of all spins
-alone leaves, nearly all of it, comes from invariants (|m_i|, m_i.m_j, and those of sums of moments over neighbours).
+Time reversal leaves an energy as it is: of the moment layer's features of m and -m their mean is taken. What a turn of all
+spins alone leaves, nearly all of it, comes from invariants (|m_i|, m_i.m_j, and those of sums of moments over neighbours).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class XDeepHEnergyConfig(DeepH2Config):
     loss: ClassVar[str] = "potential-energy"
 
     kind: Literal["xdeeph-energy"] = "xdeeph-energy"  # type: ignore[assignment]
-    target: Literal["energy"] = "energy"  # type: ignore[assignment]
+    target: Literal["energy"] = "energy"
     preset: Literal["small", "base", "large"] = "small"
     gaussians: int = Field(8, ge=1, le=256)
     sums: int = Field(4, ge=1, le=16)

@@ -59,8 +59,8 @@ class EnergyTarget(Target):
     def matrix(self, values: Tensor, inputs: Inputs) -> NoReturn:
         """Raises BadInput: there is none."""
         raise BadInput(
-            "a model of target energy gives energies, forces and magnetic forces, but no Hamiltonian: train one of target total "
-            "or delta for that"
+            "a model of target energy gives energies, forces and magnetic forces, but no Hamiltonian: train one of target "
+            "total or delta for that"
         )
 
 

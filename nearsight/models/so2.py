@@ -115,9 +115,9 @@ class _Reordered(torch.autograd.Function):
         return x.index_select(1, order)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         order, back = ctx.saved_tensors
-        return _Reordered.apply(gradient, back, order), None, None  # type: ignore[no-untyped-call]
+        return _Reordered.apply(gradient, back, order), None, None
 
 
 def _turned(irreps: Irreps, x: Tensor, wigner: Sequence[Tensor]) -> Tensor:
@@ -136,7 +136,7 @@ def _turned(irreps: Irreps, x: Tensor, wigner: Sequence[Tensor]) -> Tensor:
 def into_frame(irreps: Irreps, x: Tensor, wigner: Sequence[Tensor]) -> Frame:
     """Features [edges, irreps.dim] turned into the edge frames (D^l of each edge, l = 1..); differentiable in both."""
     order, back, signs = (t if t is None else t.to(x.device) for t in _places(irreps))
-    flat = _Reordered.apply(_turned(irreps, x, wigner), order, back)  # type: ignore[no-untyped-call]
+    flat = _Reordered.apply(_turned(irreps, x, wigner), order, back)
     flat = flat if signs is None else flat * signs.to(x.dtype)
     frame = FrameIrreps.of(irreps)
     zero, *rest = flat.split([frame.even + frame.odd, *(2 * c for c in frame.pairs)], 1)
@@ -148,7 +148,7 @@ def out_of_frame(irreps: Irreps, features: Frame, wigner: Sequence[Tensor]) -> T
     flat = torch.cat([y.flatten(1) for y in features], 1)
     order, back, signs = (t if t is None else t.to(flat.device) for t in _places(irreps))
     flat = flat if signs is None else flat * signs.to(flat.dtype)
-    flat = _Reordered.apply(flat, back, order)  # type: ignore[no-untyped-call]
+    flat = _Reordered.apply(flat, back, order)
     return _turned(irreps, flat, [w.transpose(1, 2) for w in wigner[: irreps.l_max]])
 
 

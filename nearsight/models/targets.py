@@ -50,8 +50,8 @@ class Target(ABC):
 
     elements: whether the values are elements of a matrix on the layout; else they are numbers of their own, whose error the
     sample of the model knows how to measure.  unlearnt: in words, what serves between elements that no data had together;
-    None where nothing does.  gives_matrix: whether a Hamiltonian follows from the values.  of_record: whether labels are made of
-    what result.json says, beside structure, matrices and moments.
+    None where nothing does.  gives_matrix: whether a Hamiltonian follows from the values.  of_record: whether labels are made
+    of what result.json says, beside structure, matrices and moments.
     """
 
     name: ClassVar[str]

@@ -31,6 +31,7 @@ from nearsight.core.structure import Structure
 from nearsight.models.baseline import SURROUNDED
 from nearsight.models.contract import Prepared, Setting, Told, silent
 from nearsight.models.deeph2 import SPINOR_PSEUDO, DeepH2Config
+from nearsight.models.edges import Edges, edgewise
 from nearsight.models.graph import Graph
 from nearsight.models.interactions import BondFrameModel, EdgeConvolution, Interaction, added
 from nearsight.models.layers import Gate, Irreps, Linear, envelope
@@ -40,6 +41,7 @@ from nearsight.models.so2 import Frame, FrameIrreps, joined, joined_irreps
 from nearsight.models.statistics import fit_scales, fit_statistics
 from nearsight.models.targets import TOTAL, Inputs, Prediction, Target
 
+TOGETHER = 20_000  # edges with messages up to which the three passes of the moment layer are one batch
 TIED = 0.1  # how much of what ties spins to space a new network lets through
 
 
@@ -60,10 +62,15 @@ class XDeepHConfig(DeepH2Config):
 
 @dataclass(frozen=True, eq=False)
 class MagneticGraph(Prepared):
-    """graph: of the structure, with all that does not depend on moments.  moments: of each atom [atoms, 3], mu_B, y, z, x."""
+    """graph: of the structure, with all that does not depend on moments.  moments: of each atom [atoms, 3], mu_B, y, z, x.
+
+    sign: of the first component that is not zero (0 without any), the same for all atoms of a structure [atoms]: of m and -m
+    the network sees one, so that time reversal holds to the last bit however products of matrices are rounded.
+    """
 
     graph: Graph
     moments: Tensor
+    sign: Tensor
     sizes: tuple[int, ...]
 
     __repr__ = one_line
@@ -77,7 +84,8 @@ class MagneticGraph(Prepared):
     def batch(cls, samples: Sequence[MagneticGraph]) -> MagneticGraph:
         """Several as one."""
         graph = Graph.batch([s.graph for s in samples])
-        return cls(graph, torch.cat([s.moments for s in samples]), graph.sizes)
+        moments, sign = (torch.cat([getattr(s, name) for s in samples]) for name in ("moments", "sign"))
+        return cls(graph, moments, sign, graph.sizes)
 
 
 class SiteHead(nn.Module):
@@ -214,13 +222,16 @@ class XDeepH(BondFrameModel):
         moments: Tensor = inputs.require("moments")
         l_max = self.irreps.l_max
         graph = Graph.of(structure.to("cpu"), layout.to("cpu"), self.readout.slots, self.cutoff, l_max)
-        return MagneticGraph(graph, yzx(moments.detach().to("cpu", torch.float64)), graph.sizes)
+        m = yzx(moments.detach().to("cpu", torch.float64))
+        first = m[m != 0][:1].sign()
+        sign = (first if len(first) else m.new_zeros(1)).expand(len(m)).clone()
+        return MagneticGraph(graph, m, sign, graph.sizes)
 
     def complete(self, sample: MagneticGraph) -> MagneticGraph:
         """With the cluster expansion's values and the scales, on the network's device, in its precision."""
         there = sample.to(self.device)
-        moments = there.moments.to(self.dtype)
-        return MagneticGraph(self.readout.complete(there.graph), moments, there.sizes)
+        moments, sign = there.moments.to(self.dtype), there.sign.to(self.dtype)
+        return MagneticGraph(self.readout.complete(there.graph), moments, sign, there.sizes)
 
     @torch.no_grad()
     def fit_baseline(self, samples: Iterable[tuple[MagneticGraph, Tensor]], told: Told = silent) -> None:
@@ -262,37 +273,68 @@ class XDeepH(BondFrameModel):
         own = self.inputs_of_moments.atoms(moments, edges.species)
         magnetic = self.inputs_of_moments.edges(moments, own, radial, edges)
         x = x + torch.nn.functional.pad(self.scalars(own), (0, self.irreps.dim - self.irreps.true[0]))
-        vectors = as_vectors(self.vectors(own), moments, self.irreps)
+        vectors = as_vectors(self.vectors(own), moments * sample.sign[:, None], self.irreps)
         tensors = edge_tensors(moments, edges, frames)
         nothing = [torch.zeros_like(t) for t in tensors]
         fade = envelope(edges.distance[:n], self.cutoff)[:, None]
-
-        def moment_layer(x: Tensor, of_two: Frame) -> tuple[Tensor, Tensor, Tensor, Frame]:
-            """Features of atoms, those of the on-site blocks, of the edges' blocks in their frames, and edge features."""
-            there = FrameIrreps.of(TENSORS)
-            near = joined(edge, [t[:n] for t in of_two], self.edge_irreps, there)
-            y, update = self.moment_layer(x, near, magnetic[:n], fade, edges, frames)
-            every = self.all_edges(added(edge, update), first, n)
-            entering = joined(every, of_two, self.edge_irreps, there)
-            [pairs] = self.pair(y, entering, magnetic, edges.i, edges.j, frames)
-            return y, self.site(y, edges.species), flatten_frame(pairs), every
-
-        y, site, pairs, every = moment_layer(x, nothing)
-        _, *forth, _ = moment_layer(x + vectors, tensors)
-        _, *back, _ = moment_layer(x - vectors, tensors)
-        site, pairs = (self._both(k, *three) for k, three in enumerate(zip((site, pairs), forth, back, strict=True)))
+        passes = [(x, nothing), (x + vectors, tensors), (x - vectors, tensors)]
+        known = edges, frames, edge, first, magnetic, fade
+        if n > TOGETHER:
+            plain, forth, back = (self._moments_pass([p], *known)[0] for p in passes)
+        else:
+            plain, forth, back = self._moments_pass(passes, *known)
+        site = self._both(0, plain[0], forth[0], back[0], sample.sign)
+        pairs = self._both(1, plain[1], forth[1], back[1], sample.sign[edges.i])
+        y, every = plain[2:]
         channels = self.readout(graph, site, pairs)
         b, a = self._fields(graph, moments, y, every, magnetic, fade)
         zero = torch.zeros_like(b[:1])
         channels = channels + torch.cat([zero, a, zero, b])
         return Prediction(self.readout.parts.values(channels), graph.sizes, self.target)
 
-    def _both(self, kind: int, without: Tensor, forth: Tensor, back: Tensor) -> Tensor:
+    def _moments_pass(
+        self,
+        passes: Sequence[tuple[Tensor, Frame]],
+        edges: Edges,
+        frames: Sequence[Tensor],
+        edge: Frame,
+        first: Tensor,
+        magnetic: Tensor,
+        fade: Tensor,
+    ) -> list[tuple[Tensor, Tensor, Tensor, Frame]]:
+        """For each of the features of atoms and tensors of edges: features of the on-site blocks and of the edges' blocks in
+        their frames, and features of atoms and of edges. All of them are one batch of copies of the structure.
+        """
+        k, n = len(passes), edges.messages
+        several = [edges] * k
+        copies = Edges.batch(several) if k > 1 else edges
+        wigner = [edgewise([w] * k, several) for w in frames]
+        there = FrameIrreps.of(TENSORS)
+        of_two = [edgewise(list(t), several) for t in zip(*(t for _, t in passes), strict=True)]
+        edge = [torch.cat([f] * k) for f in edge]
+        magnetic, first = (edgewise([f] * k, several) for f in (magnetic, first))
+        near = joined(edge, [t[: k * n] for t in of_two], self.edge_irreps, there)
+        x = torch.cat([x for x, _ in passes])
+        y, update = self.moment_layer(x, near, magnetic[: k * n], torch.cat([fade] * k), copies, wigner)
+        every = self.all_edges(added(edge, update), first, k * n)
+        entering = joined(every, of_two, self.edge_irreps, there)
+        [pairs] = self.pair(y, entering, magnetic, copies.i, copies.j, wigner)
+
+        def apart(values: Tensor) -> list[Tensor]:
+            near, rest = values[: k * n].split([n] * k), values[k * n :].split([len(edges) - n] * k)
+            return [torch.cat(both) for both in zip(near, rest, strict=True)]
+
+        sites = self.site(y, copies.species).split(edges.atoms)
+        frames_of = list(zip(*(apart(f) for f in every), strict=True))
+        each = zip(sites, apart(flatten_frame(pairs)), y.split(edges.atoms), frames_of, strict=True)
+        return [(s, p, z, list(f)) for s, p, z, f in each]
+
+    def _both(self, kind: int, without: Tensor, forth: Tensor, back: Tensor, sign: Tensor) -> Tensor:
         """Features of H: what invariants give, and what ties spins to space, even in the sum and odd in the difference.
 
-        kind: 0 on-site, 1 of edges; features without vectors of the moments, with these, and with these turned.
+        kind: 0 on-site, 1 of edges; features without vectors of the moments, with these times the sign, and with these turned.
         """
-        even, odd = 0.5 * (forth + back), 0.5 * (forth - back)
+        even, odd = 0.5 * (forth + back), 0.5 * (forth - back) * sign[:, None]
         result = torch.zeros_like(without)
         for k, c in enumerate(self.readout.couplings(without)):
             columns, share = (c.site, c.frame)[kind], self.tied[kind, k]

@@ -189,7 +189,14 @@ def config(data: Path, **trainer: object) -> dict:
     return {
         "data": {"train": str(data), "validation_fraction": 0.34, "cache": str(data.parent / "cache")},
         "model": {"kind": "xdeeph", "target": "energy", **small},
-        "trainer": {"max_minutes": None, "max_epochs": 20, "learning_rate": 2e-2, "ema": 0.8, "batch_edges": 1000, **trainer},
+        "trainer": {
+            "max_minutes": None,
+            "max_epochs": 20,
+            "learning_rate": 2e-2,
+            "ema": 0.8,
+            "batch_edges": 1000,
+            **trainer,
+        },
     }
 
 
@@ -208,7 +215,7 @@ def test_a_training_lowers_the_error_and_a_prediction_says_it_with_units(data: P
     assert torch.allclose(written.forces, wanted.forces, atol=1e-12)
     magnetic = torch.tensor(written.result["magnetic_forces_eV_per_mu_B"], dtype=torch.float64) / HARTREE_EV
     assert torch.allclose(magnetic, wanted.magnetic_forces, atol=1e-12)
-    with pytest.raises(NearsightError, match="no Hamiltonian: train one of target total"):
+    with pytest.raises(NearsightError, match="no Hamiltonian: train one of target"):
         model.hamiltonian(replace(known.structure, moments=known.moments), known.require_hamiltonian().layout)
     with pytest.raises(NearsightError, match="states no magnetic moments"):
         predict(tmp_path / "model", replace(known.structure, moments=None), tmp_path / "x")
