@@ -217,8 +217,9 @@ def test_a_training_lowers_the_error_and_a_prediction_says_it_with_units(data: P
     assert torch.allclose(magnetic, wanted.magnetic_forces, atol=1e-12)
     with pytest.raises(NearsightError, match="no Hamiltonian: train one of target"):
         model.hamiltonian(replace(known.structure, moments=known.moments), known.require_hamiltonian().layout)
+    write(tmp_path / "bare", replace(known, moments=None, result={}))
     with pytest.raises(NearsightError, match="states no magnetic moments"):
-        predict(tmp_path / "model", replace(known.structure, moments=None), tmp_path / "x")
+        predict(tmp_path / "model", tmp_path / "bare", tmp_path / "x")
 
 
 def test_labels_that_change_are_other_samples(data: Path, tmp_path: Path) -> None:
