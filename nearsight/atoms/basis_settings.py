@@ -26,7 +26,7 @@ class BasisSettings:
         share of r_c. (Rule 1: see `zetas.matching_radius`; None: 0.15; H always 0.5.)
     confinement: the wall inside which the orbitals of radius r_c are found.
     polarization: "response" of the outermost shell to an electric field, or the confined l+1 "state".
-    rule: today's, or 1, 2 or 3 for the orbitals of earlier versions; None: today's for the presets, 1 for the others.
+    rule: today's, or 1 to 4 for the orbitals of earlier versions; None: today's for the presets, 1 for the others.
     """
 
     size: Size = "standard"
@@ -43,7 +43,7 @@ class BasisSettings:
             object.__setattr__(self, "rule", RULE if self.size in PRESETS else 1)
         if self.rule not in RULES:
             raise BadInput(
-                f"rule {self.rule!r} of orbitals is unknown; take {RULE}, or 1, 2 or 3 for those of earlier versions"
+                f"rule {self.rule!r} of orbitals is unknown; take {RULE}, or 1 to 4 for those of earlier versions"
             )
         if self.rule == 1 and self.size in PRESETS:
             raise BadInput(

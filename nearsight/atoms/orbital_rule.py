@@ -2,11 +2,12 @@
 
 1. A shell ends where the wall that its orbital is made in raises the energy of *all its electrons* by the energy shift: each of
    N electrons by 1/N of it. So the full p shell of a halogen, whose tails hold its crystals together, is as long as it must be,
-   and semicore and d shells need no factors of their own.
-2. The second zeta ends 4 Bohr from the nucleus, where the neighbours' bonds are, but between 0.4 and 0.5 (d that the atom
-   leaves empty: 0.6) of that radius, that of a d shell with electrons at 0.5 of it; the third at half of the second's: further
-   zetas cannot fall together with the first one, nor shrink onto the nucleus, whatever the shell looks like (hollow, with
-   nodes, compact).
+   and semicore shells need no factors of their own. The tails of a valence d shell hold nothing together, and longer ones make
+   the volumes of Cu and Zn and of their oxides too large (by 1.2 to 1.6 %): its electrons are raised by 1/sqrt(N) of it.
+2. The second zeta ends 3.6 Bohr from the nucleus (d that the atom leaves empty: 4), where the neighbours' bonds are, but between
+   0.4 and 0.5 (that d: 0.6) of that radius, that of a d shell with electrons at 0.4 of it; the third at half of the second's:
+   further zetas cannot fall together with the first one, nor shrink onto the nucleus, whatever the shell looks like (hollow,
+   with nodes, compact).
 3. Empty shells that the neighbours of the atom ask for. With an open p shell the d above it, which has a further zeta where it
    does more than polarise: above a p shell with another one beneath it (from Al on d is near in energy), and above one more
    than half full (O, F: the anion that it becomes is polarised both close by and far out). Without an open p shell the p of
@@ -15,9 +16,10 @@
    one makes the volume 3 % too large) and in the oxide (MgO) alike. Where the atom binds that d (Ca, Sr, Ba) it is a shell
    like others, with a radius of its own and as many zetas as the d above p.
 
-Rules 2 and 3 were of development versions. Their second zeta ends at 0.5 (d, f: 0.6) of the radius of the first, the third at
-the square of that; a d that the atom binds ends at 0.7 of its radius too. Of rule 2 d above p has one zeta, and the empty d is
-as long as s.
+Rules 2 to 4 were of development versions. Of rule 4 all second zetas end at 4 Bohr within their bounds, d with electrons is split at
+0.5, and its electrons are raised by 1/N. The second zeta of rules 2 and 3 ends at 0.5 (d, f: 0.6) of the radius of the first, the
+third at the square of that; a d that the atom binds ends at 0.7 of its radius too. Of rule 2 d above p has one zeta, and the empty
+d is as long as s.
 """
 
 from __future__ import annotations
@@ -42,13 +44,15 @@ class _Version:
     """What differs between versions of the rule.
 
     empty_d: where an empty d ends [share of s]. further_d: whether d above p has zetas of its own. shares: of r_c, where a
-    further zeta ends. bound_d: whether an empty d that the atom binds is a shell like others.
+    further zeta ends. bound_d: whether an empty d that the atom binds is a shell like others. power_d: an electron of a valence d
+    shell of N is raised by N^-power_d of the shift.
     """
 
     empty_d: float
     further_d: bool
     shares: Callable[[RadialFunction, int, bool], float]
     bound_d: bool
+    power_d: float = 1.0
 
 
 def _fixed(first: RadialFunction, zeta: int, empty: bool) -> float:
@@ -56,18 +60,28 @@ def _fixed(first: RadialFunction, zeta: int, empty: bool) -> float:
     return (0.5 if first.l < 2 else 0.6) ** (zeta - 1)
 
 
-def _at_the_bonds(first: RadialFunction, zeta: int, empty: bool) -> float:
-    """4 Bohr for the second zeta, within bounds; the next at half of the one before."""
-    most = 0.6 if empty and first.l >= 2 else 0.5
-    second = 0.5 if first.l >= 2 and not empty else float(np.clip(_BOND / first.cutoff, 0.4, most))
-    return second * 0.5 ** (zeta - 2)
+def _at_the_bonds(bond: float, bond_d: float, full_d: float) -> Callable[[RadialFunction, int, bool], float]:
+    """`bond` [Bohr] (an empty d: `bond_d`) for the second zeta, within bounds; the next at half of the one before.
+
+    full_d: the share of a d shell with electrons.
+    """
+
+    def share(first: RadialFunction, zeta: int, empty: bool) -> float:
+        if first.l >= 2 and not empty:
+            second = full_d
+        else:
+            end, most = (bond_d, 0.6) if first.l >= 2 else (bond, 0.5)
+            second = float(np.clip(end / first.cutoff, 0.4, most))
+        return second * 0.5 ** (zeta - 2)
+
+    return share
 
 
-_BOND = 4.0  # Bohr
 _VERSIONS = {
     2: _Version(1.0, False, _fixed, False),
     3: _Version(0.7, True, _fixed, False),
-    4: _Version(0.7, True, _at_the_bonds, True),
+    4: _Version(0.7, True, _at_the_bonds(4.0, 4.0, 0.5), True),
+    5: _Version(0.7, True, _at_the_bonds(3.6, 4.0, 0.4), True, power_d=0.5),
 }
 
 
@@ -88,7 +102,8 @@ class _Making:
 
     def occupied(self, shell: Shell, population: float) -> None:
         """A shell of the atom; semicore has one zeta."""
-        shift = self.basis.shift * RYDBERG / max(1.0, shell.occupation)
+        power = self.version.power_d if shell.l == 2 and not shell.semicore else 1.0
+        shift = self.basis.shift * RYDBERG / max(1.0, shell.occupation) ** power
         radius = self.radius(shell.l, shell.index, shell.energy, shift)
         state = confined_state(self.potential, shell.l, shell.index, radius, self.basis.confinement)
         self.states[shell.n, shell.l] = state

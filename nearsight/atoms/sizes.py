@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 Size = Literal["light", "standard", "tight", "sz", "szp", "dz", "dzp", "tz", "tzp"]
-Rule = Literal[1, 2, 3, 4]
-RULE: Rule = 4  # by which orbitals are made today; raised with every change of the orbitals that a rule makes
-RULES: tuple[Rule, ...] = (1, 2, 3, 4)
+Rule = Literal[1, 2, 3, 4, 5]
+RULE: Rule = 5  # by which orbitals are made today; raised with every change of the orbitals that a rule makes
+RULES: tuple[Rule, ...] = (1, 2, 3, 4, 5)
 PRESETS = ("light", "standard", "tight")  # which rule 1 does not know
 
 

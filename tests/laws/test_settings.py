@@ -187,7 +187,7 @@ def test_stored_settings_outlive_keys_that_come_and_go() -> None:
 def test_settings_of_before_have_the_orbitals_of_before(tmp_path: Path) -> None:
     """A file of an earlier schema, or of none, was computed with orbitals by rule 1; the presets are made by today's rule."""
     assert Settings(basis="dzp").basis.rule == 1
-    assert Settings().basis.rule == Settings(basis="standard").basis.rule == Settings(basis="tight").basis.rule == 4
+    assert Settings().basis.rule == Settings(basis="standard").basis.rule == Settings(basis="tight").basis.rule == 5
     for table in ({"basis": "dzp"}, {"schema_version": 2, "basis": {"size": "dzp"}}, {"xc": "lda"}, {}):
         found = Settings.stored(table, "file")
         assert found.basis.rule == 1
