@@ -5,7 +5,7 @@
    and semicore shells need no factors of their own. The tails of a valence d shell hold nothing together, and longer ones make
    the volumes of Cu and Zn and of their oxides too large (by 1.2 to 1.6 %): its electrons are raised by 1/sqrt(N) of it.
 2. The second zeta ends 3.6 Bohr from the nucleus (d that the atom leaves empty: 4), where the neighbours' bonds are, but between
-   0.4 and 0.5 (that d: 0.6) of that radius, that of a d shell with electrons at 0.4 of it; the third at half of the second's:
+   0.4 and 0.5 (that d: 0.6) of that radius, that of a d shell with electrons at 0.5 of it; the third at half of the second's:
    further zetas cannot fall together with the first one, nor shrink onto the nucleus, whatever the shell looks like (hollow,
    with nodes, compact).
 3. Empty shells that the neighbours of the atom ask for. With an open p shell the d above it, which has a further zeta where it
@@ -16,10 +16,9 @@
    one makes the volume 3 % too large) and in the oxide (MgO) alike. Where the atom binds that d (Ca, Sr, Ba) it is a shell
    like others, with a radius of its own and as many zetas as the d above p.
 
-Rules 2 to 4 were of development versions. Of rule 4 all second zetas end at 4 Bohr within their bounds, d with electrons is split at
-0.5, and its electrons are raised by 1/N. The second zeta of rules 2 and 3 ends at 0.5 (d, f: 0.6) of the radius of the first, the
-third at the square of that; a d that the atom binds ends at 0.7 of its radius too. Of rule 2 d above p has one zeta, and the empty
-d is as long as s.
+Rules 2 to 4 were of development versions. Of rule 4 all second zetas end at 4 Bohr within their bounds, and electrons of a d shell are
+raised by 1/N. The second zeta of rules 2 and 3 ends at 0.5 (d, f: 0.6) of the radius of the first, the third at the square of that;
+a d that the atom binds ends at 0.7 of its radius too. Of rule 2 d above p has one zeta, and the empty d is as long as s.
 """
 
 from __future__ import annotations
@@ -60,18 +59,14 @@ def _fixed(first: RadialFunction, zeta: int, empty: bool) -> float:
     return (0.5 if first.l < 2 else 0.6) ** (zeta - 1)
 
 
-def _at_the_bonds(bond: float, bond_d: float, full_d: float) -> Callable[[RadialFunction, int, bool], float]:
-    """`bond` [Bohr] (an empty d: `bond_d`) for the second zeta, within bounds; the next at half of the one before.
-
-    full_d: the share of a d shell with electrons.
-    """
+def _at_the_bonds(bond: float) -> Callable[[RadialFunction, int, bool], float]:
+    """`bond` [Bohr] (an empty d: 4) for the second zeta, within bounds; the next at half of the one before."""
 
     def share(first: RadialFunction, zeta: int, empty: bool) -> float:
-        if first.l >= 2 and not empty:
-            second = full_d
+        if first.l < 2:
+            second = float(np.clip(bond / first.cutoff, 0.4, 0.5))
         else:
-            end, most = (bond_d, 0.6) if first.l >= 2 else (bond, 0.5)
-            second = float(np.clip(end / first.cutoff, 0.4, most))
+            second = float(np.clip(4.0 / first.cutoff, 0.4, 0.6)) if empty else 0.5
         return second * 0.5 ** (zeta - 2)
 
     return share
@@ -80,8 +75,8 @@ def _at_the_bonds(bond: float, bond_d: float, full_d: float) -> Callable[[Radial
 _VERSIONS = {
     2: _Version(1.0, False, _fixed, False),
     3: _Version(0.7, True, _fixed, False),
-    4: _Version(0.7, True, _at_the_bonds(4.0, 4.0, 0.5), True),
-    5: _Version(0.7, True, _at_the_bonds(3.6, 4.0, 0.4), True, power_d=0.5),
+    4: _Version(0.7, True, _at_the_bonds(4.0), True),
+    5: _Version(0.7, True, _at_the_bonds(3.6), True, power_d=0.5),
 }
 
 
