@@ -4,10 +4,10 @@
    N electrons by 1/N of it. So the full p shell of a halogen, whose tails hold its crystals together, is as long as it must be,
    and semicore shells need no factors of their own. The tails of a valence d shell hold nothing together, and longer ones make
    the volumes of Cu and Zn and of their oxides too large (by 1.2 to 1.6 %): its electrons are raised by 1/sqrt(N) of it.
-2. The second zeta ends 3.6 Bohr from the nucleus (d that the atom leaves empty: 4), where the neighbours' bonds are, but between
-   0.4 and 0.5 (that d: 0.6) of that radius, that of a d shell with electrons at 0.5 of it; the third at half of the second's:
-   further zetas cannot fall together with the first one, nor shrink onto the nucleus, whatever the shell looks like (hollow,
-   with nodes, compact).
+2. The second zeta ends 3.6 Bohr from the nucleus (d that the atom leaves empty: 4), where the neighbours' bonds are, but
+   between 0.4 and 0.5 (that d: 0.6) of that radius, that of a d shell with electrons at 0.5 of it; the third at half of the
+   second's: further zetas cannot fall together with the first one, nor shrink onto the nucleus, whatever the shell looks like
+   (hollow, with nodes, compact).
 3. Empty shells that the neighbours of the atom ask for. With an open p shell the d above it, which has a further zeta where it
    does more than polarise: above a p shell with another one beneath it (from Al on d is near in energy), and above one more
    than half full (O, F: the anion that it becomes is polarised both close by and far out). Without an open p shell the p of
@@ -16,9 +16,10 @@
    one makes the volume 3 % too large) and in the oxide (MgO) alike. Where the atom binds that d (Ca, Sr, Ba) it is a shell
    like others, with a radius of its own and as many zetas as the d above p.
 
-Rules 2 to 4 were of development versions. Of rule 4 all second zetas end at 4 Bohr within their bounds, and electrons of a d shell are
-raised by 1/N. The second zeta of rules 2 and 3 ends at 0.5 (d, f: 0.6) of the radius of the first, the third at the square of that;
-a d that the atom binds ends at 0.7 of its radius too. Of rule 2 d above p has one zeta, and the empty d is as long as s.
+Rules 2 to 4 were of development versions. Of rule 4 all second zetas end at 4 Bohr within their bounds, and electrons of a d
+shell are raised by 1/N. The second zeta of rules 2 and 3 ends at 0.5 (d, f: 0.6) of the radius of the first, the third at the
+square of that; a d that the atom binds ends at 0.7 of its radius too. Of rule 2 d above p has one zeta, and the empty d is as
+long as s.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class _Version:
     """What differs between versions of the rule.
 
     empty_d: where an empty d ends [share of s]. further_d: whether d above p has zetas of its own. shares: of r_c, where a
-    further zeta ends. bound_d: whether an empty d that the atom binds is a shell like others. power_d: an electron of a valence d
-    shell of N is raised by N^-power_d of the shift.
+    further zeta ends. bound_d: whether an empty d that the atom binds is a shell like others. power_d: an electron of a
+    valence d shell of N is raised by N^-power_d of the shift.
     """
 
     empty_d: float

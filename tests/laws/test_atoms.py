@@ -191,7 +191,7 @@ def test_an_empty_d_ends_before_s() -> None:
 
 @pytest.mark.parametrize("symbol", ["Na", "Al", "C", "O", "Zn"])
 def test_a_second_zeta_ends_at_the_bonds(symbol: str) -> None:
-    """At 3.6 Bohr, between 0.4 and 0.5 of the first one's radius; an empty d at 4, up to 0.6; a d with electrons at half of it."""
+    """At 3.6 Bohr, between 0.4 and 0.5 of the first's radius; an empty d at 4, up to 0.6; a d with electrons at half of it."""
     made = {(o.n, o.l, o.zeta): o for o in generate_species(symbol, basis=BasisSettings("standard")).orbitals}
     seconds = [(made[n, l, 1].radial.cutoff, o) for (n, l, zeta), o in made.items() if zeta == 2]
     assert seconds
