@@ -1,11 +1,11 @@
 """Iterations that a trained model saves: the same ground states from its prediction and from superposed atomic densities.
 
-    python bench/scf_start.py MODEL FOLDER [FOLDER ...] [--first 50] [--limit 10] [--name h2o] [--set KEY=VALUE ...]
+    python bench/scf_start.py MODEL FOLDER [FOLDER ...] [--first 50] [--limit 10] [--name h2o] [--set KEY=VALUE ...] [--go-on]
 
 FOLDER is a calculation folder that the model never saw, or a folder of many. The settings are those of its `result.json`
 (or of a `reference.json`: xc, k-mesh, mesh, kT), with the model's orbitals; both runs have the same mixing and stop at the same
 |F - H| (1e-5 eV; `--set tolerance_ev=...`). Iterations to looser ends are read off the same runs. The one that only evaluates
-the start counts as an iteration in both.
+the start counts as an iteration in both. `longer` counts structures that take more than one iteration more from the model.
 """
 
 from __future__ import annotations
@@ -82,7 +82,15 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         pairs = [r["iterations_to_eV"][end] for r in rows if None not in r["iterations_to_eV"][end]]
         if pairs:
             plain, started = (mean(p[x] for p in pairs) for x in (0, 1))
-            result[end] = {"structures": len(pairs), "plain": plain, "started": started, "saved": 1 - started / plain}
+            longer = sum(b > a + 1 for a, b in pairs)
+            result[end] = {
+                "structures": len(pairs),
+                "plain": plain,
+                "started": started,
+                "saved": 1 - started / plain,
+                "longer": longer,
+                "most_more": max(b - a for a, b in pairs),
+            }
     return result
 
 
@@ -94,12 +102,16 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="take so many at most")
     parser.add_argument("--name", help="of the file of results; by default the model's")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of both runs")
+    parser.add_argument("--go-on", action="store_true", help="keep the rows of the file of results")
     asked = parser.parse_args()
     found = [f for given in asked.folders for f in list_folders(given)]
     found = found[asked.first :][: asked.limit]
     model = TrainedModel.load(asked.model)
     rows: list[dict[str, Any]] = []
     path = HERE / f"results/scf_start_{asked.name or asked.model.name}.json"
+    if asked.go_on and path.exists():
+        rows = read_json(path)["rows"]
+        found = [f for f in found if f.name not in {r["structure"] for r in rows}]
     columns = "".join(f"{f'to {e:g} eV':>17s}" for e in ENDS_EV)
     print(f"{'structure':12s} {'H MAE meV':>9s} {'first residual eV':>19s} {columns}   (from atoms, from the model)")
     for folder in found:
@@ -116,7 +128,8 @@ def main() -> None:
     for end, figures in summary(rows).items():
         print(
             f"to {end} eV, {figures['structures']} structures: {figures['plain']:.1f} iterations from atoms, "
-            f"{figures['started']:.1f} from the model: {figures['saved']:.0%} saved"
+            f"{figures['started']:.1f} from the model: {figures['saved']:.0%} saved, "
+            f"{figures['longer']} longer by more than one"
         )
 
 
