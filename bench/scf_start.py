@@ -34,7 +34,7 @@ def settings_of(folder: Path, model: Path, words: list[str]) -> Settings:
     """What made the folder, with the model's orbitals and a tolerance of 1e-5 eV."""
     if (folder / "result.json").exists():
         config = Result.read(folder).config
-        table = config.model_dump(include={"basis", "functional", "mesh", "kpoints", "electrons"})
+        table = config.model_dump(include={"functional", "mesh", "kpoints", "electrons"})
         # files of orbitals hide where they came from: what `auto` chose when the folder was made
         if config.mesh.two_center == "auto" and config.basis.species is None:
             table["mesh"]["two_center"] = "exact"
