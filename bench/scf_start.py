@@ -1,27 +1,30 @@
 """Iterations that a trained model saves: the same ground states from its prediction and from superposed atomic densities.
 
-    python bench/scf_start.py MODEL FOLDER [FOLDER ...] [--first 50] [--limit 10] [--name h2o] [--set KEY=VALUE ...] [--go-on]
+    python bench/scf_start.py MODEL FOLDER [FOLDER ...] [--first 50] [--limit 10] [--name h2o] [--set KEY=VALUE ...]
+        [--go-on] [--recorded]
 
 FOLDER is a calculation folder that the model never saw, or a folder of many. The settings are those of its `result.json`
 (or of a `reference.json`: xc, k-mesh, mesh, kT), with the model's orbitals; both runs have the same mixing and stop at the same
 |F - H| (1e-5 eV; `--set tolerance_ev=...`). Iterations to looser ends are read off the same runs. The one that only evaluates
 the start counts as an iteration in both. `longer` counts structures that take more than one iteration more from the model.
+With `--recorded` the run from atoms is not computed again, where the folder's own `result.json` tells its history to 1e-5 eV.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from nearsight.core.configuration import layered
 from nearsight.core.units import HARTREE_EV
+from nearsight.dft.ground_state import GroundState
 from nearsight.dft.result import Result
 from nearsight.dft.run import run_scf
 from nearsight.dft.settings import Settings
-from nearsight.dft.trace import iterations_to
 from nearsight.formats.files import read_json, write_json
 from nearsight.formats.registry import list_folders, read
 from nearsight.learn.model import TrainedModel
@@ -45,26 +48,56 @@ def settings_of(folder: Path, model: Path, words: list[str]) -> Settings:
     return layered(Settings, [table, {**orbitals, "tolerance_ev": 1e-5}], words)
 
 
-def measure(folder: Path, path: Path, model: TrainedModel, words: list[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Run:
+    """What is told of a run: residuals [eV] of its iterations, and its energy [eV]."""
+
+    residuals: list[float]
+    converged: bool
+    total: float
+
+    @staticmethod
+    def of(state: GroundState) -> Run:
+        return Run([s.residual * HARTREE_EV for s in state.steps], state.converged, state.total * HARTREE_EV)
+
+    @staticmethod
+    def recorded(folder: Path) -> Run | None:
+        """Of a folder, from superposed atoms to 1e-5 eV; None where it does not tell."""
+        told = read_json(folder / "result.json") if (folder / "result.json").exists() else {}
+        residuals = [s["residual_eV"] for s in told.get("history", [])]
+        if not residuals or not residuals[-1] < ENDS_EV[-1] or told.get("start"):
+            return None
+        return Run(residuals, bool(told["converged"]), told["energy_eV"]["total"])
+
+    def iterations_to(self, end: float) -> int | None:
+        """How many it took until the residual stayed below an end [eV]."""
+        last = max((n for n, r in enumerate(self.residuals, 1) if not r < end), default=0)
+        return last + 1 if last < len(self.residuals) else None
+
+
+def measure(folder: Path, path: Path, model: TrainedModel, words: list[str], recorded: bool) -> dict[str, Any]:
     """Both runs of one structure: iterations to each end, first residuals [eV], seconds, difference of the energies [eV]."""
     reference = read(folder)
     settings, structure = settings_of(folder, path, words), reference.structure
     start = time.perf_counter()
-    plain = run_scf(structure, settings)
+    plain = Run.recorded(folder) if recorded and not words else None
+    known = plain is not None
+    plain = plain or Run.of(run_scf(structure, settings))
     middle = time.perf_counter()
     predicted = model.start_for(structure, settings)
-    started = run_scf(structure, settings, start=predicted)
-    seconds = (middle - start, time.perf_counter() - middle)
-    error = predicted.on(started.hamiltonian.layout).values - started.hamiltonian.values
-    ends = {f"{e:g}": [iterations_to(run, e / HARTREE_EV) for run in (plain, started)] for e in ENDS_EV}
+    state = run_scf(structure, settings, start=predicted)
+    started = Run.of(state)
+    seconds = (None if known else middle - start, time.perf_counter() - middle)
+    error = predicted.on(state.hamiltonian.layout).values - state.hamiltonian.values
+    ends = {f"{e:g}": [run.iterations_to(e) for run in (plain, started)] for e in ENDS_EV}
     return {
         "structure": folder.name,
-        "iterations": [len(plain.steps), len(started.steps)],
+        "iterations": [len(plain.residuals), len(started.residuals)],
         "converged": plain.converged and started.converged,
         "iterations_to_eV": ends,
-        "first_residual_eV": [run.steps[0].residual * HARTREE_EV for run in (plain, started)],
+        "first_residual_eV": [run.residuals[0] for run in (plain, started)],
         "start_mae_meV": 1e3 * HARTREE_EV * float(error.abs().mean()),
-        "energy_difference_eV": (started.total - plain.total) * HARTREE_EV,
+        "energy_difference_eV": started.total - plain.total,
         "seconds": seconds,
     }
 
@@ -103,6 +136,7 @@ def main() -> None:
     parser.add_argument("--name", help="of the file of results; by default the model's")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of both runs")
     parser.add_argument("--go-on", action="store_true", help="keep the rows of the file of results")
+    parser.add_argument("--recorded", action="store_true", help="take the run from atoms from result.json")
     asked = parser.parse_args()
     found = [f for given in asked.folders for f in list_folders(given)]
     found = found[asked.first :][: asked.limit]
@@ -115,7 +149,7 @@ def main() -> None:
     columns = "".join(f"{f'to {e:g} eV':>17s}" for e in ENDS_EV)
     print(f"{'structure':12s} {'H MAE meV':>9s} {'first residual eV':>19s} {columns}   (from atoms, from the model)")
     for folder in found:
-        row = measure(folder, asked.model, model, asked.set)
+        row = measure(folder, asked.model, model, asked.set, asked.recorded)
         rows.append(row)
         first = "{:.1e} {:.1e}".format(*row["first_residual_eV"])
         cells = ""
