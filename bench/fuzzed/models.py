@@ -107,8 +107,8 @@ def _train(folder: Path, epochs: int = 1) -> dict[str, Any]:
     from nearsight.learn.reference import OrbitalReference
     from nearsight.learn.train import train
 
-    # half of the time of a training so short; nothing that it looks at is altered
-    with mock.patch.object(OrbitalReference, "require_overlap"):
+    # most of the time of a training so short: a look at what is not altered, and waiting for the disk
+    with mock.patch.object(OrbitalReference, "require_overlap"), mock.patch("os.fsync"):
         return train(_configuration(folder, epochs), folder / "model")
 
 

@@ -61,11 +61,25 @@ def run(app: Callable[[], object]) -> None:
         if handler in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _stop)
     try:
+        _told(app)
+    except Stopped as stopped:
+        for number in handlers:
+            signal.signal(number, signal.SIG_IGN)
+        if (files := sys.modules.get("nearsight.formats.files")) is not None:
+            files.abandon()
+        fail("stopped; the same command goes on from here", 128 + stopped.number)
+    finally:
+        warnings.showwarning = shown
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _told(app: Callable[[], object]) -> None:
+    """Run an application; what goes wrong is told in one line."""
+    try:
         app()
     except NearsightError as error:
         fail(str(error), error.status)
-    except Stopped as stopped:
-        fail("stopped; the same command goes on from here", 128 + stopped.number)
     except Exception as error:
         words = getattr(error, "format_message", None)
         if words is None:
@@ -75,10 +89,6 @@ def run(app: Callable[[], object]) -> None:
             raise SystemExit(2) from None
         else:
             fail(usage(error), 2)
-    finally:
-        warnings.showwarning = shown
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def _of_the_system(error: Exception) -> None:

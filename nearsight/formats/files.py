@@ -7,13 +7,14 @@ what a living one works on by a lock that the living one holds, and removed by t
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ from nearsight.core.reading import MEBIBYTE, read_text
 from nearsight.formats.exchange import exchange
 
 _LARGEST_JSON = 1024 * MEBIBYTE
+_AT_WORK: set[tuple[int, Path]] = set()  # process (a fork inherits its parent's), and the part that it writes
 ASIDE = ".previous"  # ending of the old folder's name where the file system cannot exchange two folders in one step
 
 
@@ -79,15 +81,20 @@ def workplace(path: Path) -> Iterator[Path]:
     sweep(path)
     with _signals_held() as release:
         while True:
-            part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+            part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+            key = os.getpid(), part
+            _AT_WORK.add(key)  # before it is there: a signal that another thread takes is not held
             try:
+                part.mkdir(mode=0o700)
                 lock = os.open(part, os.O_RDONLY)
-            except FileNotFoundError:  # another writer swept it away before it was locked
+            except (FileExistsError, FileNotFoundError):  # another's, or swept away before it was locked
+                _AT_WORK.discard(key)
                 continue
             fcntl.flock(lock, fcntl.LOCK_EX)
             if part.exists():
                 break
             os.close(lock)
+            _AT_WORK.discard(key)
         try:
             release()
             yield part
@@ -95,6 +102,21 @@ def workplace(path: Path) -> Iterator[Path]:
             with _signals_held():
                 shutil.rmtree(part, ignore_errors=True)
                 os.close(lock)
+                _AT_WORK.discard(key)
+
+
+def abandon() -> None:
+    """Remove what this process is at work on, in its last moment.
+
+    A signal may come between the end of a block and the removal, where no `finally` is left to see it.
+    """
+    for process, part in list(_AT_WORK):
+        if process == os.getpid():
+            shutil.rmtree(part, ignore_errors=True)
+            _AT_WORK.discard((process, part))
+
+
+atexit.register(abandon)
 
 
 @contextmanager

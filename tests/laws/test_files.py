@@ -148,3 +148,39 @@ def test_what_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(NearsightError, match="No space left"), whole_file(tmp_path / "x"):
         raise OSError(28, os.strerror(28))
     assert not (tmp_path / "x").exists()
+
+
+_INTERRUPTED = """
+import os, shutil, signal, sys
+from pathlib import Path
+from nearsight.cli import process
+from nearsight.formats import files
+
+moment = sys.argv[1]
+place, kill = (os, "mkdir") if moment == "making" else (shutil, "rmtree")
+real = getattr(place, kill)
+
+def disturbed(path, *rest, **named):  # another thread takes the signal, so that it is not held
+    if moment == "making":
+        real(path, *rest, **named)
+    if not str(path).endswith(".part"):
+        return
+    setattr(place, kill, real)
+    raise process.Stopped(signal.SIGTERM)
+
+def command():
+    setattr(place, kill, disturbed)
+    with files.whole_file(Path("out")) as part:
+        part.write_text("new")
+
+process.run(command)
+"""
+
+
+@pytest.mark.parametrize("moment", ["making", "removing"])
+def test_a_signal_while_a_part_is_made_or_removed_leaves_nothing(tmp_path: Path, moment: str) -> None:
+    """A signal that is taken by a thread of a library is told to Python in the midst of what the main thread holds it from."""
+    run = subprocess.run([sys.executable, "-c", _INTERRUPTED, moment], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 143, run.stderr
+    assert run.stderr == "error: stopped; the same command goes on from here\n"
+    assert {p.name for p in tmp_path.iterdir()} <= {"out"}
