@@ -137,7 +137,7 @@ CASES: dict[str, Case] = {
     ),
     "scf --forces --trace": Case(["scf", "h2.xyz", "-o", "out", "--forces", "--trace", "t.jsonl", *SCF], h2, trace_of),
     "scf --trace over old": Case(
-        ["scf", "h2.xyz", "-o", "out", "--trace", "t.jsonl", "--smearing", "2", *SCF],
+        ["scf", "h2.xyz", "-o", "out", "--trace", "t.jsonl", *SCF[:2], "--mesh-cutoff", "80", *SCF[4:]],
         nothing,
         trace_of,
         "scf --forces --trace",

@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -42,6 +43,32 @@ def _stop(number: int, frame: object) -> None:
     raise Stopped(number)
 
 
+def _again(number: int) -> None:
+    """Send a signal to this process once more, if it is still at work."""
+    if signal.getsignal(number) is _stop:
+        os.kill(os.getpid(), number)
+
+
+@contextmanager
+def _none_lost() -> Iterator[None]:
+    """A stop that comes within a callback of a library (HDF5's, a destructor), which no exception leaves, comes again."""
+    shown = sys.unraisablehook
+
+    def hook(lost: Any) -> None:
+        if not isinstance(lost.exc_value, Stopped):
+            return shown(lost)
+        signal.signal(lost.exc_value.number, _stop)
+        later = threading.Timer(0.01, _again, (lost.exc_value.number,))
+        later.daemon = True
+        later.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = shown
+
+
 def run(app: Callable[[], object]) -> None:
     """Run an application: exit 0 when all is well, 1 with one line on stderr when not, 2 for a usage error.
 
@@ -61,7 +88,8 @@ def run(app: Callable[[], object]) -> None:
         if handler in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _stop)
     try:
-        _told(app)
+        with _none_lost():
+            _told(app)
     except Stopped as stopped:
         for number in handlers:
             signal.signal(number, signal.SIG_IGN)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from nearsight.core.errors import NearsightError
+from nearsight.formats.files import abandon
 from nearsight.tasks.executors.contract import Executor, Limits, Work
 from nearsight.tasks.ledger import Job, Outcome
 
@@ -179,6 +180,7 @@ def serve(descriptor: int, threads: int, parent: int, memory_gb: float | None) -
     import torch
 
     torch.set_num_threads(threads)
+    signal.signal(signal.SIGTERM, _stopped)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     channel: Connection = Connection(descriptor)
     try:
@@ -224,6 +226,12 @@ def _limit_memory(gigabytes: float) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (room, resource.getrlimit(resource.RLIMIT_AS)[1]))
     except (OSError, ValueError):
         return  # a system without this limit
+
+
+def _stopped(number: int, frame: object) -> None:
+    """End at once, with all that was started, and leave nothing half-written."""
+    abandon()
+    os.killpg(0, signal.SIGKILL)
 
 
 def _end_with(parent: int) -> None:
