@@ -78,7 +78,7 @@ def table_of(path: Path) -> str | None:
 
 
 def trace_of(folder: Path) -> Content:
-    """The trace, a line a step, is whole or absent, and so is its picture. A run that goes on has fewer steps to the same end."""
+    """The trace, a line a step, is whole or absent, as its picture is; a run that goes on has fewer."""
     path = folder / "t.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else None
     steps = None if lines is None else round(lines[-1]["total_eV"], 5)

@@ -56,7 +56,8 @@ def _none_lost() -> Iterator[None]:
 
     def hook(lost: Any) -> None:
         if not isinstance(lost.exc_value, Stopped):
-            return shown(lost)
+            shown(lost)
+            return
         signal.signal(lost.exc_value.number, _stop)
         later = threading.Timer(0.01, _again, (lost.exc_value.number,))
         later.daemon = True
