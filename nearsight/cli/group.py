@@ -8,9 +8,11 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import typer
 from typer.core import TyperGroup
 
 from nearsight.core.errors import BadInput
+from nearsight.formats.outputs import kind_of
 
 
 class Group(TyperGroup):
@@ -21,6 +23,7 @@ class Group(TyperGroup):
         command = super().get_command(ctx, cmd_name)
         if command is not None:
             bare_flags(command, ctx)
+            _said_once(command)
             if command.callback is not None and not isinstance(command, TyperGroup):
                 command.callback = _with_names_checked(command.callback)
         return command
@@ -31,6 +34,35 @@ class Group(TyperGroup):
         for parameter in found:
             _bare(parameter)
         return found
+
+
+def _said_once(command: Any) -> None:
+    """Have a command refuse an option that stands twice and takes one value: the last one would win without a word."""
+    make = command.make_parser
+    if getattr(make, "once", False):
+        return
+
+    @wraps(make)
+    def make_parser(ctx: Any) -> Any:
+        parser = make(ctx)
+        parse = parser.parse_args
+
+        def parse_args(args: list[str]) -> Any:
+            found = parse(args=args)
+            seen: list[Any] = []
+            for parameter in found[2]:
+                if parameter.param_type_name != "option" or parameter.multiple or parameter.is_eager:
+                    continue
+                if any(parameter is one for one in seen):
+                    raise typer.BadParameter("it stands there twice, and takes one value: say it once", ctx, parameter)
+                seen.append(parameter)
+            return found
+
+        parser.parse_args = parse_args
+        return parser
+
+    make_parser.once = True  # type: ignore[attr-defined]
+    command.make_parser = make_parser
 
 
 #: parameters that name what a command reads, and what is said where nothing is there
@@ -52,6 +84,33 @@ _READ = {
 }
 
 
+#: parameters that name one structure, one calculation or one model, and which folders of ours are none
+_MATRICES = "give a calculation folder, or a run of a program that is known"
+_OTHER_KIND = {
+    "structure": (("model", "data set", "structures"), "give a structure file or a calculation folder"),
+    "structures": (("model",), "give a structure file or a folder of them"),
+    **dict.fromkeys(("reference", "other", "restart"), (("model", "data set", "structures"), _MATRICES)),
+    **dict.fromkeys(("folder", "folders", "source"), (("model", "structures"), "it holds no calculations")),
+    **dict.fromkeys(
+        ("model", "start"), (("calculation", "data set", "structures", "relaxation", "dynamics"), "train makes models")
+    ),
+}
+
+
+def refuse_other_kinds(name: str, path: Path) -> None:
+    """Raises BadInput for a folder of ours that cannot be what a parameter names: before anything heavy is loaded."""
+    kinds, instead = _OTHER_KIND.get(name, ((), ""))
+    if not kinds or not path.is_dir():
+        return
+    kind = kind_of(path)
+    if kind in kinds and not (kind != "calculation" and (path / "POSCAR").is_file()):
+        raise BadInput(
+            f"{path} is a {kind}: {instead}" if kind != "structures" else f"{path} holds many structures: {instead}"
+        )
+    if name == "structure" and not any(p.is_file() for p in path.iterdir()):
+        raise BadInput(f"{path} is a folder without a POSCAR: {instead}")
+
+
 def _with_names_checked(run: Callable[..., Any]) -> Callable[..., Any]:
     """The function of a command, which asks for the files that it reads before anything heavy is loaded."""
     if getattr(run, "checks_names", False):
@@ -61,8 +120,10 @@ def _with_names_checked(run: Callable[..., Any]) -> Callable[..., Any]:
     def checked(**given: Any) -> Any:
         for name, value in given.items():
             for path in value if isinstance(value, list) else [value]:
-                if name in _READ and isinstance(path, Path) and not is_there(path):
-                    raise BadInput(f"{_READ[name]}: {path}")
+                if name in _READ and isinstance(path, Path):
+                    if not is_there(path):
+                        raise BadInput(f"{_READ[name]}: {path}")
+                    refuse_other_kinds(name, path)
         return run(**given)
 
     checked.checks_names = True  # type: ignore[attr-defined]

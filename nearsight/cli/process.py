@@ -154,8 +154,13 @@ def usage(error: Any) -> str:
 
 
 def refuse_empty(arguments: Sequence[str]) -> None:
-    """Raises BadInput for an empty word among the arguments, which no command takes: a variable without value."""
+    """Raises BadInput for an empty word among the arguments, which no command takes: a variable without value.
+
+    And for -o=NAME, which would be a file of the name =NAME.
+    """
     for n, word in enumerate(arguments):
+        if word[:1] == "-" and word[1:2].isalpha() and word[2:3] == "=":
+            raise BadInput(f"{word}: write {word[:2]} {word[3:]}")
         option, equals, value = word.partition("=")
         if not word.strip() or (option.startswith("-") and equals and not value.strip()):
             before = option if word.strip() else arguments[n - 1] if n else "nearsight"

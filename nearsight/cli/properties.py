@@ -14,7 +14,7 @@ import typer
 from pydantic import BaseModel
 
 from nearsight.cli.console import Bars, progress_bars
-from nearsight.cli.group import is_there
+from nearsight.cli.group import is_there, refuse_other_kinds
 from nearsight.core.errors import BadInput
 from nearsight.core.registry import home, kinds
 from nearsight.properties.contract import Property, property_named
@@ -42,6 +42,8 @@ def _something_there(arguments: list[str]) -> None:
     if words and not any(is_there(a) for _, a in words):
         own = [a for n, a in words if n == 0 or not arguments[n - 1].startswith("-")]
         raise BadInput(f"no such file or folder: {(own or [words[0][1]])[0]}")
+    if words[:1] and words[0][0] == 0:
+        refuse_other_kinds("folder", Path(words[0][1]))
 
 
 def _nothing() -> Callable[..., None]:
@@ -75,8 +77,9 @@ def _command(prop: Property[Any, Any]) -> Callable[..., None]:
             if path is not None:
                 claim_file(path, endings, [folder, out if path is json else None])
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+        calculation = read(folder)
         with progress_bars() as progress:
-            result = prop(read(folder), progress=Bars(progress), **given)
+            result = prop(calculation, progress=Bars(progress), **given)
         if out is not None:
             plot_result(result, out, prop.size)
         if json is not None:

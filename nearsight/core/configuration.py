@@ -81,9 +81,13 @@ def layered(
     """The object that tables put over each other describe, with `key=value` words on top: each in keys of any schema.
 
     folder: from which paths count, see `from_beside`; None: they stay as they are.
-    Raises BadInput, as `override` and `validated`, and for a table that gives one setting twice.
+    Raises BadInput, as `override` and `validated`, and for a table, or words, that give one setting twice.
     """
-    layers = [((), table) for table in tables] + [_read_word(word) for word in words]
+    said = [_read_word(word) for word in words]
+    for n, (path, _) in enumerate(said):
+        if path in [other for other, _ in said[:n]]:
+            raise BadInput(f"--set {'.'.join(path)} stands there twice: say it once")
+    layers = [((), table) for table in tables] + said
     result: dict[str, Any] = {}
     for path, layer in layers:
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 DATA = Path(__file__).parents[1] / "formats" / "data" / "version1"
-S, M = str(DATA / "set" / "0001"), str(DATA / "model")
+S, M, ALL = str(DATA / "set" / "0001"), str(DATA / "model"), str(DATA / "set")
 SCRIPT = (
     "import sys\n"
     "from nearsight.cli import main\n"
@@ -55,10 +55,45 @@ relax no.xyz -o r
 md no.xyz -o r
 example no
 structures rattle no.xyz -o r.extxyz
+scf {ALL} -o o
+scf {M} -o o
+scf empty -o o
+scf h2.xyz -o o --restart {M}
+scf h2.xyz -o o --start {S}
+scf h2.xyz -o=o
+scf h2.xyz -o o --set basis=sz --set basis=dz
+relax {ALL} -o o
+overlap {M} -o o
+predict {ALL} h2.xyz -o p
+predict {M} {M} -o p
+bands {M}
+gap {M}
+check {M}
+compare {S} {M}
+convert {M} x
+dataset list {M}
 """
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "scf h2.xyz -o a -o b",
+        "scf h2.xyz -o o --forces --no-forces",
+        "dataset split s --seed 1 --seed 2",
+        "structures no",
+    ],
+)
+def test_usage_errors_are_told_before_torch_loads(tmp_path: Path, words: str) -> None:
+    """An option that takes one value and stands twice is one: the last value would win without a word."""
+    script = SCRIPT.replace("end.code == 1", "end.code == 2")
+    done = subprocess.run([sys.executable, "-c", script], input=words, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_what_is_wrong_is_told_before_torch_loads(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
     (tmp_path / "h2.xyz").write_text("2\nx\nH 0 0 0\nH 0 0 0.74\n")
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], input=COMMANDS, capture_output=True, text=True, check=False, cwd=tmp_path
@@ -67,7 +102,7 @@ def test_what_is_wrong_is_told_before_torch_loads(tmp_path: Path) -> None:
     lines = done.stderr.splitlines()
     assert len(lines) == len(COMMANDS.splitlines())
     assert all(line.startswith("error: ") for line in lines)
-    assert [p.name for p in tmp_path.iterdir()] == ["h2.xyz"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "h2.xyz"]
 
 
 @pytest.mark.parametrize("module", ["typer", "nearsight.cli.process", "nearsight.cli.commands"])
