@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.display import drawn_by
-from nearsight.core.errors import BadInput
+from nearsight.core.errors import BadInput, Notice
 from nearsight.core.units import BOHR_ANG
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Structure:
         if len(atoms) == 0:
             raise BadInput("the Atoms are empty: give at least one atom")
         _check_occupancy(atoms, name)
+        _check_words(atoms, name)
         lengths = np.linalg.norm(atoms.cell.array, axis=1)
         if atoms.cell.volume <= 1e-6 * lengths.max() ** 3:
             raise BadInput(
@@ -85,7 +87,7 @@ class Structure:
                     f"{name} is not periodic along its cell vector {'abc'[axis]}, but its atoms are {gaps[axis]:.2f} angstrom "
                     f"from their images there: set atoms.pbc = True for a crystal, or atoms.center(vacuum=5, axis={axis})"
                 )
-        moments, charges = atoms.get_initial_magnetic_moments(), atoms.get_initial_charges()
+        moments, charges = _told_moments(atoms), atoms.get_initial_charges()
         if not charges.any():
             charges = np.full(len(atoms), _told_charge(atoms) / len(atoms))
         return Structure(
@@ -250,6 +252,39 @@ def _told_charge(atoms: Atoms) -> float:
     """Of the whole cell [e], where the file's table says it, as the comment of an extended xyz file does; else 0."""
     told = [atoms.info[key] for key in ("charge", "total_charge") if key in atoms.info]
     return float(told[0]) if told and isinstance(told[0], int | float | np.number) else 0.0
+
+
+def _told_moments(atoms: Atoms) -> np.ndarray:
+    """Initial moments [mu_B], by ASE's name or those of other programs' columns."""
+    for name in ("initial_magmoms", *MOMENTS):
+        found = np.asarray(atoms.arrays.get(name, ()))
+        if found.shape in ((len(atoms),), (len(atoms), 3)) and found.dtype.kind in "if" and found.any():
+            return found.astype(float)
+    return np.zeros(len(atoms))
+
+
+#: columns of extended xyz files that hold moments of atoms
+MOMENTS = ("magmom", "magmoms", "initial_magmom", "magnetic_moment", "magnetic_moments")
+#: words of a file's table for the spin of the cell, on whose meaning (2S, 2S + 1, S) programs differ, and what says nothing
+_SPINS = {"multiplicity": 1, "spin_multiplicity": 1, "spin": 0, "total_spin": 0, "total_magnetization": 0}
+_ANGSTROM = ("angstrom", "angstroms", "ang", "a", "\u00e5")
+
+
+def _check_words(atoms: Atoms, name: str) -> None:
+    """Words of a file's table that alter what its numbers mean: another unit is refused, a spin told that it is not taken."""
+    for key, value in atoms.info.items():
+        word = str(key).lower()
+        if word in ("unit", "units", "length_unit", "length_units", "pos_unit") and isinstance(value, str):
+            if value.lower() not in _ANGSTROM:
+                raise BadInput(
+                    f"{name}: its file says {key}={value}; coordinates are read in angstrom: write them in angstrom"
+                )
+        elif word in _SPINS and isinstance(value, int | float | np.number) and value != _SPINS[word]:
+            warnings.warn(
+                f"{name}: {key}={value} of its file is not taken up: give --spin collinear and --total-moment or --moments",
+                Notice,
+                stacklevel=3,
+            )
 
 
 def _check_occupancy(atoms: Atoms, name: str) -> None:

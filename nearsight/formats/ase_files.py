@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import lzma
 import re
+import tempfile
 import warnings
 import zlib
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -34,16 +37,23 @@ def stream(path: Path) -> Iterator[Atoms]:
     import ase.io
 
     room = _check_file(path)
-    frames = ase.io.iread(path, index=":", do_not_split_by_at_sign=True)
+    with _without_mark(path) as plain:
+        frames = ase.io.iread(plain, index=":", do_not_split_by_at_sign=True)
+        yield from _each(frames, path, room)
+
+
+def _each(frames: Iterator[Atoms], path: Path, room: float) -> Iterator[Atoms]:
     while True:
         try:
-            with limited(room):
+            with limited(room), _sites_kept(path):
                 atoms = next(frames, None)
+        except BadInput:
+            raise
         except Exception as error:  # ASE's readers raise whatever a broken file makes them stumble over
             raise _unreadable(path, error) from error
         if atoms is None:
             return
-        yield atoms
+        yield _with_column(atoms)
 
 
 def last_frame(path: Path) -> Atoms:
@@ -53,9 +63,11 @@ def last_frame(path: Path) -> Atoms:
 
     room = _check_file(path)
     try:
-        with limited(room):
-            single = ioformats[filetype(str(path))].single
-            found = ase.io.read(path, index=-1 if single else "-2:", do_not_split_by_at_sign=True)
+        with limited(room), _sites_kept(path), _without_mark(path) as plain:
+            single = ioformats[filetype(str(plain))].single
+            found = ase.io.read(plain, index=-1 if single else "-2:", do_not_split_by_at_sign=True)
+    except BadInput:
+        raise
     except Exception as error:  # as in `stream`
         raise _unreadable(path, error) from error
     frames = found if isinstance(found, list) else [found]
@@ -65,7 +77,46 @@ def last_frame(path: Path) -> Atoms:
         warnings.warn(
             f"{path} has several structures: the last one is taken ({path / '0'} names the first)", Notice, stacklevel=2
         )
-    return frames[-1]
+    return _with_column(frames[-1])
+
+
+def _with_column(atoms: Atoms) -> Atoms:
+    """The Atoms with a column `magmom` of an extended xyz file, which ASE takes for a result."""
+    told = getattr(atoms.calc, "results", {}).get("magmom")
+    if getattr(told, "shape", ())[:1] == (len(atoms),):
+        atoms.set_array("magmom", told)
+    return atoms
+
+
+@contextmanager
+def _without_mark(path: Path) -> Iterator[Path]:
+    """The file, or a copy without the byte order mark that some editors put before text. Raises BadInput for UTF-16."""
+    with open(path, "rb") as file:
+        head = file.read(3)
+    if head[:2] in (BOM_UTF16_LE, BOM_UTF16_BE):
+        raise BadInput(f"{path} is text in UTF-16: save it as UTF-8")
+    if head != BOM_UTF8:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as place:
+        plain = Path(place, path.name)
+        plain.write_bytes(path.read_bytes()[len(BOM_UTF8) :])
+        yield plain
+
+
+@contextmanager
+def _sites_kept(path: Path) -> Iterator[None]:
+    """Raises BadInput where ASE takes two sites of a file for one, and drops the second."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        yield
+    for w in told:
+        said = str(w.message)
+        if sites := re.fullmatch(r"scaled_positions (\d+) and (\d+) are equivalent", said):
+            raise BadInput(
+                f"{path}: sites {sites[1]} and {sites[2]} are at one place by symmetry, as of disorder: keep one of them"
+            )
+        warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
 
 
 def _check_file(path: Path) -> float:
@@ -177,4 +228,6 @@ def _unreadable(path: Path, error: Exception) -> BadInput:
     reason = said or "it does not have the form its name promises"
     if isinstance(error, KeyError) and re.fullmatch(r"'[A-Z][a-z]?'", said):
         reason = f"{said} is no element" + (": write deuterium and tritium as H" if said in ("'D'", "'T'") else "")
+    if "*setting* or *symbol* must be given" in said:
+        reason = "it has symmetry operations and no space group: name it, or write all atoms of the cell in P1"
     return BadInput(f"{path} cannot be read as a structure ({reason:.120}); cif, xyz, POSCAR, xsf, ... are known")

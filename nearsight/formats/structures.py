@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 INDEX = "structures.json"  # of a folder of structure files: their names, and how each was made
 PROVENANCE_FILE = "provenance.json"  # how the structure of a folder was made
+HEAVIEST_U = 1000.0  # mass of an atom; the heaviest nuclides have 300
 CLOSEST_ANG = 0.3  # atoms nearer than this are a mistake in the input: H2 has 0.74
 
 
@@ -67,7 +69,7 @@ def read_frames(path: Path | str, vacuum: float | None = None) -> Iterator[Struc
 
 
 def read_atoms(path: Path | str, vacuum: float | None = None) -> Atoms:
-    """The same as ASE's Atoms [angstrom], with what a Structure does not hold: velocities, and atoms that are held fixed.
+    """The same as ASE's Atoms [angstrom], with what a Structure does not hold: velocities, masses, atoms that are held fixed.
 
     Raises BadInput as `read_structure` does.
     """
@@ -82,7 +84,18 @@ def read_atoms(path: Path | str, vacuum: float | None = None) -> Atoms:
     made.set_constraint(atoms.constraints)
     if atoms.has("momenta"):
         made.set_momenta(atoms.get_momenta(), apply_constraint=False)
+    if atoms.has("masses"):
+        made.set_masses(_masses(atoms, str(path)))
     return made
+
+
+def _masses(atoms: Atoms, name: str) -> np.ndarray:
+    """Of a file that states them: isotopes [u]. Raises BadInput for masses that no atom has."""
+    masses = np.asarray(atoms.get_masses(), dtype=float)
+    wrong = np.flatnonzero(~((masses > 0) & (masses < HEAVIEST_U)))
+    if len(wrong):
+        raise BadInput(f"{name}: atom {wrong[0]} has a mass of {masses[wrong[0]]:g} u: correct it, or leave masses out")
+    return masses
 
 
 def frames(path: Path | str) -> list[Path]:

@@ -96,6 +96,8 @@ def digest(atoms: Atoms) -> str:
     momenta = np.round(atoms.get_momenta(), 9).tolist() if atoms.has("momenta") else None
     constraints = [c.todict() for c in atoms.constraints]
     parts = [told, atoms.numbers.tolist(), momenta, constraints]
+    if atoms.has("masses"):
+        parts.append(np.round(atoms.get_masses(), 9).tolist())
     return hashlib.sha256(json.dumps(parts, default=lambda x: np.asarray(x).tolist()).encode()).hexdigest()
 
 

@@ -19,7 +19,7 @@ from nearsight.core.versions import KEY, checked_version
 from nearsight.dft.settings import Settings
 from nearsight.formats.outputs import claim_folder
 from nearsight.formats.registry import list_structures, read_structure
-from nearsight.formats.structures import check_structure
+from nearsight.formats.structures import check_structure, read_atoms
 from nearsight.generators.contract import Generator, Recipe, applied, named_parents
 from nearsight.generators.moments import Moments
 from nearsight.generators.rattle import displaced
@@ -195,6 +195,8 @@ def _without_moments(settings: SetSettings, out: Path, report: Report) -> list[S
     for n, file in enumerate(files):
         structure = read_structure(file, settings.vacuum_ang)
         if settings.modes is not None:
+            if Path(file).is_file() and read_atoms(file, settings.vacuum_ang).has("masses"):
+                raise BadInput(f"modes: {file} states masses, and modes take those of the elements: leave masses out")
             harmonic = _harmonic(structure, settings, out, n, report)
             for index in range(settings.modes.count):
                 copy = thermal(harmonic, settings.modes, n * settings.modes.count + index)
