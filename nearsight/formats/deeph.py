@@ -85,6 +85,13 @@ def read_folder(path: Path | str, dtype: torch.dtype = torch.float64) -> Calcula
     structure = with_provenance(read_poscar(path / "POSCAR"), path)
     if not (path / "info.json").exists():
         return Calculation(structure, settings=_settings(path, record), provenance=Provenance("nearsight", path=path))
+    if MARK in record:
+        told, found = _tensor(path, record, MARK, (6,)), torch.tensor(_mark(structure), dtype=torch.float64)
+        if told is None or told.shape != (6,) or float((told - found).abs().max()) > _SAME_ANG * len(structure):
+            raise BadInput(
+                f"{path / 'result.json'} is of another structure than the POSCAR beside it: copy the folder again, or remove it"
+            )
+        record = {key: value for key, value in record.items() if key != MARK}
     info = _table(path / "info.json")
     program = _entry(path, record, "versions", Mapping, {}).get("nearsight")
     version = checked_version(info.get(KEY), VERSION, path, program)
@@ -172,6 +179,7 @@ def write_folder(
         (part / "info.json").write_text(json.dumps(info, indent=1) + "\n")
         record = _record_of(c) | dict(c.result)
         if record:
+            record[MARK] = _mark(c.structure)
             (part / "result.json").write_text(json.dumps(record, indent=1, default=str) + "\n")
 
 
@@ -191,6 +199,20 @@ def _record_of(c: Calculation) -> dict[str, Any]:
     if c.settings:
         record["config"] = dict(c.settings)
     return record
+
+
+MARK = "structure_mark_ang"  # in result.json: which structure it is of
+_SAME_ANG = 1e-5  # of each atom: POSCAR keeps more
+
+
+def _mark(structure: Structure) -> list[float]:
+    """Sums over cell vectors and over atoms, each with a weight of its own [6, angstrom]: the same for no other structure."""
+    found = []
+    for rows in (structure.cell, structure.positions):
+        rows = rows.detach().cpu().double() * BOHR_ANG
+        weights = torch.cos(1.0 + torch.arange(len(rows), dtype=torch.float64))
+        found += (weights @ rows).tolist()
+    return [round(x, 9) for x in found]
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -366,3 +366,23 @@ def test_a_spinor_whose_numbers_are_real_is_complex_all_the_same(tmp_path):
     found = read_folder(tmp_path / "x")
     assert found.hamiltonian.spin is SPINOR and found.hamiltonian.values.is_complex()
     assert eigenvalues(found.hamiltonian, found.overlap, torch.zeros(1, 3, dtype=torch.float64)).isfinite().all()
+
+
+def test_a_record_of_another_structure_is_refused(tmp_path):
+    """Two structures of one formula: whatever is copied from one folder to the other, energies and forces stay with theirs."""
+    one, other = water(), water()
+    other.positions[1, 0] += 0.01
+    for name, s in (("one", one), ("other", other)):
+        write_folder(tmp_path / name, s, hermitian(s), hermitian(s), energies={"total": -1.0})
+    record = tmp_path / "one" / "result.json"
+    kept = record.read_text()
+    shutil.copy(tmp_path / "other" / "result.json", record)
+    with pytest.raises(BadInput, match="of another structure than the POSCAR beside it"):
+        read_folder(tmp_path / "one")
+    record.write_text(kept)
+    write_folder(tmp_path / "again", read_folder(tmp_path / "one").reordered([2, 0, 1]))  # the mark follows the order
+    assert read_folder(tmp_path / "again").energies == read_folder(tmp_path / "one").energies
+    earlier = json.loads(kept)
+    del earlier["structure_mark_ang"]
+    record.write_text(json.dumps(earlier))
+    assert read_folder(tmp_path / "one").energies["total"] == pytest.approx(-1.0)
