@@ -25,6 +25,16 @@ SYMBOLS = (
     "Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl "
     "Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr"
 ).split()
+
+
+def atomic_number(symbol: str) -> int:
+    """Of a chemical symbol. Raises BadInput for one that is none."""
+    if symbol in SYMBOLS[1:]:
+        return SYMBOLS.index(symbol)
+    near = symbol.capitalize()
+    raise BadInput(f"{symbol!r} is no element" + (f": write {near}" if near in SYMBOLS[1:] else ""))
+
+
 NOBLE_GASES = (2, 10, 18, 36, 54, 86, 118)  # the ends of the periods
 
 MOST_ATOMS = 1_000_000  # of a supercell

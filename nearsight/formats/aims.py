@@ -18,7 +18,7 @@ from nearsight.core.calculation import Calculation, Provenance
 from nearsight.core.errors import BadInput
 from nearsight.core.reading import LARGEST, read_text
 from nearsight.core.spin import COLLINEAR, NONE
-from nearsight.core.structure import SYMBOLS, Structure
+from nearsight.core.structure import Structure, atomic_number
 from nearsight.formats.assembly import FARTHEST, Assembly, basis_of
 from nearsight.formats.format import Format
 from nearsight.formats.levels import KEY, levels_beside
@@ -76,7 +76,7 @@ class Aims(Format):
                     positions.append([float(w) for w in words[1:4]])
                     fractional.append(words[0] == "atom_frac")
                     symbols.append(re.sub(r"[^A-Za-z].*", "", words[4]))
-            numbers = torch.tensor([SYMBOLS.index(s) for s in symbols], dtype=torch.int64)
+            numbers = torch.tensor([atomic_number(s) for s in symbols], dtype=torch.int64)
             box = np.array(cell, dtype=np.float64)
             x = np.array(positions, dtype=np.float64)
             where = np.where(np.array(fractional)[:, None], x @ box, x)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nearsight.core.errors import BadInput
 from nearsight.core.order import grouped_order
 from nearsight.core.reading import MEBIBYTE, read_text
-from nearsight.core.structure import SYMBOLS, Structure, check_bounds
+from nearsight.core.structure import Structure, atomic_number, check_bounds
 from nearsight.core.units import BOHR_ANG
 from nearsight.formats.files import first_line, whole_file
 
@@ -32,12 +32,12 @@ def read_poscar(path: Path | str) -> Structure:
             raise ValueError(f"{total} atoms are announced, the file has {len(lines)} lines")
         if len(scale) not in (1, 3) or not scale.all() or (len(scale) == 3 and (scale < 0).any()):
             raise ValueError("its scaling factor is one number (negative: the volume), or three positive ones")
-        numbers = [SYMBOLS.index(s) for s, n in zip(symbols, counts, strict=True) for _ in range(n)]
+        numbers = [atomic_number(s) for s, n in zip(symbols, counts, strict=True) for _ in range(n)]
         mode = 8 if lines[7].strip()[:1] in "sS" else 7
         positions = _vectors(lines[mode + 1 : mode + 1 + total])
         if positions.shape != (total, 3) or cell.shape != (3, 3):
             raise ValueError(f"{total} atoms are announced, {len(positions)} are there")
-    except (IndexError, ValueError, OverflowError) as error:
+    except (IndexError, ValueError, OverflowError, BadInput) as error:
         raise BadInput(f"{path} is not a VASP 5 POSCAR: {first_line(error):.160}") from error
     cartesian = lines[mode].strip()[:1] in ("c", "C", "k", "K")
     with np.errstate(all="ignore"):  # what is not finite then is refused below

@@ -18,7 +18,7 @@ from torch import Tensor
 from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.reading import MEBIBYTE, read_text
-from nearsight.core.structure import SYMBOLS, Structure, check_bounds
+from nearsight.core.structure import SYMBOLS, Structure, atomic_number, check_bounds
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
 from nearsight.formats.files import first_line, whole_file
 
@@ -144,7 +144,7 @@ def read_xsf(path: Path | str) -> Volume:
         place = lines.index("PRIMCOORD")
         atoms = int(lines[place + 1].split()[0])
         rows = [line.split() for line in lines[place + 2 : place + 2 + atoms]]
-        numbers = [int(row[0]) if row[0].isdigit() else SYMBOLS.index(row[0]) for row in rows]
+        numbers = [int(row[0]) if row[0].isdigit() else atomic_number(row[0]) for row in rows]
         positions = _numbers((" ".join(row[1:4]) for row in rows), 3 * atoms).reshape(atoms, 3)
         place = next(n for n, line in enumerate(lines) if line.startswith(("BEGIN_DATAGRID_3D", "DATAGRID_3D")))
         shape = [int(x) for x in lines[place + 1].split()]

@@ -54,13 +54,13 @@ def split(config: DataConfig, labelled: bool = True) -> Split:
     Raises NearsightError for missing or empty folders, or too few; a condition or a split file that leaves nothing.
     """
     find = _folders if labelled else _structures
-    train = those(find(config.train), config.train, config.where)
+    train = _once(those(find(config.train), config.train, config.where), "data.train")
     if config.split is not None:
         train, validation = parts_of(train, config.train, config.split)
         if not train:
             raise BadInput(f"no structures are left to train on: {config.split} and data.where leave none")
     elif config.validation is not None:
-        validation = those(find(config.validation), config.validation, config.where)
+        validation = _once(those(find(config.validation), config.validation, config.where), "data.validation")
         held = {p.resolve() for p in validation} if labelled else set()
         train = [p for p in train if p.resolve() not in held]
     else:
@@ -72,6 +72,17 @@ def split(config: DataConfig, labelled: bool = True) -> Split:
     if not train:
         raise BadInput("no structures are left to train on: the validation set holds all of data.train")
     return Split(tuple(train), tuple(validation))
+
+
+def _once(paths: list[Path], what: str) -> list[Path]:
+    """The paths. Raises BadInput where one stands there twice: it would count double, or be trained on and held out."""
+    seen: set[Path] = set()
+    for path in paths:
+        real = path.resolve()
+        if real in seen:
+            raise BadInput(f"{path} stands twice in {what}: name it once")
+        seen.add(real)
+    return paths
 
 
 def _folders(paths: str | list[str]) -> list[Path]:

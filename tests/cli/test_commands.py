@@ -199,8 +199,12 @@ def test_bare_structures_are_built_and_trained_on_by_their_energy(nearsight, sma
     assert built.status == 0 and "3 structures" in built.out, built
     assert sorted(p.name for p in (out / "0002").iterdir()) == ["POSCAR", "provenance.json", "settings.json"]
     made = (out / "0000" / "POSCAR").read_text()
-    for changed, told in (("labels=true", "without labels"), ("distort.seed=9", "another configuration")):
-        refused = nearsight("dataset", "build", config, "-o", out, "--set", "labels=false", "--set", changed)
+    bare = ["--set", "labels=false"]
+    for changed, told in (
+        (["--set", "labels=true"], "without labels"),
+        ([*bare, "--set", "distort.seed=9"], "another config"),
+    ):
+        refused = nearsight("dataset", "build", config, "-o", out, *changed)
         assert refused.status == 1 and told in refused.err, refused
     assert (out / "0000" / "POSCAR").read_text() == made
     model = small_set / "energy.yaml"

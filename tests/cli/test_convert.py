@@ -89,7 +89,8 @@ def test_one_run_converts_with_its_levels_and_goes_back(nearsight, tmp_path):
         ((H2O, "x", "--from", "openmxx"), "openmx"),
         ((H2O, "x", "--to", "deepth"), "deeph"),
         ((H2O, "x", "--from", "siesta"), "holds no"),
-        ((DATA / "version1" / "model", "x"), "no run"),
+        ((DATA / "version1" / "model", "x"), "is a model"),
+        ((DATA / "version1" / "bare", "x", "--from", "aims"), "no run"),
     ],
 )
 def test_what_cannot_be_converted_is_said_in_one_line(nearsight, tmp_path, monkeypatch, words, said):

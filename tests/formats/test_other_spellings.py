@@ -101,3 +101,11 @@ def test_disorder_without_occupancies_and_operations_without_a_group(tmp_path: P
     path.write_text(CIF.format(group=operations, column=column, sodium="Na1 Na 0 0 0 1"))
     with pytest.raises(BadInput, match="symmetry operations and no space group"):
         read_structure(path)
+
+
+def test_a_symbol_in_lower_case_is_named(tmp_path: Path) -> None:
+    from nearsight.formats.poscar import read_poscar
+
+    (tmp_path / "POSCAR").write_text(POSCAR.replace("\nH\n", "\nh\n"))
+    with pytest.raises(BadInput, match="'h' is no element: write H"):
+        read_poscar(tmp_path / "POSCAR")
