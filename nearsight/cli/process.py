@@ -8,8 +8,10 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from nearsight.core.errors import DISK_FULL, BadInput, NearsightError, Notice
@@ -38,15 +40,26 @@ def loading() -> Iterator[None]:
         gc.enable()
 
 
-def _stop(number: int, frame: object) -> None:
+def _stop(number: int, frame: FrameType | None) -> None:
+    while frame is not None:
+        if frame.f_globals is globals() and frame.f_code.co_name in ("_again_later", "unheard"):
+            return  # what is raised there is lost once more; it comes again in a moment
+        frame = frame.f_back
     signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
     raise Stopped(number)
 
 
-def _again(number: int) -> None:
-    """Send a signal to this process once more, if it is still at work."""
-    if signal.getsignal(number) is _stop:
-        os.kill(os.getpid(), number)
+def _again_later(number: int) -> None:
+    """Have a signal come again, and again, until it is heard or the command has ended."""
+    signal.signal(number, _stop)
+
+    def send() -> None:
+        time.sleep(0.01)
+        while signal.getsignal(number) is _stop:
+            os.kill(os.getpid(), number)
+            time.sleep(0.05)
+
+    threading.Thread(target=send, daemon=True).start()
 
 
 @contextmanager
@@ -54,16 +67,13 @@ def _none_lost() -> Iterator[None]:
     """A stop that comes within a callback of a library (HDF5's, a destructor), which no exception leaves, comes again."""
     shown = sys.unraisablehook
 
-    def hook(lost: Any) -> None:
-        if not isinstance(lost.exc_value, Stopped):
+    def unheard(lost: Any) -> None:
+        if isinstance(lost.exc_value, Stopped):
+            _again_later(lost.exc_value.number)
+        else:
             shown(lost)
-            return
-        signal.signal(lost.exc_value.number, _stop)
-        later = threading.Timer(0.01, _again, (lost.exc_value.number,))
-        later.daemon = True
-        later.start()
 
-    sys.unraisablehook = hook
+    sys.unraisablehook = unheard
     try:
         yield
     finally:
