@@ -17,6 +17,7 @@ from pydantic import (
     BaseModel,
     Field,
     SerializerFunctionWrapHandler,
+    StrictBool,
     field_validator,
     model_serializer,
     model_validator,
@@ -171,7 +172,7 @@ class ConstraintTable(Table):
     hold: Literal["none", "direction", "moment"] = Field(
         "none", description="What of atoms' moments is held where they begin: the direction, or all of the moment."
     )
-    atoms: tuple[bool, ...] | tuple[int, ...] | tuple[str, ...] | None = _of_one_cell(
+    atoms: tuple[StrictBool, ...] | tuple[int, ...] | tuple[str, ...] | None = _of_one_cell(
         None, "Whose: indices from 0, or elements; true or false for each atom; null: of all atoms."
     )
 

@@ -49,6 +49,8 @@ class XDeepHConfig(DeepH2Config):
     """Keys of deeph2, and those of the moments.
 
     gaussians: trainable functions of a moment's size.  sums: weighted sums of its neighbours' moments that each atom forms.
+    spin_orbit: whether something ties spins to space. Without spin-orbit coupling in the data a turn of all spins alone turns H
+    and nothing else: with false that holds exactly, and a step costs a third.
     """
 
     elsewhere: ClassVar[Mapping[str, str]] = {"energy": "xdeeph-energy"}
@@ -58,6 +60,7 @@ class XDeepHConfig(DeepH2Config):
     preset: Literal["small", "base", "large"] = "small"
     gaussians: int = Field(8, ge=1, le=256)
     sums: int = Field(2, ge=1, le=16)
+    spin_orbit: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +117,8 @@ class XDeepH(BondFrameModel):
     H_ij depends on atoms within (layers + 2) cutoffs of i and j, of the moments on those within one.
 
     H = expansion(structure) + h(structure, invariants of m) + sum_q B_q v_q + sum_q A_q u_q + tied * k(structure, m),
-    with v_q moments (an atom's own, both of an edge, sums over neighbours), u_q products of two, and k general in all parts.
+    with v_q moments (an atom's own, both of an edge, sums over neighbours), u_q products of two, and k general in all parts;
+    without spin_orbit k is zero, and the expansion and h are in a0 alone.
     """
 
     Config = XDeepHConfig
@@ -138,9 +142,11 @@ class XDeepH(BondFrameModel):
         gaussians: int = 8,
         sums: int = 2,
         surroundings: bool = True,
+        spin_orbit: bool = True,
     ) -> None:
         super().__init__(shells, target)
         parts = SpinParts.of(SPINOR)
+        self.spin_orbit = spin_orbit
         node, edge_irreps, inner = self.begin(
             highest_l(shells, parts),
             cutoff=cutoff,
@@ -161,7 +167,8 @@ class XDeepH(BondFrameModel):
         self.twist = FieldReadout(slots, reach, sums, 1 + 2 * sums, -1)
         self.inputs_of_moments = MomentInputs(elements, gaussians, width)
         self.scalars = nn.Linear(width, node.true[0])
-        self.vectors = nn.Linear(width, node.pseudo[1])
+        if spin_orbit:
+            self.vectors = nn.Linear(width, node.pseudo[1])
         self.gathered = nn.Linear(width, sums)
         entering = joined_irreps(edge_irreps, FrameIrreps.of(TENSORS))
         self.moment_layer = Interaction(node, entering, edge_irreps, inner, width, neighbours)
@@ -171,12 +178,13 @@ class XDeepH(BondFrameModel):
         self.field_pair = EdgeConvolution(node, edge_irreps, inner, [fields], width, final=True)
         self.exchange_site = SiteHead(node, self.exchange.irreps, elements)
         self.twist_site = SiteHead(node, self.twist.irreps, elements)
-        self.tied = nn.Parameter(torch.full((2, len(parts.parts)), TIED))
+        if spin_orbit:
+            self.tied = nn.Parameter(torch.full((2, len(parts.parts)), TIED))
 
     @classmethod
     def arguments(cls, config: Any, setting: Setting) -> dict[str, Any]:
         """Keyword arguments of the constructor, from the table and the data."""
-        own = {"gaussians": config.gaussians, "sums": config.sums}
+        own = {"gaussians": config.gaussians, "sums": config.sums, "spin_orbit": config.spin_orbit}
         return super().arguments(config, setting) | own | {"surroundings": len(setting.shells) <= SURROUNDED}
 
     @property
@@ -273,20 +281,22 @@ class XDeepH(BondFrameModel):
         own = self.inputs_of_moments.atoms(moments, edges.species)
         magnetic = self.inputs_of_moments.edges(moments, own, radial, edges)
         x = x + torch.nn.functional.pad(self.scalars(own), (0, self.irreps.dim - self.irreps.true[0]))
-        vectors = as_vectors(self.vectors(own), moments * sample.sign[:, None], self.irreps)
         tensors = edge_tensors(moments, edges, frames)
         nothing = [torch.zeros_like(t) for t in tensors]
         fade = envelope(edges.distance[:n], self.cutoff)[:, None]
-        passes = [(x, nothing), (x + vectors, tensors), (x - vectors, tensors)]
+        passes = [(x, nothing)]
+        if self.spin_orbit:
+            vectors = as_vectors(self.vectors(own), moments * sample.sign[:, None], self.irreps)
+            passes += [(x + vectors, tensors), (x - vectors, tensors)]
         known = edges, frames, edge, first, magnetic, fade
-        if n > TOGETHER:
-            plain, forth, back = (self._moments_pass([p], *known)[0] for p in passes)
-        else:
-            plain, forth, back = self._moments_pass(passes, *known)
-        site = self._both(0, plain[0], forth[0], back[0], sample.sign)
-        pairs = self._both(1, plain[1], forth[1], back[1], sample.sign[edges.i])
-        y, every = plain[2:]
+        groups = [[p] for p in passes] if n > TOGETHER else [passes]
+        found = [one for group in groups for one in self._moments_pass(group, *known)]
+        site = self._both(0, [s for s, *_ in found], sample.sign)
+        pairs = self._both(1, [p for _, p, *_ in found], sample.sign[edges.i])
+        y, every = found[0][2:]
         channels = self.readout(graph, site, pairs)
+        if not self.spin_orbit:  # of these only a0 stays as it is where all spins are turned
+            channels = torch.cat([channels[:1], torch.zeros_like(channels[1:])])
         b, a = self._fields(graph, moments, y, every, magnetic, fade)
         zero = torch.zeros_like(b[:1])
         channels = channels + torch.cat([zero, a, zero, b])
@@ -329,13 +339,17 @@ class XDeepH(BondFrameModel):
         each = zip(sites, apart(flatten_frame(pairs)), y.split(edges.atoms), frames_of, strict=True)
         return [(s, p, z, list(f)) for s, p, z, f in each]
 
-    def _both(self, kind: int, without: Tensor, forth: Tensor, back: Tensor, sign: Tensor) -> Tensor:
+    def _both(self, kind: int, found: Sequence[Tensor], sign: Tensor) -> Tensor:
         """Features of H: what invariants give, and what ties spins to space, even in the sum and odd in the difference.
 
-        kind: 0 on-site, 1 of edges; features without vectors of the moments, with these times the sign, and with these turned.
+        kind: 0 on-site, 1 of edges.  found: features without vectors of the moments, with these times the sign, and with these
+        turned; the first alone where nothing ties spins to space.
         """
-        even, odd = 0.5 * (forth + back), 0.5 * (forth - back) * sign[:, None]
+        if len(found) == 1:
+            return found[0]
+        without, forth, back = found
         result = torch.zeros_like(without)
+        even, odd = 0.5 * (forth + back), 0.5 * (forth - back) * sign[:, None]
         for k, c in enumerate(self.readout.couplings(without)):
             columns, share = (c.site, c.frame)[kind], self.tied[kind, k]
             own = without[:, columns]

@@ -248,3 +248,14 @@ class TestSettings:
 def test_no_spin_has_no_moments_to_hold():
     with pytest.raises(BadInput):
         MomentConstraint.of("moment", torch.zeros(1, 3), (True,), ["H"], NONE)
+
+
+def test_atoms_named_by_number_are_not_taken_for_true_and_false() -> None:
+    """direction:1 of two atoms holds the second, moment:0,1 both: one and nought are indices there."""
+    for said, atoms in (("direction:1", (1,)), ("moment:0,1", (0, 1)), ("moment:H", ("H",))):
+        found = Settings(constrain=said).electrons.constrain
+        assert found.atoms == atoms and not any(isinstance(x, bool) for x in found.atoms)
+        again = Settings.model_validate(Settings(constrain=said).model_dump(mode="json")).electrons.constrain
+        assert again == found and not any(isinstance(x, bool) for x in again.atoms)
+    flags = Settings(electrons={"constrain": {"hold": "moment", "atoms": [True, False]}}).electrons.constrain.atoms
+    assert flags == (True, False) and all(isinstance(x, bool) for x in flags)

@@ -18,7 +18,7 @@ from nearsight.core.structure import Structure
 from nearsight.formats.registry import read
 from nearsight.learn.model import TrainedModel, predict
 from nearsight.learn.train import train
-from tests.laws.models import ModelLaws, WithMoments, WithoutMoments
+from tests.laws.models import ModelLaws, WithMoments, WithoutMoments, crystal, random_rotation
 from tests.laws.test_training import data, lines, weights
 
 __all__ = ["data"]  # a fixture
@@ -86,6 +86,19 @@ class TestXDeepH(WithMoments, TestDeepH2):
 
     def inert(self, network) -> None:
         torch.nn.init.zeros_(network.tied)
+
+
+def test_without_spin_orbit_a_turn_of_all_spins_alone_turns_all_of_the_change_whatever_the_weights_are() -> None:
+    laws = TestXDeepH()
+    laws.arguments = {**TestXDeepH.arguments, "spin_orbit": False}  # type: ignore[misc]
+    network, structure, turn = laws.model(), crystal(), random_rotation(11)
+    assert not any(name.startswith(("tied", "vectors")) for name, _ in network.named_parameters())
+    found = [laws.told(network, m).values for m in (structure.moments, structure.moments @ turn.T)]
+    bare = laws.told(network, torch.zeros(6, 3, dtype=torch.float64)).values
+    assert float((found[1] - SPINOR.rotated(found[0], turn)).abs().max()) < 1e-10 * float(found[0].abs().max())
+    assert float((found[0] - bare).abs().max()) > 1e-3
+    back = laws.told(network, -structure.moments)
+    assert torch.equal(back.values, laws.told(network, structure.moments).time_reversed().values)
 
 
 class TestDeepH(TestDeepH2):
