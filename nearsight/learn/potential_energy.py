@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nearsight.core.calculation import Calculation
+from nearsight.core.display import one_line
 from nearsight.core.errors import BadInput
 from nearsight.core.structure import Structure
 from nearsight.core.units import BOHR_ANG, HARTREE_EV
@@ -33,6 +34,8 @@ class Surface:
     energy: float
     forces: Tensor
     magnetic_forces: Tensor
+
+    __repr__ = one_line
 
     @staticmethod
     def of(values: Tensor) -> Surface:
