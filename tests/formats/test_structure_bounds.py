@@ -50,7 +50,7 @@ def test_symbols_with_the_names_of_potentials(tmp_path: Path) -> None:
         ("1.0", "1e-3", "angstrom high"),
         ("0.5 0.5 0.5", "0.5 0.5 inf", "not finite"),
         ("0.5 0.5 0.5", "0.5 0.5 1e30", "a coordinate of"),
-        ("Na Cl", "Na X", "of no known element"),
+        ("Na Cl", "Na X", "'X' is no element"),
         ("Na Cl", "Na Qq", "not a VASP 5 POSCAR"),
         ("two", "\0", "NUL"),
     ],
