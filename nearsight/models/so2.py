@@ -101,8 +101,8 @@ def _places(irreps: Irreps) -> tuple[Tensor, Tensor, Tensor | None]:
             second += [*row[l - m][:t], *row[l + m][t:]]
             negative |= set(row[l + m][t:])
     columns = even + odd + [n for both in rows for one in both for n in one]
-    place = torch.tensor(columns)
-    signs = torch.tensor([-1.0 if n in negative else 1.0 for n in columns])
+    place = torch.tensor(columns, device="cpu")  # kept: not on the device that happens to be the default, nor on none
+    signs = torch.tensor([-1.0 if n in negative else 1.0 for n in columns], device="cpu")
     return place, place.argsort(), signs if negative else None
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import _lru_cache_wrapper
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -264,6 +266,14 @@ class ModelLaws:
         network = build({**self.architecture, "arguments": arguments}, config.target)
         assert torch.isfinite(self.predicted(network, crystal()).values).all()
         assert json.dumps({k: str(v) for k, v in network.geometry_settings.items()})
+
+    def test_the_first_network_of_a_process_is_like_any_other(self) -> None:
+        """`build` counts weights on no device first: what is kept for all networks must not be made there."""
+        expected = self.predicted(self.model(), crystal()).values
+        kept = [c for c in gc.get_objects() if type(c) is _lru_cache_wrapper]
+        for cache in (c for c in kept if str(c.__module__).startswith("nearsight.")):
+            cache.cache_clear()
+        assert torch.equal(self.predicted(self.model(), crystal()).values, expected)
 
     def test_data_of_another_spin_are_refused(self) -> None:
         source, network = self.source(crystal()), self.model()
