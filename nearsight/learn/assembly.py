@@ -24,7 +24,7 @@ from nearsight.dft.setup import load_species
 from nearsight.formats.files import sweep_folder
 from nearsight.learn.cache import DiskCache, default_folder
 from nearsight.learn.config import EnergyLossConfig, LabelLossConfig, TrainingConfig
-from nearsight.learn.data import OF_ORBITALS, LabelledData, Reader, TrainingData, digest_of_orbitals, split
+from nearsight.learn.data import OF_ORBITALS, LabelledData, Reader, TrainingData, digest_of_orbitals
 from nearsight.learn.data_record import DataRecord
 from nearsight.learn.density import DensityTerm
 from nearsight.learn.domain import Domain, element_pairs, require_one_charge
@@ -48,6 +48,7 @@ from nearsight.learn.reference import (
     recorded_settings,
 )
 from nearsight.learn.samples import SampleStore
+from nearsight.learn.split import split
 from nearsight.learn.structures import Copies, StructureData, shared_settings
 from nearsight.learn.validation import Validator
 from nearsight.learn.widening import widened

@@ -1,4 +1,4 @@
-"""Training data: which structures, and what each of them brings: atoms, pairs, inputs, labels. Folders are read once."""
+"""Training data: what each structure brings: atoms, pairs, inputs, labels. Folders are read once."""
 
 from __future__ import annotations
 
@@ -27,73 +27,14 @@ from nearsight.core.structure import SYMBOLS, Structure
 from nearsight.core.two_centre import S_AXIAL, axial_violation
 from nearsight.dft.response import density_response
 from nearsight.formats.files import whole_file
-from nearsight.formats.registry import list_folders, list_structures, read
+from nearsight.formats.registry import read
 from nearsight.formats.seal import KEY, is_whole, sealed
 from nearsight.formats.sets.pack import packed
-from nearsight.learn.config import DataConfig
 from nearsight.learn.domain import element_pairs
 from nearsight.learn.origin import Origin
 from nearsight.learn.reference import OrbitalReference
-from nearsight.learn.subset import parts_of, those
 from nearsight.models.contract import HamiltonianModel
 from nearsight.models.targets import Inputs
-
-
-@dataclass(frozen=True)
-class Split:
-    """Paths to train on, and paths that are held out."""
-
-    train: tuple[Path, ...]
-    validation: tuple[Path, ...]
-
-
-def split(config: DataConfig, labelled: bool = True) -> Split:
-    """Which structures to train on and which to hold out.
-
-    labelled: folders with Hamiltonians are wanted, and none is both trained on and validated on.
-    Raises NearsightError for missing or empty folders, or too few; a condition or a split file that leaves nothing.
-    """
-    find = _folders if labelled else _structures
-    train = _once(those(find(config.train), config.train, config.where), "data.train")
-    if config.split is not None:
-        train, validation = parts_of(train, config.train, config.split)
-        if not train:
-            raise BadInput(f"no structures are left to train on: {config.split} and data.where leave none")
-    elif config.validation is not None:
-        validation = _once(those(find(config.validation), config.validation, config.where), "data.validation")
-        held = {p.resolve() for p in validation} if labelled else set()
-        train = [p for p in train if p.resolve() not in held]
-    else:
-        count = min(len(train) - 1, max(1, round(config.validation_fraction * len(train))))
-        count = count if config.validation_fraction > 0 else 0
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed)).tolist()
-        validation = [train[k] for k in sorted(order[:count])]
-        train = [train[k] for k in sorted(order[count:])]
-    if not train:
-        raise BadInput("no structures are left to train on: the validation set holds all of data.train")
-    return Split(tuple(train), tuple(validation))
-
-
-def _once(paths: list[Path], what: str) -> list[Path]:
-    """The paths. Raises BadInput where one stands there twice: it would count double, or be trained on and held out."""
-    seen: set[Path] = set()
-    for path in paths:
-        real = path.resolve()
-        if real in seen:
-            raise BadInput(f"{path} stands twice in {what}: name it once")
-        seen.add(real)
-    return paths
-
-
-def _folders(paths: str | list[str]) -> list[Path]:
-    found = [f for p in ([paths] if isinstance(paths, str) else paths) for f in list_folders(p)]
-    return list(dict.fromkeys(found))
-
-
-def _structures(paths: str | list[str]) -> list[Path]:
-    """Structures, whether they have matrices or not, and frames of structure files."""
-    found = [p for path in ([paths] if isinstance(paths, str) else paths) for p in list_structures(path)]
-    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,12 +21,12 @@ from nearsight.dft.settings import Settings
 from nearsight.electrons.levels import Levels
 from nearsight.electrons.solvers.contract import Electrons
 from nearsight.learn.config import DataConfig
-from nearsight.learn.data import split
 from nearsight.learn.energy import ProblemCache, harris_excess
 from nearsight.learn.losses import MEV, Loss
 from nearsight.learn.metrics import Metrics
 from nearsight.learn.model import TrainedModel
 from nearsight.learn.reference import differences, recorded_settings
+from nearsight.learn.split import split
 from nearsight.learn.structures import StructureData, shared_settings
 from nearsight.models.targets import Prediction
 

@@ -22,7 +22,7 @@ from nearsight.formats.sets.pack import packed
 from nearsight.formats.sets.split import Split
 from nearsight.learn.config import DataConfig
 from nearsight.learn.data import read_labelled
-from nearsight.learn.data import split as paths_of
+from nearsight.learn.split import split as paths_of
 from nearsight.tasks.convert import convert_one
 from nearsight.tasks.sets.prototypes import bonding, prototype
 from nearsight.tasks.sets.splitting import dealt, split_set

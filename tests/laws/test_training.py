@@ -17,9 +17,10 @@ from nearsight.core.pairs import Pairs
 from nearsight.core.structure import Structure
 from nearsight.formats.registry import read, write
 from nearsight.learn.config import TrainingConfig
-from nearsight.learn.data import LabelledData, Reader, split
+from nearsight.learn.data import LabelledData, Reader
 from nearsight.learn.losses import BlockLoss
 from nearsight.learn.model import TrainedModel, predict
+from nearsight.learn.split import split
 from nearsight.learn.train import train, train_from_config
 from tests import toy_model
 from tests.laws.formats import overlap_of
