@@ -334,9 +334,7 @@ def _of_predictions(functional: Settings, energy: EnergyLossConfig, levels: bool
 
 def _needs_levels(given: _Given) -> bool:
     """Whether the model takes an input that levels are needed for."""
-    if given.start is not None:
-        return "response" in given.start.network.inputs
-    return getattr(given.settings.model, "baseline", None) == "response"
+    return given.settings.model.needs_levels if given.start is None else "response" in given.start.network.inputs
 
 
 def _same_functional(

@@ -54,6 +54,11 @@ class ModelConfig(OfKinds):
     kind: str = "deeph2"
     target: Literal["total", "delta", "density", "energy"] = "total"
 
+    @property
+    def needs_levels(self) -> bool:
+        """Whether predictions diagonalise H0, so that the k-points and the smearing of the data belong to the model."""
+        return False
+
     @classmethod
     def of_kind(cls, given: Mapping[str, Any]) -> type[BaseModel]:
         """The class that the kind's model declares."""

@@ -73,6 +73,11 @@ class DensityConfig(DeepH2Config):
     inputs: tuple[Literal["potential"], ...] = ()
     baseline: Literal["atoms", "response"] = "atoms"
 
+    @property
+    def needs_levels(self) -> bool:
+        """With the baseline `response`."""
+        return self.baseline == "response"
+
 
 @dataclass(frozen=True, eq=False)
 class DensitySample(Prepared):
