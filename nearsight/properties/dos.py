@@ -157,7 +157,8 @@ class DensityOfStates(Result):
         if self.error is not None:
             share = float(self.error.sum() / self.total.sum())
             lines.append(
-                f"standard error of the density of states {100 * share:.2g} % on average: more --vectors lower it"
+                f"standard error of the density of states {100 * share:.2g} % on average: more --vectors lower it; where only "
+                "one to four levels lie within --width it is too small"
             )
         return lines
 
