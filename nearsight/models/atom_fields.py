@@ -10,7 +10,8 @@ those of the data.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,33 +22,38 @@ from nearsight.models.layers import Irreps, Linear
 from nearsight.models.targets import Inputs
 
 LEAST_SPREAD = 0.03  # of a field's size, where the data hardly tell its spread
-#: fields by name: how many, and whether they are densities
-FIELDS: dict[str, tuple[int, bool]] = {"potential": (3, False), "response": (2, True)}
 
 
-def fields_of(names: Sequence[str], inputs: Inputs) -> list[tuple[Tensor, bool]]:
-    """Fields [x, y, z] in the order of the names, each with whether it is a density.
+def _potential(inputs: Inputs) -> list[Tensor]:
+    """Of superposed atoms: electrostatic [Ha], of exchange and correlation [Ha], and their density [1/Bohr^3]."""
+    functional = inputs.require("functional")
+    electrostatic, whole = functional.initial_potential(electrostatic=True), functional.initial_potential()
+    return [electrostatic, whole - electrostatic, functional.system.atomic_density]
 
-    potential: of superposed atoms, electrostatic and of exchange and correlation, and their density.  response: n_1 - n_atoms
-    and n_out - n_1 of the first step of self-consistency.
-    """
-    found: list[tuple[Tensor, bool]] = []
-    for name in names:
-        if name == "potential":
-            functional = inputs.require("functional")
-            electrostatic, whole = functional.initial_potential(electrostatic=True), functional.initial_potential()
-            parts = [electrostatic, whole - electrostatic, functional.system.atomic_density]
-        else:
-            parts = list(inputs.require("response"))
-        found += [(v, FIELDS[name][1]) for v in parts]
-    return found
+
+def _response(inputs: Inputs) -> list[Tensor]:
+    """n_1 - n_atoms and n_out - n_1 of the first step of self-consistency [1/Bohr^3]."""
+    return list(inputs.require("response"))
+
+
+@dataclass(frozen=True)
+class Fields:
+    """count: of fields that come together.  density: whether they are weighted as densities.  fields: on the mesh [x, y, z]."""
+
+    count: int
+    density: bool
+    fields: Callable[[Inputs], list[Tensor]]
+
+
+FIELDS = {"potential": Fields(3, False, _potential), "response": Fields(2, True, _response)}
 
 
 def atom_fields(form: DensityForm, names: Sequence[str], inputs: Inputs) -> Tensor:
     """Projections of all fields, for each atom by l, m, field and radial function [atoms, dim], float64, on the CPU."""
     functional = inputs.require("functional")
     structure, mesh = functional.structure, functional.mesh
-    rows = form.project(structure, mesh, fields_of(names, inputs)).view(-1, len(structure), form.count)
+    fields = [(v, FIELDS[name].density) for name in names for v in FIELDS[name].fields(inputs)]
+    rows = form.project(structure, mesh, fields).view(-1, len(structure), form.count)
     columns = []
     for l, own in form.blocks():
         part = rows[:, :, own].view(len(rows), len(structure), 2 * l + 1, form.radial)
@@ -69,7 +75,7 @@ class AtomFields(nn.Module):
         self.names = tuple(names)
         if not set(names) <= set(FIELDS) or len(set(names)) < len(self.names):
             raise BadInput(f"model.inputs {list(names)}: take each of {', '.join(FIELDS)} once, or none")
-        channels = form.radial * sum(FIELDS[n][0] for n in names)
+        channels = form.radial * sum(FIELDS[n].count for n in names)
         self.irreps = Irreps((channels,) * (form.l_max + 1), (0,) * (form.l_max + 1))
         self.register_buffer("mean", torch.zeros(elements, self.irreps.dim))
         self.register_buffer("scale", torch.ones(self.irreps.dim))
@@ -99,7 +105,7 @@ class AtomFields(nn.Module):
 
     def strength(self, values: Tensor) -> Tensor:
         """Of projections [atoms, dim] the root mean square over those of the last field, in units of the scales [atoms, 1]."""
-        radial = self.irreps.true[0] // sum(FIELDS[n][0] for n in self.names)
+        radial = self.irreps.true[0] // sum(FIELDS[n].count for n in self.names)
         last = torch.cat(
             [
                 torch.arange(s, s + (2 * l + 1) * c).view(-1, c)[:, -radial:].flatten()
