@@ -84,7 +84,9 @@ def _trained(
             prepare(store, mine, False, settings.data.workers, lambda done, n: bar.prepared(done, n, "samples"))
             ranks.wait()
         trainer.go()
-        return trainer.finish()
+        report = trainer.finish()
+        ranks.wait()  # torchrun ends all when one of them ends ill: not while the first one still writes
+        return report
 
 
 def _claim(out: Path, settings: TrainingConfig) -> None:
